@@ -1,0 +1,107 @@
+"""A signature says which world, which kind of message and which fields it covers (decision 5 of the design).
+
+Signed bytes are ``b"agentworld/v1/" + schema name + b"/" + world id + b"\\0" + encoding with the signature empty``, so that a
+signature can never be taken for one of another world or another message. Keys are Ed25519; the key id is the first
+16 bytes of BLAKE3 of the public key, in hex.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Protocol, TypeVar
+
+from cryptography.exceptions import InvalidSignature as CryptographyInvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from agentworld_core.codec import encode
+from agentworld_core.errors import InvalidSignature
+from agentworld_core.hashing import content_id, digest
+from agentworld_core.messages import KeySignature
+
+_T = TypeVar("_T")
+_DOMAIN = b"agentworld/v1/"
+
+
+class Signer(Protocol):
+    """Signs bytes with one key whose id and public half are known."""
+
+    key_id: str
+    public_key: bytes
+
+    def sign(self, data: bytes) -> bytes:
+        """Returns the 64-byte signature of the data."""
+        ...
+
+
+def key_id_of(public_key: bytes) -> str:
+    """Returns the key id of a 32-byte public key: 32 hex digits."""
+    return digest(public_key)[:16].hex()
+
+
+class Ed25519Signer:
+    """Signs with an Ed25519 private key given as its 32-byte seed."""
+
+    def __init__(self, seed: bytes):
+        self._key = Ed25519PrivateKey.from_private_bytes(seed)
+        self.seed = seed
+        self.public_key = self._key.public_key().public_bytes_raw()
+        self.key_id = key_id_of(self.public_key)
+
+    def sign(self, data: bytes) -> bytes:
+        """Returns the 64-byte signature of the data."""
+        return self._key.sign(data)
+
+    def __repr__(self) -> str:
+        return f"Ed25519Signer({self.key_id})"
+
+
+def signed_bytes(message: Any) -> bytes:
+    """Returns the bytes that a signature of the message covers; the message has ``world_id`` and ``signature(s)``."""
+    return _DOMAIN + message.SCHEMA_NAME.encode() + b"/" + message.world_id.encode() + b"\0" + encode(unsigned(message))
+
+
+def unsigned(message: _T) -> _T:
+    """Returns the message with its signature, or all of its signatures, empty."""
+    changes: dict[str, Any] = {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
+    return dataclasses.replace(message, **changes)  # type: ignore[type-var]
+
+
+def unsigned_id(message: Any) -> str:
+    """Returns the content id of the message without its signatures: the same whoever signed it."""
+    return content_id(encode(unsigned(message)))
+
+
+def sign(message: _T, signer: Signer) -> _T:
+    """Returns the message signed; where it names its ``key_id`` or ``public_key``, these are set before signing."""
+    changes: dict[str, Any] = {}
+    if hasattr(message, "key_id"):
+        changes["key_id"] = signer.key_id
+    if hasattr(message, "public_key"):
+        changes["public_key"] = signer.public_key
+    prepared: Any = dataclasses.replace(message, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(prepared, signature=signer.sign(signed_bytes(prepared)))  # type: ignore[no-any-return]
+
+
+def add_signature(message: _T, signer: Signer) -> _T:
+    """Returns a message with several signatures with one more, kept in the order of key ids; signing twice changes nothing."""
+    kept = [item for item in message.signatures if item.key_id != signer.key_id]  # type: ignore[attr-defined]
+    kept.append(KeySignature(key_id=signer.key_id, signature=signer.sign(signed_bytes(message))))
+    ordered = tuple(sorted(kept, key=lambda item: item.key_id))
+    return dataclasses.replace(message, signatures=ordered)  # type: ignore[type-var]
+
+
+def verify_bytes(public_key: bytes, signature: bytes, data: bytes) -> bool:
+    """True when the signature of the data verifies under the public key."""
+    if len(signature) != 64 or len(public_key) != 32:
+        return False
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
+    except (CryptographyInvalidSignature, ValueError):
+        return False
+    return True
+
+
+def verify(message: Any, public_key: bytes) -> None:
+    """Raises InvalidSignature unless the message's own signature verifies under the public key."""
+    if not verify_bytes(public_key, message.signature, signed_bytes(message)):
+        raise InvalidSignature(f"the signature of this {message.SCHEMA_NAME} does not verify", field="signature")
