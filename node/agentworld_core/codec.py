@@ -44,12 +44,18 @@ def _is_i64(value: object) -> bool:
 
 def text_up_to(limit: int) -> Rule:
     """Returns the rule of a text field of at most ``limit`` characters."""
-    return Rule(lambda value: type(value) is str and len(value) <= limit, f"text of at most {limit} characters")
+    return Rule(
+        lambda value: type(value) is str and len(value) <= limit,
+        f"text of at most {limit} characters",
+    )
 
 
 def bytes_up_to(limit: int) -> Rule:
     """Returns the rule of a byte field of at most ``limit`` bytes."""
-    return Rule(lambda value: type(value) is bytes and len(value) <= limit, f"at most {limit} bytes")
+    return Rule(
+        lambda value: type(value) is bytes and len(value) <= limit,
+        f"at most {limit} bytes",
+    )
 
 
 def items_up_to(limit: int) -> Rule:
@@ -61,11 +67,18 @@ U64 = Annotated[int, Rule(_is_u64, "an unsigned 64-bit integer")]
 I64 = Annotated[int, Rule(_is_i64, "a signed 64-bit integer")]
 Id = Annotated[str, Rule(is_id, "an id (1 to 63 of a-z 0-9 -)")]
 Hash = Annotated[str, Rule(is_hash, "a content id (64 hex digits)")]
-HashOrEmpty = Annotated[str, Rule(lambda value: value == "" or is_hash(value), "a content id or empty")]
+HashOrEmpty = Annotated[
+    str, Rule(lambda value: value == "" or is_hash(value), "a content id or empty")
+]
 KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)")]
 Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)")]
-PublicKey = Annotated[bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")]
-Signature = Annotated[bytes, Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes")]
+PublicKey = Annotated[
+    bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")
+]
+Signature = Annotated[
+    bytes,
+    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes"),
+]
 ShortText = Annotated[str, text_up_to(256)]
 LongText = Annotated[str, text_up_to(4096)]
 
@@ -80,7 +93,9 @@ def message(number: int, name: str) -> Callable[[type[_T]], type[_T]]:
     def declare(cls: type[_T]) -> type[_T]:
         declared: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
         if number in _registry:
-            raise ValueError(f"schema number {number} is taken by {_registry[number].__name__}")
+            raise ValueError(
+                f"schema number {number} is taken by {_registry[number].__name__}"
+            )
         declared.SCHEMA_NUMBER = number
         declared.SCHEMA_NAME = name
         _registry[number] = declared
@@ -99,7 +114,9 @@ class _FieldCodec:
 
     __slots__ = ("decode", "encode")
 
-    def __init__(self, encode: Callable[[Any, str], Any], decode: Callable[[Any, str], Any]):
+    def __init__(
+        self, encode: Callable[[Any, str], Any], decode: Callable[[Any, str], Any]
+    ):
         self.encode = encode
         self.decode = decode
 
@@ -125,12 +142,17 @@ def _compile(hint: Any) -> _FieldCodec:
         return _FieldCodec(_value_to_plain, _value_to_plain)
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        inner = [
+            argument for argument in typing.get_args(hint) if argument is not type(None)
+        ]
         return _optional(_compile(inner[0]))
     if origin is tuple:
         return _sequence(_compile(typing.get_args(hint)[0]), rules)
     if hasattr(hint, "SCHEMA_NUMBER"):
-        return _FieldCodec(lambda value, path: _to_plain(value, hint, path), lambda p, path: _build(hint, p, path))
+        return _FieldCodec(
+            lambda value, path: _to_plain(value, hint, path),
+            lambda p, path: _build(hint, p, path),
+        )
     if hint in (int, str, bytes, bool):
         return _scalar(hint, rules)
     raise TypeError(f"no encoding for a field of type {hint!r}")
@@ -182,19 +204,33 @@ def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
             raise MalformedEncoding("must fit 64 bits", field=path, value=value)
         return value
     if isinstance(value, list | tuple):
-        return [_value_to_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+        return [
+            _value_to_plain(item, f"{path}[{index}]", depth + 1)
+            for index, item in enumerate(value)
+        ]
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
                 raise MalformedEncoding("must have text keys", field=path, value=key)
-        ordered = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
-        return {key: _value_to_plain(item, f"{path}.{key}", depth + 1) for key, item in ordered}
-    raise MalformedEncoding(f"may not hold {kind.__name__}", field=path, remedy="use integers, text, bytes, lists, maps")
+        ordered = sorted(
+            value.items(), key=lambda item: (len(item[0].encode()), item[0].encode())
+        )
+        return {
+            key: _value_to_plain(item, f"{path}.{key}", depth + 1)
+            for key, item in ordered
+        }
+    raise MalformedEncoding(
+        f"may not hold {kind.__name__}",
+        field=path,
+        remedy="use integers, text, bytes, lists, maps",
+    )
 
 
 def _to_plain(value: Any, cls: type[Any], path: str) -> list[Any]:
     if type(value) is not cls:
-        raise MalformedEncoding(f"must be {cls.__name__}", field=path, value=type(value).__name__)
+        raise MalformedEncoding(
+            f"must be {cls.__name__}", field=path, value=type(value).__name__
+        )
     prefix = f"{path}." if path else ""
     plain: list[Any] = [cls.SCHEMA_NUMBER]
     for name, codec in _plan(cls):
@@ -205,10 +241,23 @@ def _to_plain(value: Any, cls: type[Any], path: str) -> list[Any]:
 def _build(cls: type[_T], plain: Any, path: str) -> _T:
     number: int = cls.SCHEMA_NUMBER  # type: ignore[attr-defined]
     plan = _plan(cls)
-    if type(plain) is not list or len(plain) != len(plan) + 1 or type(plain[0]) is not int or plain[0] != number:
-        raise MalformedEncoding(f"is not a {cls.__name__}: [{number}, {len(plan)} fields]", field=path or None)
+    if (
+        type(plain) is not list
+        or len(plain) != len(plan) + 1
+        or type(plain[0]) is not int
+        or plain[0] != number
+    ):
+        raise MalformedEncoding(
+            f"is not a {cls.__name__}: [{number}, {len(plan)} fields]",
+            field=path or None,
+        )
     prefix = f"{path}." if path else ""
-    return cls(*(codec.decode(item, prefix + name) for (name, codec), item in zip(plan, plain[1:], strict=True)))
+    return cls(
+        *(
+            codec.decode(item, prefix + name)
+            for (name, codec), item in zip(plan, plain[1:], strict=True)
+        )
+    )
 
 
 def encode(value: Any) -> bytes:
@@ -227,7 +276,9 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
     plain = _load(data, limit)
     result = _build(cls, plain, "")
     if cbor2.dumps(_to_plain(result, cls, "")) != data:
-        raise MalformedEncoding(f"is not the deterministic encoding of a {cls.__name__}")
+        raise MalformedEncoding(
+            f"is not the deterministic encoding of a {cls.__name__}"
+        )
     return result
 
 
@@ -244,12 +295,36 @@ def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     return typing.cast(Value, plain)
 
 
+def _refuse_tag(tag: object, *_: object) -> Any:
+    raise MalformedEncoding("may not hold tags")
+
+
+# Tags could compile regular expressions or build cycles before the comparison of encodings refuses them.
+_NO_TAGS: Any = {
+    number: _refuse_tag
+    for number in (*range(46), *range(100, 105), 256, 258, 260, 261, 1004, 43000, 55799)
+}
+
+
 def _load(data: bytes, limit: int) -> Any:
     if type(data) is not bytes:
         raise MalformedEncoding("must be bytes", value=type(data).__name__)
     if len(data) > limit:
         raise TooLarge(f"{len(data)} bytes exceed the limit of {limit}")
     try:
-        return cbor2.loads(data, max_depth=MAX_DEPTH + 8, allow_indefinite=False, allow_duplicate_keys=False)
-    except (cbor2.CBORDecodeError, ValueError, OverflowError, RecursionError, TypeError, UnicodeError) as error:
+        return cbor2.loads(
+            data,
+            max_depth=MAX_DEPTH + 8,
+            allow_indefinite=False,
+            allow_duplicate_keys=False,
+            semantic_decoders=_NO_TAGS,
+        )
+    except (
+        cbor2.CBORDecodeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        UnicodeError,
+    ) as error:
         raise MalformedEncoding(f"is not well-formed CBOR: {error}") from error

@@ -44,7 +44,12 @@ def is_hash(value: object) -> bool:
 def check_hash(value: object, *, field: str) -> str:
     """Returns the content id unchanged, or raises InvalidField."""
     if not is_hash(value):
-        raise InvalidField("is not a content id", field=field, value=value, remedy="use 64 lower-case hex digits")
+        raise InvalidField(
+            "is not a content id",
+            field=field,
+            value=value,
+            remedy="use 64 lower-case hex digits",
+        )
     return str(value)
 
 
@@ -56,19 +61,31 @@ def is_key_id(value: object) -> bool:
 def check_key_id(value: object, *, field: str) -> str:
     """Returns the key id unchanged, or raises InvalidField."""
     if not is_key_id(value):
-        raise InvalidField("is not a key id", field=field, value=value, remedy="use 32 lower-case hex digits")
+        raise InvalidField(
+            "is not a key id",
+            field=field,
+            value=value,
+            remedy="use 32 lower-case hex digits",
+        )
     return str(value)
 
 
 def is_kind(value: object) -> bool:
     """True when the value is an action or event kind: up to four dotted words of ``a-z 0-9 _``."""
-    return isinstance(value, str) and len(value) <= 64 and _KIND.fullmatch(value) is not None
+    return (
+        isinstance(value, str)
+        and len(value) <= 64
+        and _KIND.fullmatch(value) is not None
+    )
 
 
 def check_kind(value: object, *, field: str) -> str:
     """Returns the kind unchanged, or raises InvalidField."""
     if not is_kind(value):
         raise InvalidField(
-            "is not a kind", field=field, value=value, remedy="use dotted lower-case words such as agent.move"
+            "is not a kind",
+            field=field,
+            value=value,
+            remedy="use dotted lower-case words such as agent.move",
         )
     return str(value)

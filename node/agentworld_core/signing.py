@@ -11,10 +11,15 @@ import dataclasses
 from typing import Any, Protocol, TypeVar
 
 from cryptography.exceptions import InvalidSignature as CryptographyInvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 
 from agentworld_core.codec import encode
-from agentworld_core.errors import InvalidSignature
+from agentworld_core.errors import InvalidField, InvalidSignature
 from agentworld_core.hashing import content_id, digest
 from agentworld_core.messages import KeySignature
 
@@ -49,7 +54,31 @@ class Ed25519Signer:
 
     def sign(self, data: bytes) -> bytes:
         """Returns the 64-byte signature of the data."""
-        return self._key.sign(data)
+        return bytes(self._key.sign(data))
+
+    def pem(self) -> bytes:
+        """Returns the private key as unencrypted PKCS#8 PEM, the form of key files and Secrets."""
+        return self._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    @staticmethod
+    def from_pem(data: bytes, *, field: str = "private key") -> Ed25519Signer:
+        """Returns the signer of a PKCS#8 PEM private key; raises InvalidField that says what is wrong with it."""
+        remedy = "make one with `agentworld keys generate` or `openssl genpkey -algorithm ed25519`"
+        try:
+            key = serialization.load_pem_private_key(data, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise InvalidField(
+                "is not a readable PKCS#8 PEM private key", field=field, remedy=remedy
+            ) from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InvalidField(
+                f"must be Ed25519, not {type(key).__name__}", field=field, remedy=remedy
+            )
+        return Ed25519Signer(key.private_bytes_raw())
 
     def __repr__(self) -> str:
         return f"Ed25519Signer({self.key_id})"
@@ -57,12 +86,21 @@ class Ed25519Signer:
 
 def signed_bytes(message: Any) -> bytes:
     """Returns the bytes that a signature of the message covers; the message has ``world_id`` and ``signature(s)``."""
-    return _DOMAIN + message.SCHEMA_NAME.encode() + b"/" + message.world_id.encode() + b"\0" + encode(unsigned(message))
+    return (
+        _DOMAIN
+        + message.SCHEMA_NAME.encode()
+        + b"/"
+        + message.world_id.encode()
+        + b"\0"
+        + encode(unsigned(message))
+    )
 
 
 def unsigned(message: _T) -> _T:
     """Returns the message with its signature, or all of its signatures, empty."""
-    changes: dict[str, Any] = {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
+    changes: dict[str, Any] = (
+        {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
+    )
     return dataclasses.replace(message, **changes)  # type: ignore[type-var]
 
 
@@ -85,7 +123,9 @@ def sign(message: _T, signer: Signer) -> _T:
 def add_signature(message: _T, signer: Signer) -> _T:
     """Returns a message with several signatures with one more, kept in the order of key ids; signing twice changes nothing."""
     kept = [item for item in message.signatures if item.key_id != signer.key_id]  # type: ignore[attr-defined]
-    kept.append(KeySignature(key_id=signer.key_id, signature=signer.sign(signed_bytes(message))))
+    kept.append(
+        KeySignature(key_id=signer.key_id, signature=signer.sign(signed_bytes(message)))
+    )
     ordered = tuple(sorted(kept, key=lambda item: item.key_id))
     return dataclasses.replace(message, signatures=ordered)  # type: ignore[type-var]
 
@@ -104,4 +144,7 @@ def verify_bytes(public_key: bytes, signature: bytes, data: bytes) -> bool:
 def verify(message: Any, public_key: bytes) -> None:
     """Raises InvalidSignature unless the message's own signature verifies under the public key."""
     if not verify_bytes(public_key, message.signature, signed_bytes(message)):
-        raise InvalidSignature(f"the signature of this {message.SCHEMA_NAME} does not verify", field="signature")
+        raise InvalidSignature(
+            f"the signature of this {message.SCHEMA_NAME} does not verify",
+            field="signature",
+        )
