@@ -1,9 +1,9 @@
 """Each message has exactly one encoding, and nothing else decodes to it (decisions 1 and 2 of the design).
 
-Deterministic CBOR after RFC 8949 section 4.2.1: shortest integers, definite lengths, no floats, no tags. A message is an array
-``[schema number, field, ...]`` in the declared order of its dataclass; absent optional fields are null; maps occur only
-in ``Value`` fields, where the keys are data. Decoding checks size and depth, then types, then that encoding the result
-again gives the same bytes.
+Deterministic CBOR after RFC 8949 section 4.2.1: shortest integers, definite lengths, no floats, no tags. A message
+is an array ``[schema number, field, ...]`` in the declared order of its dataclass; absent optional fields are null;
+maps occur only in ``Value`` fields, where the keys are data. Decoding checks size and depth, then types,
+then that encoding the result again gives the same bytes.
 """
 
 from __future__ import annotations
@@ -67,14 +67,10 @@ U64 = Annotated[int, Rule(_is_u64, "an unsigned 64-bit integer")]
 I64 = Annotated[int, Rule(_is_i64, "a signed 64-bit integer")]
 Id = Annotated[str, Rule(is_id, "an id (1 to 63 of a-z 0-9 -)")]
 Hash = Annotated[str, Rule(is_hash, "a content id (64 hex digits)")]
-HashOrEmpty = Annotated[
-    str, Rule(lambda value: value == "" or is_hash(value), "a content id or empty")
-]
+HashOrEmpty = Annotated[str, Rule(lambda value: value == "" or is_hash(value), "a content id or empty")]
 KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)")]
 Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)")]
-PublicKey = Annotated[
-    bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")
-]
+PublicKey = Annotated[bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")]
 Signature = Annotated[
     bytes,
     Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes"),
@@ -93,13 +89,11 @@ def message(number: int, name: str) -> Callable[[type[_T]], type[_T]]:
     def declare(cls: type[_T]) -> type[_T]:
         declared: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
         if number in _registry:
-            raise ValueError(
-                f"schema number {number} is taken by {_registry[number].__name__}"
-            )
+            raise ValueError(f"schema number {number} is taken by {_registry[number].__name__}")
         declared.SCHEMA_NUMBER = number
         declared.SCHEMA_NAME = name
         _registry[number] = declared
-        return typing.cast(type[_T], declared)
+        return typing.cast("type[_T]", declared)
 
     return declare
 
@@ -114,9 +108,7 @@ class _FieldCodec:
 
     __slots__ = ("decode", "encode")
 
-    def __init__(
-        self, encode: Callable[[Any, str], Any], decode: Callable[[Any, str], Any]
-    ):
+    def __init__(self, encode: Callable[[Any, str], Any], decode: Callable[[Any, str], Any]):
         self.encode = encode
         self.decode = decode
 
@@ -142,9 +134,7 @@ def _compile(hint: Any) -> _FieldCodec:
         return _FieldCodec(_value_to_plain, _value_to_plain)
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        inner = [
-            argument for argument in typing.get_args(hint) if argument is not type(None)
-        ]
+        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
         return _optional(_compile(inner[0]))
     if origin is tuple:
         return _sequence(_compile(typing.get_args(hint)[0]), rules)
@@ -204,21 +194,13 @@ def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
             raise MalformedEncoding("must fit 64 bits", field=path, value=value)
         return value
     if isinstance(value, list | tuple):
-        return [
-            _value_to_plain(item, f"{path}[{index}]", depth + 1)
-            for index, item in enumerate(value)
-        ]
+        return [_value_to_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
             if type(key) is not str:
                 raise MalformedEncoding("must have text keys", field=path, value=key)
-        ordered = sorted(
-            value.items(), key=lambda item: (len(item[0].encode()), item[0].encode())
-        )
-        return {
-            key: _value_to_plain(item, f"{path}.{key}", depth + 1)
-            for key, item in ordered
-        }
+        ordered = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
+        return {key: _value_to_plain(item, f"{path}.{key}", depth + 1) for key, item in ordered}
     raise MalformedEncoding(
         f"may not hold {kind.__name__}",
         field=path,
@@ -228,9 +210,7 @@ def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
 
 def _to_plain(value: Any, cls: type[Any], path: str) -> list[Any]:
     if type(value) is not cls:
-        raise MalformedEncoding(
-            f"must be {cls.__name__}", field=path, value=type(value).__name__
-        )
+        raise MalformedEncoding(f"must be {cls.__name__}", field=path, value=type(value).__name__)
     prefix = f"{path}." if path else ""
     plain: list[Any] = [cls.SCHEMA_NUMBER]
     for name, codec in _plan(cls):
@@ -241,23 +221,13 @@ def _to_plain(value: Any, cls: type[Any], path: str) -> list[Any]:
 def _build(cls: type[_T], plain: Any, path: str) -> _T:
     number: int = cls.SCHEMA_NUMBER  # type: ignore[attr-defined]
     plan = _plan(cls)
-    if (
-        type(plain) is not list
-        or len(plain) != len(plan) + 1
-        or type(plain[0]) is not int
-        or plain[0] != number
-    ):
+    if type(plain) is not list or len(plain) != len(plan) + 1 or type(plain[0]) is not int or plain[0] != number:
         raise MalformedEncoding(
             f"is not a {cls.__name__}: [{number}, {len(plan)} fields]",
             field=path or None,
         )
     prefix = f"{path}." if path else ""
-    return cls(
-        *(
-            codec.decode(item, prefix + name)
-            for (name, codec), item in zip(plan, plain[1:], strict=True)
-        )
-    )
+    return cls(*(codec.decode(item, prefix + name) for (name, codec), item in zip(plan, plain[1:], strict=True)))
 
 
 def encode(value: Any) -> bytes:
@@ -276,9 +246,7 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
     plain = _load(data, limit)
     result = _build(cls, plain, "")
     if cbor2.dumps(_to_plain(result, cls, "")) != data:
-        raise MalformedEncoding(
-            f"is not the deterministic encoding of a {cls.__name__}"
-        )
+        raise MalformedEncoding(f"is not the deterministic encoding of a {cls.__name__}")
     return result
 
 
@@ -292,18 +260,15 @@ def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     plain = _value_to_plain(_load(data, limit), "value")
     if cbor2.dumps(plain) != data:
         raise MalformedEncoding("is not the deterministic encoding of its value")
-    return typing.cast(Value, plain)
+    return typing.cast("Value", plain)
 
 
-def _refuse_tag(tag: object, *_: object) -> Any:
+def _refuse_tag(*_: object) -> Any:
     raise MalformedEncoding("may not hold tags")
 
 
 # Tags could compile regular expressions or build cycles before the comparison of encodings refuses them.
-_NO_TAGS: Any = {
-    number: _refuse_tag
-    for number in (*range(46), *range(100, 105), 256, 258, 260, 261, 1004, 43000, 55799)
-}
+_NO_TAGS: Any = dict.fromkeys((*range(46), *range(100, 105), 256, 258, 260, 261, 1004, 43000, 55799), _refuse_tag)
 
 
 def _load(data: bytes, limit: int) -> Any:

@@ -26,7 +26,14 @@ class AgentWorldError(Exception):
     wire: ClassVar[str] = "ERR_BAD_REQUEST"
     http_status: ClassVar[int] = 400
 
-    def __init__(self, message: str, *, field: str | None = None, value: object = None, remedy: str | None = None):
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str | None = None,
+        value: object = None,
+        remedy: str | None = None,
+    ):
         super().__init__(message)
         self.message = message
         self.field = field
@@ -40,7 +47,11 @@ class AgentWorldError(Exception):
 
     def as_dict(self) -> dict[str, object]:
         """The JSON form used by HTTP errors and ``--output json``: code, message, retryable and what is known."""
-        result: dict[str, object] = {"code": self.code, "message": self.message, "retryable": self.retryable}
+        result: dict[str, object] = {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+        }
         if self.field is not None:
             result["field"] = self.field
         if self.value is not None:

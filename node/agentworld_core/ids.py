@@ -1,7 +1,7 @@
 """One grammar for every name, checked at every boundary.
 
-Ids of worlds, nodes, validators, keys (as resources), agents and objects are lower-case DNS-label-like, so that they can
-stand in topics, file names, Kubernetes names and state keys without escaping.
+Ids of worlds, nodes, validators, keys (as resources), agents and objects are lower-case and label-like, so that they
+can stand in topics, file names, Kubernetes names and state keys without escaping.
 """
 
 from __future__ import annotations
@@ -72,11 +72,7 @@ def check_key_id(value: object, *, field: str) -> str:
 
 def is_kind(value: object) -> bool:
     """True when the value is an action or event kind: up to four dotted words of ``a-z 0-9 _``."""
-    return (
-        isinstance(value, str)
-        and len(value) <= 64
-        and _KIND.fullmatch(value) is not None
-    )
+    return isinstance(value, str) and len(value) <= 64 and _KIND.fullmatch(value) is not None
 
 
 def check_kind(value: object, *, field: str) -> str:

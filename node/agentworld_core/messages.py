@@ -1,7 +1,7 @@
-"""All messages of the wire and of the ledger: their numbers, fields and order, which never change (design decision 1).
+"""All messages of the wire and of the ledger: their numbers, fields and order, which never change (decision 1).
 
-New fields are appended, numbers are never reused. Times are integer milliseconds since the Unix epoch (``*_ms``); heights,
-terms, epochs and nonces are unsigned 64-bit; content ids are 64 hex digits; keys and signatures are raw bytes.
+New fields are appended, numbers are never reused. Times are integer milliseconds since the Unix epoch (``*_ms``);
+heights, terms, epochs and nonces are unsigned 64-bit; content ids are 64 hex digits; keys and signatures are raw bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Round(NamedTuple):
 
 @message(1, "action")
 class ActionEnvelope:
-    """A signed request of one actor to change the world; ``action_id`` is the content id of all but itself and the signature."""
+    """A signed request of one actor; ``action_id`` is the content id of all but itself and the signature."""
 
     world_id: Id
     action_id: HashOrEmpty
@@ -94,7 +94,7 @@ class RevokedKey:
 
 @message(6, "directory")
 class Directory:
-    """One epoch of membership, signed by the governance threshold of its predecessor (and, on a change of governance, its own)."""
+    """One epoch of membership, signed by the governance of its predecessor (and its own, where that changed)."""
 
     world_id: Id
     epoch: U64
@@ -268,7 +268,7 @@ class SnapshotManifest:
 
 @message(20, "proposal")
 class Proposal:
-    """A proposer's signed word for a block in a round, with the earlier round in which it saw a quorum of prevotes, if any."""
+    """A proposer's signed word for a block in a round, with the earlier round that had a quorum for it, if any."""
 
     world_id: Id
     height: U64

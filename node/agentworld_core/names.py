@@ -1,4 +1,4 @@
-"""The names that a world uses on the network: topics, stream protocols, DHT keys, peer ids (runtime spec section 2.1)."""
+"""The names that a world uses on the network: topics, stream protocols, DHT keys, peer ids (runtime spec, 2.1)."""
 
 from __future__ import annotations
 

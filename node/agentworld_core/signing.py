@@ -1,14 +1,14 @@
-"""A signature says which world, which kind of message and which fields it covers (decision 5 of the design).
+r"""A signature says which world, which kind of message and which fields it covers (decision 5 of the design).
 
-Signed bytes are ``b"agentworld/v1/" + schema name + b"/" + world id + b"\\0" + encoding with the signature empty``, so that a
-signature can never be taken for one of another world or another message. Keys are Ed25519; the key id is the first
-16 bytes of BLAKE3 of the public key, in hex.
+Signed bytes are ``b"agentworld/v1/" + schema name + b"/" + world id + b"\0" + encoding with the signature empty``, so
+that a signature can never be taken for one of another world or another message. Keys are Ed25519; the key id is the
+first 16 bytes of BLAKE3 of the public key, in hex.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from cryptography.exceptions import InvalidSignature as CryptographyInvalidSignature
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -71,13 +71,9 @@ class Ed25519Signer:
         try:
             key = serialization.load_pem_private_key(data, password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise InvalidField(
-                "is not a readable PKCS#8 PEM private key", field=field, remedy=remedy
-            ) from error
+            raise InvalidField("is not a readable PKCS#8 PEM private key", field=field, remedy=remedy) from error
         if not isinstance(key, Ed25519PrivateKey):
-            raise InvalidField(
-                f"must be Ed25519, not {type(key).__name__}", field=field, remedy=remedy
-            )
+            raise InvalidField(f"must be Ed25519, not {type(key).__name__}", field=field, remedy=remedy)
         return Ed25519Signer(key.private_bytes_raw())
 
     def __repr__(self) -> str:
@@ -86,21 +82,13 @@ class Ed25519Signer:
 
 def signed_bytes(message: Any) -> bytes:
     """Returns the bytes that a signature of the message covers; the message has ``world_id`` and ``signature(s)``."""
-    return (
-        _DOMAIN
-        + message.SCHEMA_NAME.encode()
-        + b"/"
-        + message.world_id.encode()
-        + b"\0"
-        + encode(unsigned(message))
-    )
+    domain = f"{message.SCHEMA_NAME}/{message.world_id}".encode()
+    return _DOMAIN + domain + b"\0" + encode(unsigned(message))
 
 
 def unsigned(message: _T) -> _T:
     """Returns the message with its signature, or all of its signatures, empty."""
-    changes: dict[str, Any] = (
-        {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
-    )
+    changes: dict[str, Any] = {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
     return dataclasses.replace(message, **changes)  # type: ignore[type-var]
 
 
@@ -117,15 +105,14 @@ def sign(message: _T, signer: Signer) -> _T:
     if hasattr(message, "public_key"):
         changes["public_key"] = signer.public_key
     prepared: Any = dataclasses.replace(message, **changes)  # type: ignore[type-var]
-    return dataclasses.replace(prepared, signature=signer.sign(signed_bytes(prepared)))  # type: ignore[no-any-return]
+    signature = signer.sign(signed_bytes(prepared))
+    return cast("_T", dataclasses.replace(prepared, signature=signature))
 
 
 def add_signature(message: _T, signer: Signer) -> _T:
-    """Returns a message with several signatures with one more, kept in the order of key ids; signing twice changes nothing."""
+    """Returns the message with one more signature, in the order of key ids; signing twice changes nothing."""
     kept = [item for item in message.signatures if item.key_id != signer.key_id]  # type: ignore[attr-defined]
-    kept.append(
-        KeySignature(key_id=signer.key_id, signature=signer.sign(signed_bytes(message)))
-    )
+    kept.append(KeySignature(key_id=signer.key_id, signature=signer.sign(signed_bytes(message))))
     ordered = tuple(sorted(kept, key=lambda item: item.key_id))
     return dataclasses.replace(message, signatures=ordered)  # type: ignore[type-var]
 

@@ -84,8 +84,9 @@ def _checked(cls: type[Any], data: object, prefix: str) -> dict[str, Any]:
         if typing.get_origin(hint) is tuple:
             if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
                 raise InvalidField("must be a list of text", field=f"{prefix}{key}", value=value)
-            value = tuple(value)
-        elif hint in (int, str) and type(value) is not hint:
+            result[key] = tuple(value)
+            continue
+        if hint in (int, str) and type(value) is not hint:
             raise InvalidField(f"must be {hint.__name__}", field=f"{prefix}{key}", value=value)
         result[key] = value
     return result
@@ -104,7 +105,9 @@ def _check_rules(config: NodeConfig) -> None:
         raise InvalidField("is required for the role validator", field="key_folder")
     lease = config.lease
     if lease.kind not in LEASE_KINDS:
-        raise InvalidField("is not a kind of lease", field="lease.kind", value=lease.kind, remedy="use none, file, kubernetes")
+        raise InvalidField(
+            "is not a kind of lease", field="lease.kind", value=lease.kind, remedy="use none, file, kubernetes"
+        )
     if lease.kind == "file" and not lease.path:
         raise InvalidField("is required for a file lease", field="lease.path")
     if lease.kind == "kubernetes" and not (lease.namespace and lease.name):
