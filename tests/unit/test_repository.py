@@ -1,0 +1,219 @@
+"""The house rules that no linter knows, checked on every file of the repository."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[2]
+
+MAX_MODULE_LINES = 400
+MAX_PARAMETERS = 6
+MAX_FUNCTION_LINES = 70
+
+# What `agentworld_core` may import besides itself. A list of what is allowed cannot be outrun by a new module.
+CORE_MAY_IMPORT = frozenset({
+    "__future__", "abc", "agentworld_core", "base64", "binascii", "bisect", "blake3", "cbor2", "collections",
+    "contextlib", "copy", "cryptography", "dataclasses", "enum", "fractions", "functools", "hashlib", "heapq", "hmac",
+    "itertools", "json", "keyword", "math", "nacl", "operator", "re", "string", "struct", "types", "typing",
+    "typing_extensions", "unicodedata", "zlib",
+})  # fmt: skip
+
+# Where each rule does not hold, and why.
+GENERATED_OR_QUOTED = (
+    "LICENSE",  # quotes its own address
+    "go.mod",  # module paths are names, not addresses
+    "go.sum",
+)
+
+# Written as expressions that do not match themselves.
+FORBIDDEN_TEXT = {
+    "a package index or an image registry": re.compile(
+        r"\b(pypi\.org|pythonhosted\.org|npmjs\.org|proxy\.golang\.org|sum\.golang\.org|deb\.debian\.org|docker\.io"
+        r"|ghcr\.io|quay\.io|gcr\.io|registry\.k8s\.io|mcr\.microsoft\.com|public\.ecr\.aws)\b"
+    ),
+    "an option that names a package index": re.compile(
+        r"--(extra-)?index-url[ =]\S|--find-links[ =]\S|--trusted-host[ =]\S|--default-index[ =]\S"
+    ),
+    "a folder of one machine": re.compile(r"(?<![\w.$}-])/(root|home/[a-z]\w*|Users/\w+|work/(main|shared))(?![\w-])"),
+    "unfinished work": re.compile(r"\b(TO[D]O|FIX[M]E|XX[X])\b|raise NotImplemented[E]rror"),
+}
+
+
+def tracked_files() -> list[Path]:
+    """Every file that is committed or would be, in a stable order."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    return sorted(path for name in set(listed.split("\0")) if name and (path := ROOT / name).is_file())
+
+
+def python_files(*folders: str) -> list[Path]:
+    """Every tracked Python file below these folders."""
+    roots = [ROOT / folder for folder in folders]
+    return [p for p in tracked_files() if p.suffix == ".py" and any(p.is_relative_to(root) for root in roots)]
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def place(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def parsed(*folders: str) -> Iterator[tuple[Path, ast.Module]]:
+    return ((path, ast.parse(path.read_text(encoding="utf-8"), str(path))) for path in python_files(*folders))
+
+
+def parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> list[str]:
+    arguments = function.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    return [argument.arg for argument in named if argument.arg not in ("self", "cls")]
+
+
+def imported_modules(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ".", node.lineno
+
+
+def sleeps(tree: ast.AST) -> Iterator[int]:
+    """The lines that sleep for a fixed time; a sleep of zero only yields, and is fine."""
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not node.args:
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        delay = node.args[0]
+        if name == "sleep" and isinstance(delay, ast.Constant) and delay.value != 0:
+            yield node.lineno
+
+
+def test_modules_stay_short() -> None:
+    counts = {
+        path: len(path.read_text(encoding="utf-8").splitlines())
+        for path in python_files("node", "operator", "hack", "tests", "examples")
+    }
+    long = [f"{path.relative_to(ROOT)}: {count}" for path, count in counts.items() if count > MAX_MODULE_LINES]
+    assert not long, f"modules over {MAX_MODULE_LINES} lines; which second idea lives in them?\n" + "\n".join(long)
+
+
+def test_functions_take_few_parameters() -> None:
+    wide = [
+        f"{place(path, function.lineno)} {function.name} takes {len(parameters(function))}"
+        for path, tree in parsed("node", "operator", "hack", "examples")
+        for function in functions(tree)
+        if len(parameters(function)) > MAX_PARAMETERS
+    ]
+    assert not wide, f"functions with more than {MAX_PARAMETERS} parameters\n" + "\n".join(wide)
+
+
+def test_functions_stay_short() -> None:
+    long = [
+        f"{place(path, function.lineno)} {function.name} has {length} lines"
+        for path, tree in parsed("node", "operator", "hack", "examples")
+        for function in functions(tree)
+        if (length := (function.end_lineno or function.lineno) - function.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    assert not long, f"functions over {MAX_FUNCTION_LINES} lines\n" + "\n".join(long)
+
+
+def test_core_imports_only_what_is_pure() -> None:
+    impure = [
+        f"{place(path, line)} imports {module}"
+        for path, tree in parsed("node/agentworld_core")
+        for module, line in imported_modules(tree)
+        if module.split(".")[0] not in CORE_MAY_IMPORT
+    ]
+    assert not impure, "agentworld_core must not know clock, chance or input and output\n" + "\n".join(impure)
+
+
+def test_core_does_not_reach_for_chance_by_another_name() -> None:
+    """`cryptography` and `nacl` can generate keys; that is chance, and belongs to the shell."""
+    generated = [
+        place(path, node.lineno)
+        for path, tree in parsed("node/agentworld_core")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and re.search(r"Key\.generate$|\.random$", ast.unparse(node))
+    ]
+    assert not generated, "keys are made in the shell, core is given them\n" + "\n".join(generated)
+
+
+def test_operator_folder_is_not_a_package() -> None:
+    assert not (ROOT / "operator" / "__init__.py").exists(), "it would hide the standard library's operator"
+
+
+def test_tests_do_not_sleep() -> None:
+    sleeping = [place(path, line) for path, tree in parsed("tests") for line in sleeps(tree)]
+    assert not sleeping, "wait on a condition with a deadline\n" + "\n".join(sleeping)
+
+
+def test_errors_are_not_swallowed() -> None:
+    silent = [
+        place(path, node.lineno)
+        for path, tree in parsed("node", "operator", "hack", "examples")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ExceptHandler) and all(isinstance(statement, ast.Pass) for statement in node.body)
+    ]
+    assert not silent, "handle it, log it, or name it with contextlib.suppress\n" + "\n".join(silent)
+
+
+@pytest.mark.parametrize("what", FORBIDDEN_TEXT)
+def test_no_file_contains(what: str) -> None:
+    found = []
+    for path in tracked_files():
+        if path.name in GENERATED_OR_QUOTED or b"\0" in (content := path.read_bytes())[:8192]:
+            continue
+        for number, line in enumerate(content.decode("utf-8").splitlines(), start=1):
+            if FORBIDDEN_TEXT[what].search(line):
+                found.append(f"{place(path, number)} {line.strip()[:100]}")
+    assert not found, f"{what}\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize("lock", ["node", "operator", "dev"])
+def test_locks_satisfy_what_the_project_asks_for(lock: str) -> None:
+    """An edit of a requirement without `make lock` would install something else than what was asked for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pins = locked_versions(lock)
+    asked = [Requirement(text) for text in project["dependencies"] + project["optional-dependencies"][lock]]
+    unmet = [str(r) for r in asked if r.name != project["name"] and not satisfied(r, pins)]
+    assert not unmet, f"run make lock: requirements/{lock}.lock does not satisfy {unmet}"
+
+
+@pytest.mark.parametrize("lock", ["node", "operator", "build"])
+def test_locks_agree_with_each_other(lock: str) -> None:
+    everything = locked_versions("dev")
+    differing = {name: version for name, version in locked_versions(lock).items() if everything.get(name) != version}
+    assert not differing, f"run make lock: requirements/{lock}.lock differs from dev.lock in {differing}"
+
+
+@pytest.mark.parametrize("lock", ["node", "operator", "build", "dev"])
+def test_every_locked_package_has_a_hash(lock: str) -> None:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8")
+    entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert len(entries) == len(locked_versions(lock))
+    assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def locked_versions(lock: str) -> dict[str, str]:
+    text = (ROOT / "requirements" / f"{lock}.lock").read_text(encoding="utf-8")
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==(\S+)", text, flags=re.MULTILINE))
+
+
+def satisfied(requirement: Requirement, pins: dict[str, str]) -> bool:
+    pin = pins.get(re.sub(r"[-_.]+", "-", requirement.name).lower())
+    return pin is not None and requirement.specifier.contains(Version(pin), prereleases=True)
