@@ -250,6 +250,16 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
     return result
 
 
+def schema_number(data: bytes) -> int | None:
+    """Returns the schema number that an encoded message starts with, without decoding it; None when it has none."""
+    if len(data) < 3 or data[0] >> 5 != 4 or data[0] & 31 > 24:
+        return None
+    start = 2 if data[0] & 31 == 24 else 1
+    if data[start] < 24:
+        return data[start]
+    return data[start + 1] if data[start] == 24 and len(data) > start + 1 else None
+
+
 def encode_value(value: Value) -> bytes:
     """Returns the deterministic encoding of data without a schema."""
     return cbor2.dumps(_value_to_plain(value, "value"))

@@ -1,8 +1,8 @@
 """The node signs with the key its folder names active, and takes up new keys without a restart.
 
-A key folder holds ``g<generation>.pem`` (PKCS#8 Ed25519) for each generation the node may sign with and ``active`` (the key
-id to sign with now). On Kubernetes it is a mounted Secret, whose files change by an exchanged link; on one machine it is a
-plain folder. Both are simply read again: a folder read is cheap and misses nothing, a file watch may.
+A key folder holds ``g<generation>.pem`` (PKCS#8 Ed25519) for each generation the node may sign with and ``active``
+(the key id to sign with now). On Kubernetes it is a mounted Secret, whose files change by an exchanged link; on one
+machine it is a plain folder. Both are simply read again: a folder read is cheap and misses nothing, a watch may.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class KeyFolder:
         return changed
 
     def choose(self, trusted: Iterable[KeyEntry], revoked: Collection[str] = ()) -> Ed25519Signer | None:
-        """Returns the signer to use where these keys are trusted: the active one, else the newest; None when there is none."""
+        """Returns the signer to use where these keys are trusted: the active one, else the newest, else None."""
         usable = {
             entry.key_id for entry in trusted if entry.key_id not in revoked and entry.key_id in self._keys.signers
         }

@@ -1,0 +1,106 @@
+"""The OpenAPI description of the gateway, built from one table of operations."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import metadata
+from typing import Any
+
+from agentworld_core.messages import ActionEnvelope
+
+_JSON, _CBOR, _SSE, _TEXT = "application/json", "application/cbor", "text/event-stream", "text/plain"
+
+# method, path, summary, query and path parameters, media types of the answer
+_OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
+    ("post", "/v1/actions", "Submit one signed action or several", ("wait", "timeout_s"), (_JSON,)),
+    ("get", "/v1/actions/{action_id}", "Receipt of an action: pooled, or committed with its outcome", (), (_JSON,)),
+    ("get", "/v1/head", "Newest committed block with its certificate", (), (_JSON, _CBOR)),
+    ("get", "/v1/genesis", "Genesis document", (), (_JSON, _CBOR)),
+    ("get", "/v1/blocks", "Consecutive blocks with batches and certificates", ("from", "limit"), (_CBOR,)),
+    ("get", "/v1/blocks/{block}", "One block by height or hash", (), (_JSON, _CBOR)),
+    ("get", "/v1/directories/{epoch}", "A directory epoch, or latest", (), (_JSON, _CBOR)),
+    ("get", "/v1/revocations", "Revocation statements that this node holds", (), (_JSON, _CBOR)),
+    ("get", "/v1/state/{key}", "Value under a state key at the head, with proof on request", ("proof",), (_JSON,)),
+    ("get", "/v1/blobs/{hash}", "Bytes of a content id", (), ("application/octet-stream",)),
+    ("get", "/v1/events", "Committed blocks and their events as they come", ("from",), (_SSE,)),
+    ("get", "/v1/status", "What the node knows of itself", (), (_JSON,)),
+    ("post", "/control/v1/directories", "Submit the next directory epoch, signed by governance", (), (_JSON,)),
+    ("post", "/control/v1/revocations", "Submit a revocation, signed by governance", ("force",), (_JSON,)),
+    ("get", "/livez", "Is the process able to make progress", (), (_TEXT,)),
+    ("get", "/readyz", "Is the node in sync and taking actions", (), (_TEXT,)),
+    ("get", "/metrics", "Prometheus metrics", (), (_TEXT,)),
+)
+
+_PARAMETERS = {
+    "wait": ("pooled (default) answers at once; committed answers when the action is in a block", "string"),
+    "timeout_s": ("seconds to wait for wait=committed, 1 to 120; after it 504 and the action stays pooled", "integer"),
+    "from": ("first height", "integer"),
+    "limit": ("number of blocks at most", "integer"),
+    "proof": ("1 adds a Merkle proof of presence or absence", "string"),
+    "force": ("1 allows revoking the last usable governance key", "string"),
+    "action_id": ("content id of the action", "string"),
+    "block": ("height or block hash", "string"),
+    "epoch": ("number of the epoch, or latest", "string"),
+    "key": ("state key such as agent/alice", "string"),
+    "hash": ("content id, 64 hex digits", "string"),
+}
+
+
+def openapi_document() -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document of a node's HTTP API."""
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, summary, query, media in _OPERATIONS:
+        operation: dict[str, Any] = {
+            "summary": summary,
+            "operationId": f"{method}_{path.strip('/').replace('/', '_').replace('{', '').replace('}', '')}",
+            "parameters": [_parameter(name, "query") for name in query] + _path_parameters(path),
+            "responses": {
+                "200": {"description": summary, "content": {kind: {} for kind in media}},
+                "default": {
+                    "description": "Error",
+                    "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
+                },
+            },
+        }
+        if method == "post":
+            operation["requestBody"] = {"required": True, "content": _request_body(path)}
+        paths.setdefault(path, {})[method] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "agent-world node", "version": metadata.version("agent-world")},
+        "paths": paths,
+        "components": {"schemas": {"Error": _error_schema(), "Action": _action_schema()}},
+    }
+
+
+def _parameter(name: str, where: str) -> dict[str, Any]:
+    text, kind = _PARAMETERS[name]
+    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": kind}}
+
+
+def _path_parameters(path: str) -> list[dict[str, Any]]:
+    return [_parameter(part[1:-1], "path") for part in path.split("/") if part.startswith("{")]
+
+
+def _request_body(path: str) -> dict[str, Any]:
+    if not path.startswith("/v1/"):
+        return {_CBOR: {}}
+    action = {"$ref": "#/components/schemas/Action"}
+    several = {"type": "object", "required": ["actions"], "properties": {"actions": {"type": "array", "items": action}}}
+    return {_CBOR: {}, _JSON: {"schema": {"oneOf": [action, several]}}}
+
+
+def _error_schema() -> dict[str, Any]:
+    texts = {name: {"type": "string"} for name in ("code", "message", "field", "value", "remedy")}
+    inner = {"type": "object", "required": ["code", "message", "retryable"], "properties": texts}
+    inner["properties"] = {**texts, "retryable": {"type": "boolean"}}
+    return {"type": "object", "required": ["error"], "properties": {"error": inner}}
+
+
+def _action_schema() -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(ActionEnvelope)]
+    integers = {"nonce", "timestamp_ms"}
+    properties = {name: {"type": "integer" if name in integers else "string"} for name in names}
+    for name in ("payload_cbor", "signature", "public_key"):
+        properties[name]["description"] = "bytes in hexadecimal"
+    return {"type": "object", "required": names, "additionalProperties": False, "properties": properties}

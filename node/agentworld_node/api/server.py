@@ -1,0 +1,287 @@
+"""Serves the gateway, the control API, probes and metrics of one node over HTTP.
+
+Handlers translate and nothing else: every decision is made by the services they are given. Every error of ours becomes
+JSON ``{"error": {code, message, retryable, field?, value?, remedy?}}`` with its own status; anything else is logged and
+becomes 500 ``internal`` without details.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge
+from agentworld_core.ids import check_hash, is_hash
+from agentworld_core.messages import Blocks, Directory, Revocation
+from agentworld_node.api import documents
+from agentworld_node.api.openapi import openapi_document
+from agentworld_node.api.services import Services
+
+log = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+MAX_BLOCKS = 256
+MAX_BLOCKS_BYTES = 4 * 1024 * 1024
+MAX_WAIT_SECONDS = 120
+SSE_KEEPALIVE_SECONDS = 15
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
+
+
+def build_app(services: Services) -> web.Application:
+    """Returns the HTTP application of a node."""
+    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES)
+    app[SERVICES] = services
+    app.add_routes(
+        [
+            web.post("/v1/actions", submit),
+            web.get("/v1/actions/{action_id}", receipt),
+            web.get("/v1/head", head),
+            web.get("/v1/genesis", genesis),
+            web.get("/v1/blocks", blocks),
+            web.get("/v1/blocks/{block}", block),
+            web.get("/v1/directories/{epoch}", directory),
+            web.get("/v1/revocations", revocations),
+            web.get("/v1/state/{key:.+}", state),
+            web.get("/v1/blobs/{hash}", blob),
+            web.get("/v1/events", events),
+            web.get("/v1/status", status),
+            web.post("/control/v1/directories", publish_directory),
+            web.post("/control/v1/revocations", publish_revocation),
+            web.get("/openapi.json", openapi),
+            web.get("/livez", livez),
+            web.get("/readyz", readyz),
+            web.get("/metrics", metrics),
+        ]
+    )
+    return app
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except AgentWorldError as error:
+        return web.json_response({"error": error.as_dict()}, status=error.http_status)
+    except web.HTTPRequestEntityTooLarge:
+        return await _errors_of(TooLarge(f"the body exceeds {MAX_BODY_BYTES} bytes"))
+    except web.HTTPException as error:
+        kind = NotFound if error.status == 404 else InvalidField
+        return web.json_response({"error": {**kind(error.reason).as_dict()}}, status=error.status)
+    except (asyncio.CancelledError, ConnectionResetError):
+        raise
+    except Exception:
+        log.exception("%s %s failed", request.method, request.path)
+        return await _errors_of(AgentWorldError("the node failed to answer; its log says why"), status=500)
+
+
+async def _errors_of(error: AgentWorldError, *, status: int | None = None) -> web.Response:
+    return web.json_response({"error": error.as_dict()}, status=status or error.http_status)
+
+
+async def submit(request: web.Request) -> web.Response:
+    """Takes one action or several; ``?wait=committed`` answers when they are in a block, or 504 after ``timeout_s``."""
+    services = request.app[SERVICES]
+    body = await request.read()
+    if request.content_type == documents.CBOR:
+        actions, several = documents.actions_from_cbor(body, limit=MAX_BODY_BYTES)
+    elif request.content_type == "application/json":
+        actions, several = documents.actions_from_json(_json(body))
+    else:
+        raise InvalidField(
+            "is not supported",
+            field="Content-Type",
+            value=request.content_type,
+            remedy=f"use {documents.CBOR} or application/json",
+        )
+    wait = request.query.get("wait", "pooled")
+    if wait not in ("pooled", "committed"):
+        raise InvalidField("must be pooled or committed", field="wait", value=wait)
+    timeout = _integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
+    results = await services.gateway.submit(actions)
+    if wait == "committed":
+        results = await services.gateway.wait_committed(results, seconds=timeout)
+    if several:
+        return web.json_response({"results": [_result(result) for result in results]})
+    result = results[0]
+    if isinstance(result, AgentWorldError):
+        raise result
+    late = wait == "committed" and result["status"] != "committed"
+    return web.json_response(result, status=504 if late else 200 if result["status"] == "committed" else 202)
+
+
+def _result(result: dict[str, Any] | AgentWorldError) -> dict[str, Any]:
+    return {"error": result.as_dict()} if isinstance(result, AgentWorldError) else result
+
+
+async def receipt(request: web.Request) -> web.Response:
+    """Returns what is known of an action: ``pooled``, or ``committed`` with its place and outcome."""
+    action_id = check_hash(request.match_info["action_id"], field="action_id")
+    return web.json_response(request.app[SERVICES].gateway.receipt(action_id))
+
+
+async def head(request: web.Request) -> web.Response:
+    """Returns the newest committed block of this node, signed, with the certificate that proves it."""
+    announce = request.app[SERVICES].head()
+    if announce is None:
+        raise NotFound("no block has been committed yet", remedy="submit an action first")
+    if _wants_cbor(request):
+        return web.Response(body=encode(announce), content_type=documents.CBOR)
+    return web.json_response(documents.document(announce))
+
+
+async def genesis(request: web.Request) -> web.Response:
+    """Returns the genesis document; its hash is the ETag."""
+    ledger = request.app[SERVICES].ledger
+    headers = {"ETag": f'"{ledger.genesis_hash}"'}
+    if _wants_cbor(request):
+        return web.Response(body=encode(ledger.genesis), content_type=documents.CBOR, headers=headers)
+    return web.json_response(
+        {"genesis_hash": ledger.genesis_hash, **documents.document(ledger.genesis)}, headers=headers
+    )
+
+
+async def blocks(request: web.Request) -> web.Response:
+    """Returns blocks with batches and certificates as CBOR ``Blocks``, from ``from`` on, at most ``limit``."""
+    start = _integer(request, "from", 1, 1, 2**63)
+    limit = _integer(request, "limit", 64, 1, MAX_BLOCKS)
+    bundles = request.app[SERVICES].ledger.bundles(start, limit=limit, max_bytes=MAX_BLOCKS_BYTES)
+    return web.Response(body=encode(Blocks(tuple(bundles))), content_type=documents.CBOR)
+
+
+async def block(request: web.Request) -> web.Response:
+    """Returns one block by height or hash, with its batch and certificate."""
+    ledger = request.app[SERVICES].ledger
+    name = request.match_info["block"]
+    if is_hash(name):
+        height = ledger.height_of(name)
+    elif name.isdecimal() and len(name) < 20:
+        height = int(name)
+    else:
+        raise InvalidField("must be a height or a block hash", field="block", value=name)
+    bundle = None if height is None else ledger.bundle(height)
+    if bundle is None:
+        raise NotFound("this node has no such block", field="block", value=name)
+    if _wants_cbor(request):
+        return web.Response(body=encode(bundle), content_type=documents.CBOR)
+    return web.json_response(documents.document(bundle))
+
+
+async def directory(request: web.Request) -> web.Response:
+    """Returns a directory epoch that the ledger holds, or ``latest``."""
+    name = request.match_info["epoch"]
+    if name != "latest" and not (name.isdecimal() and len(name) < 20):
+        raise InvalidField("must be an epoch or latest", field="epoch", value=name)
+    found = request.app[SERVICES].ledger.directory(None if name == "latest" else int(name))
+    if found is None:
+        raise NotFound("this node has no such epoch", field="epoch", value=name)
+    if _wants_cbor(request):
+        return web.Response(body=encode(found), content_type=documents.CBOR)
+    return web.json_response(documents.document(found))
+
+
+async def revocations(request: web.Request) -> web.Response:
+    """Returns every revocation statement that this node holds, sorted by key id."""
+    held = request.app[SERVICES].membership.revocations()
+    if _wants_cbor(request):
+        return web.Response(body=encode(held), content_type=documents.CBOR)
+    return web.json_response(documents.document(held))
+
+
+async def state(request: web.Request) -> web.Response:
+    """Returns the value under a state key at the head, with ``?proof=1`` also the proof against the state root."""
+    key = request.match_info["key"]
+    answer = request.app[SERVICES].ledger.read_state(key, proof=request.query.get("proof") in ("1", "true"))
+    return web.json_response(answer, status=200 if answer["found"] or "proof" in answer else 404)
+
+
+async def blob(request: web.Request) -> web.Response:
+    """Returns the bytes of a content id; the client checks that they hash to it."""
+    data = request.app[SERVICES].ledger.blob(check_hash(request.match_info["hash"], field="hash"))
+    return web.Response(body=data, content_type="application/octet-stream")
+
+
+async def events(request: web.Request) -> web.StreamResponse:
+    """Streams committed blocks and their events as server-sent events; ``?from=HEIGHT`` or Last-Event-ID resumes."""
+    services = request.app[SERVICES]
+    last = request.headers.get("Last-Event-ID", "")
+    start = int(last) + 1 if last.isdecimal() and len(last) < 20 else None
+    start = start or _integer(request, "from", services.ledger.height + 1, 1, 2**63)
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+    await response.prepare(request)
+    height = start
+    while not services.stopping.is_set():
+        while height <= services.ledger.height:
+            text = json.dumps(services.ledger.block_events(height), separators=(",", ":"))
+            await response.write(f"id: {height}\nevent: block\ndata: {text}\n\n".encode())
+            height += 1
+        if not await services.ledger.wait_height(height, seconds=SSE_KEEPALIVE_SECONDS):
+            await response.write(b": alive\n\n")
+    return response
+
+
+async def status(request: web.Request) -> web.Response:
+    """Returns what the node knows of itself, its world, its writer and its peers."""
+    return web.json_response(request.app[SERVICES].status())
+
+
+async def publish_directory(request: web.Request) -> web.Response:
+    """Takes the next directory epoch, signed by governance, as CBOR; taking it again changes nothing."""
+    proposed = decode(Directory, await request.read(), limit=MAX_BODY_BYTES)
+    return web.json_response(await request.app[SERVICES].membership.submit_directory(proposed))
+
+
+async def publish_revocation(request: web.Request) -> web.Response:
+    """Takes a revocation statement, signed by governance, as CBOR; it counts at once and for ever."""
+    statement = decode(Revocation, await request.read(), limit=MAX_BODY_BYTES)
+    force = request.query.get("force") in ("1", "true")
+    return web.json_response(await request.app[SERVICES].membership.submit_revocation(statement, force=force))
+
+
+async def openapi(_request: web.Request) -> web.Response:
+    """Returns the OpenAPI description of this API."""
+    return web.json_response(openapi_document())
+
+
+async def livez(request: web.Request) -> web.Response:
+    """Answers 200 while the node can still make progress, 503 when only a restart helps."""
+    failure = request.app[SERVICES].failure()
+    return web.Response(text="ok\n" if failure is None else f"{failure}\n", status=200 if failure is None else 503)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Answers 200 when the node is in sync with its peers and takes actions, else 503 with the reason."""
+    reason = request.app[SERVICES].not_ready()
+    return web.Response(text="ok\n" if reason is None else f"{reason}\n", status=200 if reason is None else 503)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Returns counters and gauges in the Prometheus text format."""
+    return web.Response(text=request.app[SERVICES].metrics.page(), content_type="text/plain", charset="utf-8")
+
+
+def _wants_cbor(request: web.Request) -> bool:
+    return documents.CBOR in request.headers.get("Accept", "")
+
+
+def _json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidField(f"is not JSON: {error}", field="body") from error
+
+
+def _integer(request: web.Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or len(text) > 19 or not low <= int(text) <= high:
+        raise InvalidField(f"must be an integer from {low} to {high}", field=name, value=text)
+    return int(text)

@@ -1,0 +1,72 @@
+"""What the HTTP handlers need of a node, and nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from agentworld_core.errors import AgentWorldError
+from agentworld_core.messages import (
+    ActionEnvelope,
+    BlockBundle,
+    Directory,
+    Genesis,
+    Revocation,
+    Revocations,
+    WorldHeadAnnounce,
+)
+from agentworld_node.metrics import Metrics
+
+Submission = dict[str, Any] | AgentWorldError
+"""The outcome of one submitted action: its receipt as JSON, or why it was refused."""
+
+
+class LedgerReader(Protocol):
+    """Reads the committed ledger of a node."""
+
+    genesis: Genesis
+    genesis_hash: str
+
+    @property
+    def height(self) -> int: ...
+    def bundle(self, height: int) -> BlockBundle | None: ...
+    def bundles(self, start: int, *, limit: int, max_bytes: int) -> list[BlockBundle]: ...
+    def height_of(self, block_hash: str) -> int | None: ...
+    def directory(self, epoch: int | None) -> Directory | None: ...
+    def read_state(self, key: str, *, proof: bool) -> dict[str, Any]: ...
+    def blob(self, content_hash: str) -> bytes: ...
+    def block_events(self, height: int) -> dict[str, Any]: ...
+    async def wait_height(self, height: int, *, seconds: float) -> bool: ...
+
+
+class Gateway(Protocol):
+    """Takes actions and answers for them."""
+
+    async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]: ...
+    async def wait_committed(self, results: Sequence[Submission], *, seconds: float) -> list[Submission]: ...
+    def receipt(self, action_id: str) -> dict[str, Any]: ...
+
+
+class Membership(Protocol):
+    """Takes what governance has signed."""
+
+    async def submit_directory(self, proposed: Directory) -> dict[str, Any]: ...
+    async def submit_revocation(self, statement: Revocation, *, force: bool) -> dict[str, Any]: ...
+    def revocations(self) -> Revocations: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Services:
+    """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None."""
+
+    ledger: LedgerReader
+    gateway: Gateway
+    membership: Membership
+    metrics: Metrics
+    head: Callable[[], WorldHeadAnnounce | None]
+    status: Callable[[], dict[str, Any]]
+    failure: Callable[[], str | None]
+    not_ready: Callable[[], str | None]
+    stopping: asyncio.Event
