@@ -117,7 +117,6 @@ def _sink(fields: Fields) -> SinkSpec:
         fields.violate(
             "", "must name one sink", value=", ".join(given) or None, remedy=f"use one of {', '.join(SINKS)}"
         )
-        fields.finish()
         return SinkSpec(kind="log")
     kind = given[0]
     if kind in ("webhook", "alertmanager"):

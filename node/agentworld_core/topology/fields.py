@@ -14,7 +14,7 @@ from agentworld_core.errors import InvalidField
 from agentworld_core.ids import check_id
 from agentworld_core.topology.durations import format_duration, parse_duration
 
-_QUANTITY = re.compile(r"\d{1,15}(\.\d{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
+_QUANTITY = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
 MAX_TEXT = 4096
 
 

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 
 from agentworld_core.errors import InvalidField
+from agentworld_core.membership.directory import FIRST_EPOCH
 from agentworld_core.messages import Directory, Genesis, KeyEntry, Member
 from agentworld_core.signing import Signer, add_signature, key_id_of
 from agentworld_core.topology.plan import Topology
 
-FIRST_EPOCH = 1
 ACTIVATION_DELAY = 2
 """A directory change governs from the second height after the block that carries it: its own vote is by the old one."""
 
