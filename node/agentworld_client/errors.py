@@ -1,0 +1,49 @@
+"""Errors that a client sees: those of the gateway, with their codes, and those of the way to it."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from agentworld_core.errors import AgentWorldError, NotAvailable
+
+
+class GatewayError(AgentWorldError):
+    """The gateway answered with an error; ``code`` is the gateway's own."""
+
+    def __init__(self, document: dict[str, Any], *, status: int):
+        super().__init__(
+            str(document.get("message", "the gateway refused the request")),
+            field=document.get("field"),
+            value=document.get("value"),
+            remedy=document.get("remedy"),
+        )
+        self.code = str(document.get("code", "internal"))  # type: ignore[misc]  # of this one answer, not of the class
+        self.status = status
+        self._retryable = bool(document.get("retryable", False))
+
+    @property
+    def retryable(self) -> bool:
+        """True when the gateway said that the same request may succeed later."""
+        return self._retryable
+
+
+class GatewayUnreachable(NotAvailable):
+    """No answer came from the gateway; whether it took the request is not known."""
+
+    code: ClassVar[str] = "gateway_unreachable"
+
+
+class VerificationFailed(AgentWorldError):
+    """Something fetched is not what the keys and the replay say it must be; the height says where."""
+
+    code: ClassVar[str] = "verification_failed"
+    wire: ClassVar[str] = "ERR_STATE_MISMATCH"
+
+    def __init__(self, message: str, *, height: int, cause_code: str = ""):
+        super().__init__(message, field=f"height {height}")
+        self.height = height
+        self.cause_code = cause_code
+
+    def as_dict(self) -> dict[str, object]:
+        """Adds the height and the code of the check that failed."""
+        return {**super().as_dict(), "height": self.height, "cause": self.cause_code}

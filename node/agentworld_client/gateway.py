@@ -1,0 +1,185 @@
+"""Talks to the HTTP gateway of any node: one method a request, typed errors, retries only where they are safe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+
+from agentworld_client.errors import GatewayError, GatewayUnreachable
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import HashMismatch
+from agentworld_core.hashing import content_id
+from agentworld_core.messages import (
+    ActionEnvelope,
+    Actions,
+    BlockBundle,
+    Blocks,
+    Directory,
+    Genesis,
+    Revocation,
+    WorldHeadAnnounce,
+)
+
+CBOR = "application/cbor"
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
+
+
+class GatewayClient:
+    """A connection to one gateway, for instance ``http://127.0.0.1:8080``; use it as an async context manager.
+
+    Reads, and submissions, which are idempotent by action id, are tried again with backoff while the error is retryable
+    and ``patience`` seconds have not passed.
+    """
+
+    def __init__(self, url: str, *, patience: float = 10.0, request_timeout: float = 60.0):
+        self.url = url.rstrip("/")
+        self._patience = patience
+        self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=5)
+        self._session: aiohttp.ClientSession | None = None
+        self._jitter = random.Random()  # noqa: S311 - spreads retries, protects nothing
+
+    async def __aenter__(self) -> GatewayClient:
+        self._session = aiohttp.ClientSession(timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; calling it again does nothing."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def submit(self, actions: Sequence[ActionEnvelope], *, wait: bool = False) -> list[dict[str, Any]]:
+        """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed."""
+        query = "?wait=committed&timeout_s=30" if wait else ""
+        body = await self._request("POST", f"/v1/actions{query}", data=encode(Actions(tuple(actions))))
+        return list(json.loads(body)["results"])
+
+    async def receipt(self, action_id: str) -> dict[str, Any]:
+        """Returns the receipt of an action; GatewayError ``not_found`` when the node does not know it."""
+        return await self._json(f"/v1/actions/{action_id}")
+
+    async def status(self) -> dict[str, Any]:
+        """Returns the node's status document."""
+        return await self._json("/v1/status")
+
+    async def head(self) -> WorldHeadAnnounce | None:
+        """Returns the newest committed head of the node, None before the first block."""
+        try:
+            return decode(WorldHeadAnnounce, await self._request("GET", "/v1/head"))
+        except GatewayError as error:
+            if error.code == "not_found":
+                return None
+            raise
+
+    async def genesis(self) -> Genesis:
+        """Returns the genesis document as the node has it; compare its hash with one you trust."""
+        return decode(Genesis, await self._request("GET", "/v1/genesis"))
+
+    async def blocks(self, start: int, *, limit: int = 64) -> tuple[BlockBundle, ...]:
+        """Returns consecutive blocks from ``start`` on, with batches and certificates; empty at the head."""
+        body = await self._request("GET", f"/v1/blocks?from={start}&limit={limit}")
+        return decode(Blocks, body, limit=MAX_ANSWER_BYTES).bundles
+
+    async def directory(self, epoch: int | None = None) -> Directory:
+        """Returns a directory epoch, the latest by default."""
+        return decode(Directory, await self._request("GET", f"/v1/directories/{epoch or 'latest'}"))
+
+    async def state(self, key: str, *, proof: bool = False) -> dict[str, Any]:
+        """Returns the JSON answer about a state key: ``found``, ``value`` and, on request, ``proof``."""
+        try:
+            return await self._json(f"/v1/state/{key}" + ("?proof=1" if proof else ""))
+        except GatewayError as error:
+            if error.status == 404:
+                return {"key": key, "found": False}
+            raise
+
+    async def blob(self, content_hash: str) -> bytes:
+        """Returns the bytes of a content id, checked against it."""
+        data = await self._request("GET", f"/v1/blobs/{content_hash}")
+        if content_id(data) != content_hash:
+            raise HashMismatch("the node returned other bytes", field="hash", value=content_hash)
+        return data
+
+    async def publish_directory(self, directory: Directory) -> dict[str, Any]:
+        """Submits the next directory epoch, signed by governance."""
+        body = await self._request("POST", "/control/v1/directories", data=encode(directory))
+        return dict(json.loads(body))
+
+    async def publish_revocation(self, statement: Revocation, *, force: bool = False) -> dict[str, Any]:
+        """Submits a revocation statement, signed by governance."""
+        path = "/control/v1/revocations" + ("?force=1" if force else "")
+        return dict(json.loads(await self._request("POST", path, data=encode(statement))))
+
+    async def events(self, start: int | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Yields one document a committed block, from ``start`` (default: the next) on, until the node goes away."""
+        session = self._open_session()
+        query = "" if start is None else f"?from={start}"
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+        try:
+            async with session.get(f"{self.url}/v1/events{query}", timeout=timeout) as response:
+                if response.status != 200:
+                    raise _error(await response.read(), response.status)
+                async for line in response.content:
+                    if line.startswith(b"data: "):
+                        yield json.loads(line[6:])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(self.url, error) from error
+
+    async def _json(self, path: str) -> dict[str, Any]:
+        return dict(json.loads(await self._request("GET", path, accept="application/json")))
+
+    async def _request(self, method: str, path: str, *, data: bytes | None = None, accept: str = CBOR) -> bytes:
+        deadline = asyncio.get_running_loop().time() + self._patience
+        delay = 0.1
+        while True:
+            try:
+                return await self._once(method, path, data, accept)
+            except (GatewayError, GatewayUnreachable) as error:
+                pause = delay * self._jitter.uniform(0.5, 1.0)
+                if not error.retryable or asyncio.get_running_loop().time() + pause > deadline:
+                    raise
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, 2.0)
+
+    async def _once(self, method: str, path: str, data: bytes | None, accept: str) -> bytes:
+        headers = {"Accept": accept}
+        if data is not None:
+            headers["Content-Type"] = CBOR
+        session = self._open_session()
+        try:
+            async with session.request(method, self.url + path, data=data, headers=headers) as response:
+                body = await response.read()
+                if response.status >= 400:
+                    raise _error(body, response.status)
+                return body
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unreachable(self.url, error) from error
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("use GatewayClient as an async context manager")
+        return self._session
+
+
+def _error(body: bytes, status: int) -> GatewayError:
+    try:
+        document = json.loads(body)["error"]
+    except (ValueError, KeyError, TypeError):
+        document = {"code": "internal", "message": f"HTTP {status}: {body[:200]!r}", "retryable": status >= 502}
+    return GatewayError(document, status=status)
+
+
+def _unreachable(url: str, error: Exception) -> GatewayUnreachable:
+    reason = str(error) or type(error).__name__
+    return GatewayUnreachable(f"no answer from {url}: {reason}", remedy="check the address and that the node runs")
