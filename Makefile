@@ -1,0 +1,116 @@
+# The two commands to know: `make demo` and `make test`. `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/python -m pytest
+CLUSTER := hack/cluster/cluster
+
+# A demo needs a third of what development needs; where development is set up, it is used.
+DEMO_VENV := $(if $(wildcard $(VENV)/.installed),$(VENV),.venv-demo)
+DEMO_LOCK := $(if $(wildcard $(VENV)/.installed),dev,node)
+
+# Seeds of the simulator: a taste in `make check`, more in `make test`.
+SEEDS ?= 20
+# Arguments for pytest, for example: make unit ARGS='-k codec -x'
+ARGS ?=
+
+##@ Try it
+.PHONY: demo
+demo: ## A world of four validators on this machine: submit, commit, verify, rotate a key
+	@hack/setup $(DEMO_LOCK) $(DEMO_VENV)
+	@PATH="$(abspath $(DEMO_VENV))/bin:$$PATH" VENV="$(abspath $(DEMO_VENV))" hack/demo.sh
+
+.PHONY: demo-cluster
+demo-cluster: ## The same on Kubernetes; CLUSTER=current uses the cluster of your KUBECONFIG
+	@hack/setup $(DEMO_LOCK) $(DEMO_VENV)
+	@PATH="$(abspath $(DEMO_VENV))/bin:$$PATH" VENV="$(abspath $(DEMO_VENV))" hack/demo-cluster.sh
+
+##@ Check it
+.PHONY: test
+test: SEEDS = 200
+test: setup ## Everything: check, simulation, integration, chart, cluster and end-to-end
+	@hack/stages --early cluster-build \
+	  lint types unit "simulation SEEDS=$(SEEDS)" integration cluster-build chart cluster e2e
+
+.PHONY: check
+check: setup ## Lint, types, unit tests and a short simulation, in under three minutes
+	@hack/stages lint types unit "simulation SEEDS=$(SEEDS)"
+
+.PHONY: lint
+lint: setup ## Style, formatting and the import contracts
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/lint-imports --no-logo
+
+.PHONY: format
+format: setup ## Put the code in its canonical form
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+.PHONY: types
+types: setup ## mypy, strict for everything that ships
+	@$(BIN)/mypy
+
+.PHONY: unit
+unit: setup ## Tests without processes, sockets or clusters
+	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: simulation
+simulation: setup ## The seeded simulator; SEEDS=1000 for more, ARGS='--sim-seed 7' for one
+	@$(PYTEST) tests/simulation --sim-seeds $(SEEDS) $(ARGS)
+
+.PHONY: integration
+integration: setup ## Real processes, disks and sockets on loopback
+	@$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: chart
+chart: setup ## The Helm chart and the resource definitions, without a cluster
+	@$(PYTEST) tests/chart $(ARGS)
+
+.PHONY: cluster
+cluster: setup cluster-build ## The local cluster tool
+	@$(PYTEST) tests/cluster $(ARGS)
+
+.PHONY: e2e
+e2e: setup cluster-build ## The whole product on a local Kubernetes of its own
+	@$(PYTEST) tests/e2e $(ARGS)
+
+##@ Local cluster
+.PHONY: cluster-build
+cluster-build: ## Build the parts of Kubernetes, once (about 15 minutes, then cached)
+	@$(CLUSTER) build
+
+.PHONY: cluster-up
+cluster-up: ## Start a local Kubernetes
+	@$(CLUSTER) up
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and leave nothing behind
+	@$(CLUSTER) down
+
+.PHONY: images
+images: ## Build the images of the node and the operator
+	@$(CLUSTER) image
+
+##@ Housekeeping
+.PHONY: setup
+setup: ## The development environment, with the system packages it needs; a no-op when up to date
+	@hack/setup dev $(VENV)
+
+.PHONY: lock
+lock: setup ## Resolve the dependencies again; ARGS=--upgrade for the newest
+	@hack/lock $(ARGS)
+
+.PHONY: clean
+clean: ## Remove environments and caches; worlds and clusters stay
+	@rm -rf .venv .venv-demo build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
