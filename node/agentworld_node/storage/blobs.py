@@ -1,0 +1,386 @@
+"""Content-addressed blobs: whatever comes back hashes to the id it was asked for.
+
+Blobs never change, so a store needs no locks between its readers and writers: every write goes to a temporary file of
+its own and is renamed into place. A blob that was not made durable may be missing or damaged after a crash; it is then
+quarantined when it is read, and healed when it is stored again.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import re
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, Self
+
+from agentworld_core.errors import TooLarge
+from agentworld_core.hashing import content_id
+from agentworld_core.ids import is_hash
+from agentworld_node.storage.errors import (
+    BlobCorrupt,
+    BlobHashMismatch,
+    BlobNotFound,
+    InvalidBlobHash,
+    typed_errors,
+)
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem, make_folders
+
+DEFAULT_BLOB_BYTES = 64 * 2**20
+
+_SHARD = re.compile(r"[0-9a-f]{2}")
+_QUARANTINE_FILES = 256  # enough to look at; damaged files beyond are dropped
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class BlobCounters:
+    """What a store has done since it was opened: blobs written, found to be there, set aside, and written anew."""
+
+    stored: int = 0
+    known: int = 0
+    quarantined: int = 0
+    healed: int = 0
+
+
+class BlobStore(Protocol):
+    """Keeps bytes under their content id. A text that is not a content id raises InvalidBlobHash everywhere."""
+
+    @property
+    def counters(self) -> BlobCounters:
+        """What the store has done since it was opened."""
+
+    def put(self, data: bytes, *, durable: bool = False) -> str:
+        """Stores the bytes and returns their id; does nothing when they are there, heals when they are damaged.
+
+        With ``durable`` it returns when they survive a crash. Raises TooLarge, StorageFull or StorageFailed.
+        """
+
+    def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
+        """Stores the bytes under the id they must have; raises BlobHashMismatch and stores nothing otherwise."""
+
+    def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
+        """Stores several blobs and returns their ids in order; with ``durable`` folders are synced once for all."""
+
+    def get(self, blob_hash: str) -> bytes:
+        """Returns bytes that hash to the id; raises BlobNotFound, or BlobCorrupt after setting damaged ones aside."""
+
+    def has(self, blob_hash: str) -> bool:
+        """True when something is stored under the id; only ``get`` proves that it is intact."""
+
+    def delete(self, blob_hash: str) -> bool:
+        """Forgets the blob; True when it was there. A crash may bring it back."""
+
+    def iterate(self) -> Iterator[str]:
+        """Yields the ids of all blobs in order; those stored or deleted meanwhile may or may not be among them."""
+
+    def sync(self, blob_hashes: Iterable[str]) -> None:
+        """Returns when these blobs survive a crash; raises BlobNotFound for one that is missing."""
+
+
+def _checked(blob_hash: str) -> str:
+    if not is_hash(blob_hash):
+        raise InvalidBlobHash(
+            "is not a content id", field="blob_hash", value=blob_hash, remedy="use 64 lower-case hexadecimal digits"
+        )
+    return blob_hash
+
+
+def _check_size(data: bytes, limit: int) -> None:
+    if len(data) > limit:
+        raise TooLarge(f"a blob may have {limit} bytes", field="blob", value=len(data))
+
+
+class _Unreadable(Exception):
+    """The disk cannot read the file's sectors, which is damage like any other."""
+
+
+class _Counting:
+    """Counts what a store does, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values = BlobCounters()
+
+    @property
+    def values(self) -> BlobCounters:
+        return self._values
+
+    def add(self, *, stored: int = 0, known: int = 0, quarantined: int = 0, healed: int = 0) -> None:
+        with self._lock:
+            now = self._values
+            self._values = replace(
+                now,
+                stored=now.stored + stored,
+                known=now.known + known,
+                quarantined=now.quarantined + quarantined,
+                healed=now.healed + healed,
+            )
+
+
+class FileBlobStore:
+    """A BlobStore of files ``ab/cd/<hash>`` below one folder; safe for many threads and processes."""
+
+    def __init__(self, root: Path, *, blob_bytes: int, files: FileSystem):
+        self._root = root
+        self._limit = blob_bytes
+        self._files = files
+        self._temporary = root / "tmp"
+        self._quarantine = root / "quarantine"
+        self._numbers = itertools.count()
+        self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
+        self._counting = _Counting()
+
+    @classmethod
+    def open(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
+        """Opens or creates the store in the folder and removes what interrupted writes have left behind."""
+        store = cls(root, blob_bytes=blob_bytes, files=files)
+        with typed_errors("opening the blob store", root):
+            for folder in (root, store._temporary, store._quarantine):
+                make_folders(files, folder)
+            for name in files.names(store._temporary):
+                store._remove(store._temporary / name)
+        return store
+
+    @property
+    def counters(self) -> BlobCounters:
+        return self._counting.values
+
+    def put(self, data: bytes, *, durable: bool = False) -> str:
+        return self.put_many([data], durable=durable)[0]
+
+    def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
+        _checked(blob_hash)
+        _check_size(data, self._limit)
+        actual = content_id(data)
+        if actual != blob_hash:
+            raise BlobHashMismatch(expected=blob_hash, actual=actual)
+        self._store(blob_hash, data)
+        if durable:
+            self.sync([blob_hash])
+
+    def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
+        hashes = []
+        for data in items:
+            _check_size(data, self._limit)
+            blob_hash = content_id(data)
+            self._store(blob_hash, data)
+            hashes.append(blob_hash)
+        if durable:
+            self.sync(hashes)
+        return hashes
+
+    def get(self, blob_hash: str) -> bytes:
+        path = self._path(blob_hash)
+        try:
+            data = self._read(path)
+        except _Unreadable:
+            return self._set_aside(blob_hash)
+        if data is None:
+            raise BlobNotFound(blob_hash)
+        return data if content_id(data) == blob_hash else self._set_aside(blob_hash)
+
+    def has(self, blob_hash: str) -> bool:
+        path = self._path(blob_hash)
+        with typed_errors("looking for a blob", path):
+            return self._files.size(path) is not None
+
+    def delete(self, blob_hash: str) -> bool:
+        path = self._path(blob_hash)
+        with typed_errors("deleting a blob", path):
+            return self._remove(path)
+
+    def iterate(self) -> Iterator[str]:
+        with typed_errors("listing the blobs", self._root):
+            for first in self._shards(self._root):
+                for second in self._shards(first):
+                    prefix = first.name + second.name
+                    yield from (n for n in self._files.names(second) if is_hash(n) and n.startswith(prefix))
+
+    def sync(self, blob_hashes: Iterable[str]) -> None:
+        folders: dict[Path, None] = {}
+        for blob_hash in dict.fromkeys(blob_hashes):
+            path = self._path(blob_hash)
+            self._sync_file(blob_hash, path)
+            folders[path.parent] = None
+        with typed_errors("syncing the blob folders", self._root):
+            for folder in folders:
+                for parent in (folder, folder.parent):
+                    if parent not in self._durable_folders:
+                        self._files.sync_folder(parent.parent)
+                        self._durable_folders.add(parent)
+                self._files.sync_folder(folder)
+
+    def _path(self, blob_hash: str) -> Path:
+        _checked(blob_hash)
+        return self._root / blob_hash[:2] / blob_hash[2:4] / blob_hash
+
+    def _shards(self, folder: Path) -> Iterator[Path]:
+        return (folder / name for name in self._files.names(folder) if _SHARD.fullmatch(name))
+
+    def _remove(self, path: Path) -> bool:
+        try:
+            self._files.remove(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read(self, path: Path) -> bytes | None:
+        """Returns the file, None when there is none; raises _Unreadable for a bad sector and TooLarge for a giant."""
+        with typed_errors("reading a blob", path):
+            try:
+                size = self._files.size(path)
+                if size is None:
+                    return None
+                if size > self._limit:
+                    raise TooLarge(f"a blob may have {self._limit} bytes", field="blob", value=size)
+                return self._files.read(path)
+            except FileNotFoundError:
+                return None
+            except OSError as error:
+                if error.errno == errno.EIO:
+                    raise _Unreadable from error
+                raise
+
+    def _temporary_path(self, blob_hash: str) -> Path:
+        return self._temporary / f"{blob_hash}.{os.getpid()}.{threading.get_ident()}.{next(self._numbers)}"
+
+    def _store(self, blob_hash: str, data: bytes) -> None:
+        path = self._path(blob_hash)
+        if self._holds(path, data):
+            self._counting.add(known=1)
+            return
+        if self.has(blob_hash):
+            try:
+                self._set_aside(blob_hash)
+                return
+            except (BlobCorrupt, BlobNotFound):
+                self._counting.add(healed=1)
+        with typed_errors("storing a blob", path):
+            for folder in (path.parent.parent, path.parent):
+                self._files.make_folder(folder)
+            self._write(path, data)
+        self._counting.add(stored=1)
+
+    def _holds(self, path: Path, data: bytes) -> bool:
+        with typed_errors("reading a blob", path):
+            if self._files.size(path) != len(data):
+                return False
+        try:
+            return self._read(path) == data
+        except _Unreadable:
+            return False
+
+    def _write(self, path: Path, data: bytes) -> None:
+        """Puts the bytes in place under a temporary name first."""
+        for attempt in itertools.count(1):
+            temporary = self._temporary_path(path.name)
+            file = self._files.create(temporary)
+            try:
+                try:
+                    file.write_at(0, data)
+                finally:
+                    file.close()
+                self._files.rename(temporary, path)
+            except FileNotFoundError:
+                # Another process has opened the store just now and took our file for an interrupted write.
+                if attempt == _ATTEMPTS:
+                    raise
+            except OSError:
+                self._remove(temporary)
+                raise
+            else:
+                return
+
+    def _sync_file(self, blob_hash: str, path: Path) -> None:
+        with typed_errors("syncing a blob", path):
+            try:
+                file = self._files.open(path)
+            except FileNotFoundError:
+                raise BlobNotFound(blob_hash) from None
+            try:
+                file.sync()
+            except OSError:
+                # A second sync might wrongly succeed. Without the file nobody can take it for durable.
+                self._remove(path)
+                raise
+            finally:
+                file.close()
+
+    def _set_aside(self, blob_hash: str) -> bytes:
+        """Moves a damaged file to the quarantine and raises BlobCorrupt; returns bytes that were healed meanwhile."""
+        path = self._path(blob_hash)
+        target = self._quarantine / blob_hash
+        with typed_errors("setting a damaged blob aside", path):
+            try:
+                self._files.rename(path, target)
+            except FileNotFoundError:
+                raise BlobNotFound(blob_hash) from None
+            try:
+                data = self._read(target)
+            except (_Unreadable, TooLarge):
+                data = None
+            actual = "nothing" if data is None else content_id(data)
+            if data is not None and actual == blob_hash:
+                # A writer put good bytes in place between our read and our rename.
+                self._files.rename(target, path)
+                return data
+            self._counting.add(quarantined=1)
+            if len(self._files.names(self._quarantine)) > _QUARANTINE_FILES:
+                self._remove(target)
+        raise BlobCorrupt(blob_hash, actual=actual)
+
+
+class MemoryBlobStore:
+    """A BlobStore in memory, for tests and for tools that keep nothing; ``durable`` means nothing here."""
+
+    def __init__(self, *, blob_bytes: int = DEFAULT_BLOB_BYTES) -> None:
+        self._limit = blob_bytes
+        self._blobs: dict[str, bytes] = {}
+        self._counting = _Counting()
+
+    @property
+    def counters(self) -> BlobCounters:
+        return self._counting.values
+
+    def put(self, data: bytes, *, durable: bool = False) -> str:  # noqa: ARG002 - memory is never durable
+        _check_size(data, self._limit)
+        blob_hash = content_id(data)
+        new = blob_hash not in self._blobs
+        self._blobs.setdefault(blob_hash, bytes(data))
+        self._counting.add(stored=int(new), known=int(not new))
+        return blob_hash
+
+    def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
+        _checked(blob_hash)
+        _check_size(data, self._limit)
+        actual = content_id(data)
+        if actual != blob_hash:
+            raise BlobHashMismatch(expected=blob_hash, actual=actual)
+        self.put(data, durable=durable)
+
+    def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
+        return [self.put(data, durable=durable) for data in items]
+
+    def get(self, blob_hash: str) -> bytes:
+        try:
+            return self._blobs[_checked(blob_hash)]
+        except KeyError:
+            raise BlobNotFound(blob_hash) from None
+
+    def has(self, blob_hash: str) -> bool:
+        return _checked(blob_hash) in self._blobs
+
+    def delete(self, blob_hash: str) -> bool:
+        return self._blobs.pop(_checked(blob_hash), None) is not None
+
+    def iterate(self) -> Iterator[str]:
+        yield from sorted(self._blobs)
+
+    def sync(self, blob_hashes: Iterable[str]) -> None:
+        for blob_hash in blob_hashes:
+            if not self.has(blob_hash):
+                raise BlobNotFound(blob_hash)

@@ -1,0 +1,155 @@
+"""The only door from the stores to the disk: a small port, so that tests can put a failing disk behind it.
+
+Everything raises OSError; the stores turn it into typed errors. Nothing here is durable until ``sync`` (contents) and
+``sync_folder`` (names) have returned.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class Closing(Protocol):
+    """Something that is held until it is closed."""
+
+    def close(self) -> None:
+        """Gives it back; closing twice is allowed."""
+
+
+class File(Closing, Protocol):
+    """A file open for writing."""
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Writes all bytes at the offset; when it raises, any part of them may have been written."""
+
+    def truncate(self, size: int) -> None:
+        """Makes the file exactly this long."""
+
+    def sync(self) -> None:
+        """Returns when contents and length are on the disk."""
+
+
+class FileSystem(Protocol):
+    """What the stores need of a file system."""
+
+    def make_folder(self, path: Path) -> bool:
+        """Creates one folder in an existing one; False when it was there."""
+
+    def names(self, path: Path) -> list[str]:
+        """Returns the sorted names in a folder."""
+
+    def size(self, path: Path) -> int | None:
+        """Returns the length of a regular file, None when there is none."""
+
+    def read(self, path: Path) -> bytes:
+        """Returns the whole file."""
+
+    def create(self, path: Path) -> File:
+        """Creates a file that must not exist, open for writing."""
+
+    def open(self, path: Path) -> File:
+        """Opens an existing file for writing."""
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Moves a file atomically, replacing the target."""
+
+    def remove(self, path: Path) -> None:
+        """Removes a file."""
+
+    def sync_folder(self, path: Path) -> None:
+        """Returns when the names in the folder are on the disk."""
+
+    def lock(self, path: Path) -> Closing:
+        """Takes the lock file for as long as the result is open; BlockingIOError when another one holds it."""
+
+
+class LocalFile:
+    """A file of the operating system."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self._descriptor, rest, offset)
+            offset += written
+            rest = rest[written:]
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self._descriptor, size)
+
+    def sync(self) -> None:
+        os.fdatasync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+class LocalFiles:
+    """The file system of the operating system."""
+
+    def make_folder(self, path: Path) -> bool:
+        try:
+            os.mkdir(path, 0o750)
+        except FileExistsError:
+            if path.is_dir():
+                return False
+            raise
+        return True
+
+    def names(self, path: Path) -> list[str]:
+        return sorted(os.listdir(path))
+
+    def size(self, path: Path) -> int | None:
+        return path.stat().st_size if path.is_file() else None
+
+    def read(self, path: Path) -> bytes:
+        return path.read_bytes()
+
+    def create(self, path: Path) -> File:
+        return LocalFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))
+
+    def open(self, path: Path) -> File:
+        return LocalFile(os.open(path, os.O_RDWR))
+
+    def rename(self, source: Path, target: Path) -> None:
+        os.rename(source, target)
+
+    def remove(self, path: Path) -> None:
+        os.unlink(path)
+
+    def sync_folder(self, path: Path) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: Path) -> Closing:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o640)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(descriptor)
+            raise
+        return LocalFile(descriptor)
+
+
+LOCAL_FILES = LocalFiles()
+
+
+def make_folders(files: FileSystem, path: Path) -> None:
+    """Creates a folder and those above it, and returns when their names are on the disk."""
+    try:
+        files.make_folder(path)
+    except FileNotFoundError:
+        make_folders(files, path.parent)
+        files.make_folder(path)
+    # Also when it was there: whoever created it may have been killed before its name was on the disk.
+    files.sync_folder(path.parent)

@@ -1,0 +1,177 @@
+"""How records lie in the files of the log, and how a write that was cut short is told from damage.
+
+A segment is a header and records. Every record carries a CRC, its sequence, the hash of the record before it, and
+``synced``: the last sequence that was durable when this record was written. The log writes only after its previous
+write was synced, so ``synced`` is proof: a bad record that a later record calls durable was damaged after the fact,
+which is corruption. A bad record that no later record calls durable belongs to a write that may never have been synced;
+the disk may keep any part of such a write, also a later part without an earlier one, so it is a torn tail and is cut.
+
+Each record begins with the log's own random mark. It lets the reader find the records behind a bad one, and payloads
+written by others cannot imitate it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agentworld_core.hashing import digest
+from agentworld_node.storage.errors import CorruptLog
+
+MARK_BYTES = 8
+MAX_KIND = 2**32 - 1
+
+_MAGIC = b"AWWAL\x00\x00\x01"
+_CRC = struct.Struct("<I")
+_SEGMENT = struct.Struct("<8s8sQ32s")  # magic, mark, last sequence before the segment, hash of that record
+_RECORD = struct.Struct("<8sIQQI32s")  # mark, payload length, sequence, synced, kind, hash of the record before
+SEGMENT_HEADER_BYTES = _SEGMENT.size + _CRC.size
+RECORD_HEADER_BYTES = _RECORD.size + _CRC.size
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the log."""
+
+    sequence: int
+    kind: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A place in the chain: the last record there and its hash."""
+
+    sequence: int
+    record_hash: bytes
+
+
+FIRST_LINK = Link(0, bytes(32))
+
+
+@dataclass(frozen=True, slots=True)
+class TornTail:
+    """The end of the log that was cut on opening, because the write that made it had never been completed.
+
+    ``sequence`` is the first record that is gone; ``later_records`` counts whole records of the same write behind it.
+    """
+
+    file: str
+    offset: int
+    sequence: int
+    cut_bytes: int
+    later_records: int
+
+
+def _with_crc(body: bytes) -> bytes:
+    return _CRC.pack(zlib.crc32(body)) + body
+
+
+def encode_segment_header(mark: bytes, link: Link) -> bytes:
+    """Returns the header of a segment that continues the log after the link."""
+    return _with_crc(_SEGMENT.pack(_MAGIC, mark, link.sequence, link.record_hash))
+
+
+def encode_record(kind: int, payload: bytes, *, mark: bytes, link: Link, synced: int) -> tuple[bytes, Link]:
+    """Returns the bytes of the record that follows the link, and the link it makes."""
+    sequence = link.sequence + 1
+    head = _RECORD.pack(mark, len(payload), sequence, synced, kind, link.record_hash)
+    encoded = _with_crc(head + payload)
+    return encoded, Link(sequence, digest(encoded))
+
+
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A record whose CRC is right, wherever it was found."""
+
+    record: Record
+    synced: int
+    previous: bytes
+    end: int
+
+
+class SegmentScan:
+    """Reads the records of one segment in order and says what the bytes behind the last good one are.
+
+    After ``records()`` is exhausted, ``offset`` is the end of the good records, ``link`` the last of them, and
+    ``unconfirmed_offset`` the begin of the last write, which nothing behind it proves to have been synced.
+    Raises CorruptLog for a bad header and for whole records that do not continue the chain.
+    """
+
+    def __init__(self, data: bytes, *, file: str):
+        self._data = data
+        self._view = memoryview(data)
+        self._file = file
+        self.mark, self.link = self._read_header()
+        self.offset = SEGMENT_HEADER_BYTES
+        self.synced = self.link.sequence  # a segment is begun only when everything before it is durable
+        self.unconfirmed_offset = self.offset
+
+    def _read_header(self) -> tuple[bytes, Link]:
+        header = self._data[:SEGMENT_HEADER_BYTES]
+        if len(header) < SEGMENT_HEADER_BYTES or _with_crc(header[_CRC.size :]) != header:
+            # A segment gets its name only after its header is durable, so no crash leaves this behind.
+            raise self._corrupt("the segment header is damaged", offset=0, sequence=0)
+        magic, mark, sequence, record_hash = _SEGMENT.unpack_from(header, _CRC.size)
+        if magic != _MAGIC:
+            raise self._corrupt("not a segment of a format this version knows", offset=0, sequence=0)
+        return mark, Link(sequence, record_hash)
+
+    def _corrupt(self, reason: str, *, offset: int, sequence: int) -> CorruptLog:
+        return CorruptLog(reason, file=self._file, offset=offset, sequence=sequence)
+
+    def records(self) -> Iterator[Record]:
+        """Yields the good records up to the end or to the first bad one."""
+        while (whole := self._whole_at(self.offset)) is not None:
+            sequence = whole.record.sequence
+            expected = self.link.sequence + 1
+            if sequence != expected:
+                reason = f"it carries sequence {sequence}"
+                raise self._corrupt(reason, offset=self.offset, sequence=expected)
+            if whole.previous != self.link.record_hash:
+                raise self._corrupt("it does not follow the record before it", offset=self.offset, sequence=expected)
+            if whole.synced > self.synced:
+                self.synced = whole.synced
+                self.unconfirmed_offset = self.offset
+            self.link = Link(sequence, digest(self._data[self.offset : whole.end]))
+            self.offset = whole.end
+            yield whole.record
+
+    def torn_tail(self, *, last_segment: bool) -> TornTail | None:
+        """Returns what to cut behind the good records, None when nothing is there; raises CorruptLog for damage."""
+        rest = len(self._data) - self.offset
+        if rest == 0:
+            return None
+        sequence = self.link.sequence + 1
+        if not last_segment:
+            reason = "it is damaged, and a later segment exists"
+            raise self._corrupt(reason, offset=self.offset, sequence=sequence)
+        later_records = 0
+        for later in self._whole_behind(self.offset):
+            if later.synced >= sequence:
+                reason = f"it is damaged, and record {later.record.sequence} shows that it had been durable"
+                raise self._corrupt(reason, offset=self.offset, sequence=sequence)
+            later_records += 1
+        return TornTail(self._file, self.offset, sequence, rest, later_records)
+
+    def _whole_behind(self, offset: int) -> Iterator[_Whole]:
+        """Yields the whole records behind a bad one, found by the mark because its length cannot be trusted."""
+        position = self._data.find(self.mark, offset + _CRC.size + 1)
+        while position >= 0:
+            whole = self._whole_at(position - _CRC.size)
+            if whole is not None:
+                yield whole
+            position = self._data.find(self.mark, position + 1 if whole is None else whole.end)
+
+    def _whole_at(self, offset: int) -> _Whole | None:
+        if offset + RECORD_HEADER_BYTES > len(self._data):
+            return None
+        (crc,) = _CRC.unpack_from(self._data, offset)
+        mark, length, sequence, synced, kind, previous = _RECORD.unpack_from(self._data, offset + _CRC.size)
+        begin = offset + RECORD_HEADER_BYTES
+        end = begin + length
+        if mark != self.mark or end > len(self._data) or zlib.crc32(self._view[offset + _CRC.size : end]) != crc:
+            return None
+        return _Whole(Record(sequence, kind, self._data[begin:end]), synced, previous, end)
