@@ -1,0 +1,1 @@
+"""Two-phase voting on one block per height: rules, votes, certificates and evidence."""

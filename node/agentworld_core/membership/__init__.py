@@ -1,0 +1,1 @@
+"""Who belongs to a world and which keys count: the directory chain, revocations, rotation."""
