@@ -1,0 +1,243 @@
+"""The client's commands: submit, head, follow, status, verify."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agentworld_client import keys as key_files
+from agentworld_client.gateway import GatewayClient
+from agentworld_client.submit import Agent, submit_all
+from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
+from agentworld_core.errors import InvalidField, TimedOut
+from agentworld_node.cli.app import FAILED, NO_ANSWER, Target, app, client_command, run
+from agentworld_node.cli.output import Output, console, errors, print_json, print_pairs, print_rows, short
+
+
+@client_command(app)
+def submit(
+    target: Target,
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KIND [PAYLOAD]…", help="Kinds of action, each with a payload as JSON."),
+    ] = None,
+    *,
+    key: Annotated[Path, typer.Option("--key", "-k", help="The agent's private key file.")],
+    agent: Annotated[str, typer.Option("--agent", "-a", help="The agent's id.")],
+    file: Annotated[
+        Path | None,
+        typer.Option("--file", "-f", help='JSON lines {"kind": …, "payload": …}; "-" reads standard input.'),
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the actions are committed.")] = True,
+) -> None:
+    """Sign and submit one action, or many, for instance ``agent.move '{"to": [3, 4]}'``.
+
+    A receipt says pooled or committed; only committed is a promise. Exit code 1 when an action was refused, 3 when one
+    is not committed in time.
+    """
+
+    async def command() -> list[dict[str, Any]]:
+        signer = key_files.load(key)
+        wanted = _read_actions(file) if file is not None else _actions_of(words or [])
+        async with GatewayClient(target.gateway) as client:
+            world_id = (await client.genesis()).world_id
+            actor = Agent(signer, world_id=world_id, actor_id=agent)
+            actions = [actor.act(item_kind, item_payload) for item_kind, item_payload in wanted]
+            return await submit_all(client, actions, wait=wait)
+
+    receipts = run(command, output=target.output)
+    if target.output is Output.json:
+        for receipt in receipts:
+            print_json(receipt)
+    else:
+        print_rows(["Action", "Status", "Height", "Outcome"], [_receipt_row(receipt) for receipt in receipts])
+    if any("error" in receipt or receipt.get("ok") is False for receipt in receipts):
+        raise typer.Exit(FAILED)
+    if wait and any(receipt["status"] != "committed" for receipt in receipts):
+        raise typer.Exit(NO_ANSWER)
+
+
+def _actions_of(words: list[str]) -> list[tuple[str, Any]]:
+    if not words:
+        raise InvalidField("is required", field="KIND", remedy="give a kind such as agent.register, or --file")
+    actions: list[tuple[str, Any]] = []
+    for word in words:
+        if actions and word.lstrip().startswith("{"):
+            actions[-1] = (actions[-1][0], _parse_json(word, "PAYLOAD"))
+        else:
+            actions.append((word, {}))
+    return actions
+
+
+def _read_actions(file: Path) -> list[tuple[str, Any]]:
+    try:
+        text = sys.stdin.read() if str(file) == "-" else file.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidField(f"cannot be read: {error}", field="--file", value=file) from error
+    actions = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            item = _parse_json(line, f"line {number}")
+            if not isinstance(item, dict) or "kind" not in item:
+                raise InvalidField("has no kind", field=f"line {number}", remedy='use {"kind": …, "payload": {…}}')
+            actions.append((str(item["kind"]), item.get("payload", {})))
+    if not actions:
+        raise InvalidField("holds no actions", field="--file", value=file)
+    return actions
+
+
+def _parse_json(text: str, field: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidField(f"is not JSON: {error}", field=field, value=text) from error
+
+
+def _receipt_row(receipt: dict[str, Any]) -> list[object]:
+    if "error" in receipt:
+        error = receipt["error"]
+        return [short(receipt.get("action_id")), "refused", None, f"{error['code']}: {error['message']}"]
+    outcome = "-"
+    if receipt["status"] == "committed":
+        outcome = "ok" if receipt["ok"] else f"{receipt['code']}: {receipt['message']}"
+    return [short(receipt["action_id"]), receipt["status"], receipt.get("height"), outcome]
+
+
+@client_command(app)
+def head(target: Target) -> None:
+    """Show the newest committed block of a node."""
+
+    async def command() -> dict[str, Any] | None:
+        async with GatewayClient(target.gateway) as client:
+            found = await client.head()
+        if found is None:
+            return None
+        return {
+            "world": found.world_id,
+            "height": found.height,
+            "block_hash": found.block_hash,
+            "state_root": found.state_root,
+            "term": found.term,
+            "epoch": found.directory_epoch,
+            "signers": len(found.certificate.votes),
+        }
+
+    facts = run(command, output=target.output)
+    if target.output is Output.json:
+        print_json(facts)
+    elif facts is None:
+        console.print("no block has been committed yet; submit an action first")
+    else:
+        print_pairs("Head", [(name.replace("_", " "), value) for name, value in facts.items()])
+
+
+@client_command(app)
+def status(target: Target) -> None:
+    """Show what a node knows of itself, its writer and its peers."""
+
+    async def command() -> dict[str, Any]:
+        async with GatewayClient(target.gateway) as client:
+            return await client.status()
+
+    found = run(command, output=target.output)
+    if target.output is Output.json:
+        print_json(found)
+        return
+    print_pairs(
+        f"Node {found['node_id']}",
+        [
+            ("world", found["world_id"]),
+            ("roles", ", ".join(found["roles"])),
+            ("height", found["head"]["height"]),
+            ("state root", found["head"]["state_root"]),
+            ("epoch", found["directory"]["epoch"]),
+            ("writer", f"{found['writer']['holder'] or '-'} (term {found['writer']['term']})"),
+            ("signing key", found["signing"]["active_key_id"] or "-"),
+            ("sync", f"{found['sync']['state']} (lag {found['sync']['lag']})"),
+            ("mempool", found["mempool"]["actions"]),
+            ("peers", f"{len(found['peers']['connected'])} of {found['peers']['expected']}"),
+        ],
+    )
+
+
+@client_command(app)
+def follow(
+    target: Target,
+    start: Annotated[int | None, typer.Option("--from", help="First height; default: the next block.")] = None,
+    count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Stop after this many blocks.")] = None,
+) -> None:
+    """Print blocks and their events as they are committed, until interrupted."""
+
+    async def command() -> None:
+        seen = 0
+        async with GatewayClient(target.gateway) as client:
+            async for document in client.events(start):
+                if target.output is Output.json:
+                    print_json(document)
+                else:
+                    console.print(
+                        f"[bold]{document['height']}[/] {short(document['block_hash'])} by {document['proposer_id']}"
+                        f" term {document['term']}: {len(document['events'])} events"
+                    )
+                seen += 1
+                if count is not None and seen >= count:
+                    return
+        raise TimedOut("the gateway closed the stream", remedy="run it again with --from to go on")
+
+    run(command, output=target.output)
+
+
+@client_command(app)
+def verify(
+    target: Target,
+    genesis_hash: Annotated[
+        str | None, typer.Option("--genesis", help="Hash of the genesis you trust; without it the node's is taken.")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Folder to keep blocks in; default: a temporary one.")
+    ] = None,
+    up_to: Annotated[int | None, typer.Option("--height", min=0, help="Verify up to here; default: the head.")] = None,
+) -> None:
+    """Replay a world from its genesis and check every hash, signature, certificate and state root.
+
+    Exit code 4 names the first height that is wrong.
+    """
+
+    async def command(folder: Path) -> VerificationReport:
+        async with GatewayClient(target.gateway) as client:
+            genesis = await client.genesis()
+            verifier = Verifier(genesis, store=BundleStore(folder), trusted_genesis=genesis_hash)
+            bar = Progress(
+                TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors,
+                transient=True, disable=target.output is Output.json or not errors.is_terminal,
+            )  # fmt: skip
+            with bar:
+                task = bar.add_task("replay", total=None)
+                return await verifier.verify(
+                    client, up_to=up_to, progress=lambda done, goal: bar.update(task, completed=done, total=goal)
+                )
+
+    with tempfile.TemporaryDirectory(prefix="agentworld-verify-") as temporary:
+        report = run(lambda: command(store or Path(temporary)), output=target.output)
+    if target.output is Output.json:
+        print_json(report.as_dict())
+        return
+    print_pairs(
+        "Verified",
+        [
+            ("world", report.world_id),
+            ("genesis", report.genesis_hash + ("" if genesis_hash else "  (as the node says; pin it with --genesis)")),
+            ("governance keys", ", ".join(report.governance_keys)),
+            ("height", report.height),
+            ("actions", report.actions),
+            ("directory epoch", report.epoch),
+            ("state root", report.state_root),
+            ("blocks", f"{report.fetched_blocks} fetched, {report.stored_blocks} from the store"),
+        ],
+    )

@@ -1,0 +1,121 @@
+"""The root of the command line: global behaviour, exit codes, and which module holds which command.
+
+Exit codes: 0 done, 1 refused or failed (the message says why), 2 wrong usage, 3 no answer or too late (the outcome may
+be unknown), 4 verification failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Coroutine
+from importlib import metadata
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from agentworld_client.errors import GatewayError, GatewayUnreachable, VerificationFailed
+from agentworld_core.errors import AgentWorldError, NotAvailable, TimedOut
+from agentworld_node.cli.output import Output, print_error, print_json
+
+FAILED, USAGE, NO_ANSWER, NOT_VERIFIED, INTERRUPTED = 1, 2, 3, 4, 130
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer or too late, 4 verification failed."
+    " AGENTWORLD_GATEWAY sets the default of --gateway."
+)
+
+app = typer.Typer(
+    name="agentworld",
+    help="Deterministic, replayable worlds for agents: run them, act in them, verify them.",
+    epilog=_EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Gateway = Annotated[
+    str, typer.Option("--gateway", "-g", envvar="AGENTWORLD_GATEWAY", help="Address of a node's HTTP gateway.")
+]
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people, json for programs.")]
+DEFAULT_GATEWAY = "http://127.0.0.1:8080"
+
+_T = TypeVar("_T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """Where a client's command goes and how it prints: the options that all of them share."""
+
+    gateway: str
+    output: Output
+
+
+def client_command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose parameter ``target`` is given on the command line as --gateway and --output."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def command(gateway: str, output: Output, **arguments: Any) -> None:
+            function(target=Target(gateway, output), **arguments)
+
+        signature = inspect.signature(function, eval_str=True)
+        own = [item for item in signature.parameters.values() if item.name != "target"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter("gateway", keyword, default=DEFAULT_GATEWAY, annotation=Gateway),
+            inspect.Parameter("output", keyword, default=Output.table, annotation=OutputOption),
+        ]
+        parameters = [item.replace(kind=keyword) for item in own] + shared
+        command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        # typer reads the annotations too, and they must be those of the signature it is shown.
+        command.__annotations__ = {item.name: item.annotation for item in parameters}
+        del command.__wrapped__
+        group.command(name)(command)
+        return function
+
+    return register
+
+
+@app.command()
+def version(output: OutputOption = Output.table) -> None:
+    """Print the version."""
+    number = metadata.version("agent-world")
+    if output is Output.json:
+        print_json({"version": number})
+    else:
+        sys.stdout.write(f"agentworld {number}\n")
+
+
+def run(command: Callable[[], Coroutine[Any, Any, _T]], *, output: Output = Output.table) -> _T:
+    """Runs a command's coroutine and turns errors of ours into one sentence and an exit code."""
+    try:
+        return asyncio.run(command())
+    except AgentWorldError as error:
+        print_error(error, output)
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def exit_code(error: AgentWorldError) -> int:
+    """Returns the exit code that stands for an error."""
+    if isinstance(error, VerificationFailed):
+        return NOT_VERIFIED
+    if isinstance(error, GatewayError):
+        return NO_ANSWER if error.status == 504 else FAILED
+    if isinstance(error, GatewayUnreachable | TimedOut | NotAvailable):
+        return NO_ANSWER
+    return FAILED
+
+
+def main() -> None:
+    """Runs the command line."""
+    # Commands register themselves when their modules are imported.
+    from agentworld_node.cli import agents, keys, nodes, worlds  # noqa: F401
+
+    app()

@@ -1,0 +1,72 @@
+"""Prints for people or for programs: tables and progress on a terminal, JSON with ``--output json``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from agentworld_core.errors import AgentWorldError
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class Output(StrEnum):
+    """The forms of output."""
+
+    table = "table"
+    json = "json"
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document on one line of standard output."""
+    sys.stdout.write(json.dumps(value, separators=(",", ":"), default=str) + "\n")
+    sys.stdout.flush()
+
+
+def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
+    """Prints a two-column table of facts."""
+    table = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(name, "-" if value is None else str(value))
+    console.print(table)
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> None:
+    """Prints a table with a header; says so when it is empty."""
+    console.print(rows_table(columns, rows, title=title))
+
+
+def rows_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+    """Returns a table with a header."""
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    return table
+
+
+def print_error(error: AgentWorldError, output: Output) -> None:
+    """Prints an error on standard error: one sentence, or its JSON document."""
+    if output is Output.json:
+        sys.stderr.write(json.dumps({"error": error.as_dict()}, separators=(",", ":")) + "\n")
+    else:
+        errors.print(f"[bold red]error[/] [dim]({error.code})[/] {_plain(str(error))}")
+
+
+def short(hash_text: str | None) -> str:
+    """Returns the first twelve digits of a hash, enough to compare by eye."""
+    return hash_text[:12] if hash_text else "-"
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
