@@ -8,6 +8,7 @@ from typing import Any
 
 from agentworld_core.topology.fields import Fields
 
+_DAY = 86_400_000
 SINKS = ("log", "event", "webhook", "alertmanager")
 
 
@@ -64,13 +65,13 @@ def parse_revocation(fields: Fields) -> RevocationSpec:
     """Reads ``spec.revocation``."""
     alerts = fields.section("alerts")
     spec = RevocationSpec(
-        checkpoint_interval_ms=fields.duration("checkpointInterval", 30_000, minimum_ms=1_000),
-        reconcile_interval_ms=fields.duration("reconcileInterval", 60_000, minimum_ms=1_000),
+        checkpoint_interval_ms=fields.duration("checkpointInterval", 30_000, minimum_ms=1_000, maximum_ms=_DAY),
+        reconcile_interval_ms=fields.duration("reconcileInterval", 60_000, minimum_ms=1_000, maximum_ms=_DAY),
         auto_revoke_missing_keys=fields.boolean("autoRevokeMissingKeys", True),
         alerts=AlertsSpec(
-            warn_diverged=alerts.integer("warnDiverged", 1),
-            critical_rejected=alerts.integer("criticalRejected", 1),
-            suppress_window_ms=alerts.duration("suppressWindow", 60_000, minimum_ms=0),
+            warn_diverged=alerts.integer("warnDiverged", 1, minimum=1, maximum=256),
+            critical_rejected=alerts.integer("criticalRejected", 1, minimum=1, maximum=4096),
+            suppress_window_ms=alerts.duration("suppressWindow", 60_000, minimum_ms=0, maximum_ms=_DAY),
         ),
         delivery=_delivery(fields.section("delivery")),
     )
@@ -82,8 +83,8 @@ def parse_revocation(fields: Fields) -> RevocationSpec:
 def parse_replay(fields: Fields) -> ReplaySpec:
     """Reads ``spec.replay``."""
     spec = ReplaySpec(
-        interval_ms=fields.duration("interval", 60_000, minimum_ms=1_000),
-        max_per_run=fields.integer("maxPerRun", 64, minimum=1, maximum=100_000),
+        interval_ms=fields.duration("interval", 60_000, minimum_ms=1_000, maximum_ms=_DAY),
+        max_per_run=fields.integer("maxPerRun", 64, minimum=1, maximum=65_536),
         max_retry_limit_exceeded_streak=fields.integer("maxRetryLimitExceededStreak", 3, minimum=1, maximum=1_000),
         suspend=fields.boolean("suspend"),
     )
@@ -93,10 +94,10 @@ def parse_replay(fields: Fields) -> ReplaySpec:
 
 def _delivery(fields: Fields) -> DeliverySpec:
     spec = DeliverySpec(
-        max_pending=fields.integer("maxPending", 256, minimum=1, maximum=1_000_000),
-        max_attempts=fields.integer("maxAttempts", 5, minimum=1, maximum=1_000),
-        backoff_ms=fields.duration("backoff", 5_000),
-        max_backoff_ms=fields.duration("maxBackoff", 300_000),
+        max_pending=fields.integer("maxPending", 256, minimum=1, maximum=65_536),
+        max_attempts=fields.integer("maxAttempts", 5, minimum=1, maximum=100),
+        backoff_ms=fields.duration("backoff", 5_000, minimum_ms=100, maximum_ms=3_600_000),
+        max_backoff_ms=fields.duration("maxBackoff", 300_000, minimum_ms=100, maximum_ms=_DAY),
         sinks=tuple(_sink(item) for item in fields.sections("sinks", limit=16)),
     )
     if spec.max_backoff_ms < spec.backoff_ms:

@@ -5,24 +5,27 @@ They are reported in one condition, so that nobody believes in an effect that is
 
 from __future__ import annotations
 
-from agentworld_core.topology.resources import Resource, World
+from agentworld_core.topology.node_config import ROLES
+from agentworld_core.topology.resources import Resource, Validator, World
 from agentworld_core.topology.world_spec import WorldSpec
 
 
 def not_effective(resource: Resource) -> list[str]:
     """Returns the paths of fields that are set to something other than their default and have no effect yet."""
+    if isinstance(resource, Validator):
+        return ["spec.roles"] if any(role not in ROLES for role in resource.spec.roles) else []
     if not isinstance(resource, World):
         return []
     given, plain = resource.spec, WorldSpec(world_id=resource.spec.world_id)
     candidates: list[tuple[str, object, object]] = [
         ("spec.genesis.modules", given.genesis.modules, ()),
-        ("spec.genesis.state", given.genesis.state, None),
+        ("spec.genesis.state", dict(given.genesis.state), {}),
         ("spec.genesis.parameters", dict(given.genesis.parameters), {}),
         ("spec.gateway.rateLimit", dict(given.gateway.rate_limit), {}),
         ("spec.observers.replicas", given.observers, 0),
         ("spec.network.republishInterval", given.network.republish_interval_ms, plain.network.republish_interval_ms),
         ("spec.storage.snapshotChunkBytes", given.storage.snapshot_chunk_bytes, plain.storage.snapshot_chunk_bytes),
-        ("spec.storage.maxBlobBytes", given.storage.max_blob_bytes, ""),
+        ("spec.storage.maxBlobBytes", given.storage.max_blob_bytes, 0),
         ("spec.storage.objectStore", dict(given.storage.object_store), {}),
     ]
     for section, spec_path in (("revocation", "spec.revocation"), ("replay", "spec.replay")):

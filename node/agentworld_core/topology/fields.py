@@ -115,8 +115,8 @@ class Fields:
             return default
         return value
 
-    def duration(self, name: str, default_ms: int, *, minimum_ms: int = 1) -> int:
-        """Returns a duration in milliseconds."""
+    def duration(self, name: str, default_ms: int, *, minimum_ms: int, maximum_ms: int) -> int:
+        """Returns a duration in milliseconds, between both bounds, inclusive."""
         value = self.raw(name)
         if value is None:
             return default_ms
@@ -125,8 +125,9 @@ class Fields:
         except InvalidField as error:
             self.violations.append(error)
             return default_ms
-        if milliseconds < minimum_ms:
-            self._violate(name, "is too short", value, f"use at least {format_duration(minimum_ms)}")
+        if not minimum_ms <= milliseconds <= maximum_ms:
+            bounds = f"{format_duration(minimum_ms)} to {format_duration(maximum_ms)}"
+            self._violate(name, "is out of range", value, f"use {bounds}")
             return default_ms
         return milliseconds
 

@@ -10,9 +10,19 @@ from agentworld_core.topology.durations import format_duration
 from agentworld_core.topology.fields import Fields
 from agentworld_core.topology.pod_template import PodTemplate, parse_pod_template
 
-VALIDATOR_ROLES = ("validator", "storage")
+DEFAULT_ROLES = ("validator", "storage")
+VALIDATOR_ROLES = ("validator", "storage", "executor", "sequencer", "gateway", "observer", "membership", "delivery")
 PURPOSES = ("Governance", "Validator")
 MAX_WEIGHT = 1_000_000
+_HOUR = 3_600_000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SecretReference:
+    """One entry of a Secret in the namespace of the resource."""
+
+    name: str
+    key: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,9 +32,9 @@ class ValidatorSpec:
     world: str
     validator_id: str
     weight: int = 1
-    roles: tuple[str, ...] = VALIDATOR_ROLES
+    roles: tuple[str, ...] = DEFAULT_ROLES
     template: PodTemplate = dataclasses.field(default_factory=PodTemplate)
-    identity_secret: str = ""
+    identity: SecretReference | None = None
     suspend: bool = False
     drain: bool = False
 
@@ -57,17 +67,17 @@ class MembershipKeySpec:
     algorithm: str = "Ed25519"
     generation: int = 1
     rotation: RotationSpec = RotationSpec()
-    secret: str = ""
+    secret: SecretReference | None = None
     revoked: tuple[RevokedSpec, ...] = ()
 
 
 def parse_validator_spec(fields: Fields, name: str) -> ValidatorSpec:
     """Reads ``spec`` of a Validator; what breaks a rule is noted in the reader."""
     identity = fields.section("identity")
-    roles = fields.texts("roles", VALIDATOR_ROLES, limit=8)
+    roles = fields.texts("roles", DEFAULT_ROLES, limit=8)
     for role in roles:
         if role not in VALIDATOR_ROLES:
-            fields.violate("roles", "is not a role", value=role, remedy=f"use {' and '.join(VALIDATOR_ROLES)}")
+            fields.violate("roles", "is not a role", value=role, remedy=f"use {', '.join(VALIDATOR_ROLES)}")
     if "validator" not in roles:
         fields.violate("roles", "must include validator", value=", ".join(roles), remedy="add the role validator")
     spec = ValidatorSpec(
@@ -76,7 +86,7 @@ def parse_validator_spec(fields: Fields, name: str) -> ValidatorSpec:
         weight=fields.integer("weight", 1, minimum=1, maximum=MAX_WEIGHT),
         roles=roles,
         template=parse_pod_template(fields),
-        identity_secret=_secret_name(identity, "secretRef"),
+        identity=_secret(identity, "secretRef", "identity.pem"),
         suspend=fields.boolean("suspend"),
         drain=fields.boolean("drain"),
     )
@@ -102,7 +112,7 @@ def parse_key_spec(fields: Fields) -> MembershipKeySpec:
         algorithm=fields.choice("algorithm", ("Ed25519",), "Ed25519"),
         generation=fields.integer("generation", 1, minimum=1, maximum=1_000_000),
         rotation=_rotation(fields.section("rotation")),
-        secret=_secret_name(fields, "secretRef"),
+        secret=_secret(fields, "secretRef", "private.pem"),
         revoked=_revoked(fields),
     )
     fields.finish()
@@ -111,8 +121,8 @@ def parse_key_spec(fields: Fields) -> MembershipKeySpec:
 
 def _rotation(fields: Fields) -> RotationSpec:
     spec = RotationSpec(
-        interval_ms=fields.duration("interval", 0),
-        overlap_ms=fields.duration("overlap", 86_400_000),
+        interval_ms=fields.duration("interval", 0, minimum_ms=1_000, maximum_ms=87_600 * _HOUR),
+        overlap_ms=fields.duration("overlap", 24 * _HOUR, minimum_ms=1_000, maximum_ms=8_760 * _HOUR),
         suspend=fields.boolean("suspend"),
     )
     if spec.interval_ms and spec.interval_ms < 2 * spec.overlap_ms:
@@ -137,13 +147,23 @@ def _revoked(fields: Fields) -> tuple[RevokedSpec, ...]:
                 item.violations.append(error)
         if key_id in [entry.key_id for entry in entries]:
             item.violate("keyId", "is revoked twice", value=key_id, remedy="name each key once")
-        entries.append(RevokedSpec(key_id=key_id, reason=item.text("reason", limit=256), at=item.text("at", limit=64)))
+        entries.append(
+            RevokedSpec(
+                key_id=key_id, reason=item.text("reason", "unspecified", limit=256), at=item.text("at", limit=64)
+            )
+        )
         item.finish()
     return tuple(entries)
 
 
-def _secret_name(fields: Fields, name: str) -> str:
+def _secret(fields: Fields, name: str, default_key: str) -> SecretReference | None:
+    given = fields.has(name)
     reference = fields.section(name)
-    secret = reference.text("name", required=fields.has(name), limit=253)
+    if not given:
+        return None
+    secret = SecretReference(
+        name=reference.text("name", required=True, limit=253),
+        key=reference.text("key", default_key, limit=253),
+    )
     reference.finish()
     return secret

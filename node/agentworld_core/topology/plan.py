@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from agentworld_core.errors import InvalidField
 from agentworld_core.messages import MAX_MEMBERS, Parameters
 from agentworld_core.topology.member_specs import MembershipKeySpec, ValidatorSpec
-from agentworld_core.topology.node_config import LeaseConfig, NodeConfig
+from agentworld_core.topology.node_config import ROLES, LeaseConfig, NodeConfig
 from agentworld_core.topology.quorum import QuorumFacts, quorum_facts
 from agentworld_core.topology.resources import MembershipKey, Metadata, Validator, World
 
@@ -235,7 +235,7 @@ def _validator_node(world: World, validator: Validator, key_of: dict[str, str]) 
         node_id=validator.spec.validator_id,
         kind="validator",
         # Every validator may become the writer: whoever holds the lease orders the actions.
-        roles=(*validator.spec.roles, "sequencer"),
+        roles=tuple(dict.fromkeys((*(role for role in validator.spec.roles if role in ROLES), "sequencer"))),
         weight=validator.spec.weight,
         key=key_of[validator.name],
         leaving=validator.spec.drain or validator.metadata.deleting or is_surplus(world, validator),

@@ -16,7 +16,7 @@ class ImageSpec:
     repository: str = ""
     tag: str = ""
     digest: str = ""
-    pull_policy: str = "IfNotPresent"
+    pull_policy: str = ""
     pull_secrets: tuple[str, ...] = ()
 
     def reference(self, default: str) -> str:
@@ -33,13 +33,18 @@ class ImageSpec:
         return f"{repository}:{tag or 'latest'}"
 
 
+def default_resources() -> dict[str, Any]:
+    """Returns what a node asks for and may use at most when its manifest does not say."""
+    return {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"cpu": "2", "memory": "1Gi"}}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PodTemplate:
     """Volume, resources and scheduling of one node."""
 
-    storage_size: str = "1Gi"
+    storage_size: str = "10Gi"
     storage_class_name: str = ""
-    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    resources: Mapping[str, Any] = dataclasses.field(default_factory=default_resources)
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
     tolerations: tuple[Mapping[str, Any], ...] = ()
     affinity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -71,16 +76,16 @@ def parse_pod_template(fields: Fields) -> PodTemplate:
     """Reads the template's fields from a mapping that may hold others too."""
     storage = fields.section("storage")
     template = PodTemplate(
-        storage_size=storage.quantity("size", "1Gi"),
+        storage_size=storage.quantity("size", "10Gi"),
         storage_class_name=storage.text("storageClassName", limit=253),
-        resources=fields.mapping("resources"),
+        resources=fields.mapping("resources") or default_resources(),
         node_selector=fields.labels("nodeSelector"),
         tolerations=fields.mappings("tolerations"),
         affinity=fields.mapping("affinity"),
         topology_spread_constraints=fields.mappings("topologySpreadConstraints"),
         priority_class_name=fields.text("priorityClassName", limit=253),
-        pod_labels=fields.labels("podLabels"),
-        pod_annotations=fields.labels("podAnnotations"),
+        pod_labels=_own(fields, "podLabels", ("agentworld.dev/", "app.kubernetes.io/")),
+        pod_annotations=_own(fields, "podAnnotations", ("agentworld.dev/",)),
     )
     storage.finish()
     return template
@@ -92,10 +97,31 @@ def parse_image(fields: Fields) -> ImageSpec:
         repository=fields.text("repository", limit=512),
         tag=fields.text("tag", limit=128),
         digest=fields.text("digest", limit=256),
-        pull_policy=fields.choice("pullPolicy", ("Always", "IfNotPresent", "Never"), "IfNotPresent"),
-        pull_secrets=fields.texts("pullSecrets", limit=16),
+        pull_policy=fields.choice("pullPolicy", ("Always", "IfNotPresent", "Never"), "")
+        if fields.has("pullPolicy")
+        else "",
+        pull_secrets=_pull_secrets(fields),
     )
     if image.digest and ":" not in image.digest:
         fields.violate("digest", "is not a digest", value=image.digest, remedy="use algorithm:hex, such as sha256:…")
     fields.finish()
     return image
+
+
+def _pull_secrets(fields: Fields) -> tuple[str, ...]:
+    names = []
+    for item in fields.sections("pullSecrets", limit=16):
+        names.append(item.text("name", required=True, limit=253))
+        item.finish()
+    return tuple(names)
+
+
+def _own(fields: Fields, name: str, reserved: tuple[str, ...]) -> Mapping[str, str]:
+    """Returns labels or annotations of a person; those by which we find pods are ours."""
+    given = fields.labels(name)
+    for key in given:
+        if key.startswith(reserved):
+            fields.violate(
+                name, "sets a name that is ours", value=key, remedy=f"use names without {', '.join(reserved)}"
+            )
+    return given

@@ -23,7 +23,7 @@ GROUP = "agentworld.dev"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 KINDS = ("World", "Validator", "MembershipKey")
-MAX_WORLD_NAME = 50
+MAX_WORLD_NAME = 52
 """Names made from a World's name, such as ``<world>-governance``, must themselves be ids of at most 63 characters."""
 
 
@@ -113,8 +113,11 @@ def _resource(kind: str, metadata: Metadata, spec: Fields) -> Resource | None:
 def _metadata(fields: Fields, kind: str) -> Metadata:
     # What an API server adds (managedFields, ownerReferences, ...) is none of our business, so unknown fields stand.
     name = fields.identifier("name", required=True)
-    if kind == "World" and len(name) > MAX_WORLD_NAME:
-        fields.violate("name", "is too long for a World", value=name, remedy=f"use at most {MAX_WORLD_NAME} characters")
+    if kind == "World" and name and not (len(name) <= MAX_WORLD_NAME and name[0].isalpha()):
+        remedy = (
+            f"begin with a letter and use at most {MAX_WORLD_NAME} characters: Services and keys are named after it"
+        )
+        fields.violate("name", "is not a name for a World", value=name, remedy=remedy)
     generation = fields.raw("generation")
     return Metadata(
         name=name,

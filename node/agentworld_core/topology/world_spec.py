@@ -11,7 +11,8 @@ from agentworld_core.topology.delivery_spec import ReplaySpec, RevocationSpec, p
 from agentworld_core.topology.fields import Fields
 from agentworld_core.topology.pod_template import ImageSpec, PodTemplate, parse_image, parse_pod_template
 
-MAX_REPLICAS = 128
+MAX_REPLICAS = 100
+_HOUR = 3_600_000
 FAULT_MODELS = ("Byzantine", "Crash")
 
 
@@ -29,7 +30,7 @@ class GenesisSpec:
     """What the world begins with beyond the built-in kernel."""
 
     modules: tuple[ModuleSpec, ...] = ()
-    state: Any = None
+    state: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -76,7 +77,7 @@ class StorageSpec:
     journal_events_per_segment: int = 256
     snapshot_interval: int = 64
     retain_snapshots: int = 10
-    max_blob_bytes: str = ""
+    max_blob_bytes: int = 0
     object_store: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -172,7 +173,9 @@ def _genesis(fields: Fields) -> GenesisSpec:
         modules.append(ModuleSpec(module_id=module_id, version=version, artifact=artifact))
     if len(dict.fromkeys(module.module_id for module in modules)) != len(modules):
         fields.violate("modules", "names a module twice", remedy="give each moduleId once")
-    genesis = GenesisSpec(modules=tuple(modules), state=fields.raw("state"), parameters=fields.mapping("parameters"))
+    genesis = GenesisSpec(
+        modules=tuple(modules), state=fields.mapping("state"), parameters=fields.mapping("parameters")
+    )
     fields.finish()
     return genesis
 
@@ -190,9 +193,9 @@ def _validators(fields: Fields) -> ValidatorsSpec:
 def _consensus(fields: Fields) -> ConsensusSpec:
     spec = ConsensusSpec(
         fault_model=fields.choice("faultModel", FAULT_MODELS, "Byzantine"),
-        block_interval_ms=fields.duration("blockInterval", 1_000, minimum_ms=10),
+        block_interval_ms=fields.duration("blockInterval", 1_000, minimum_ms=10, maximum_ms=_HOUR),
         max_actions=fields.integer("maxActions", 512, minimum=1, maximum=MAX_ACTIONS_PER_BATCH),
-        max_payload_bytes=fields.integer("maxPayloadBytes", 524_288, minimum=1024, maximum=2**26),
+        max_payload_bytes=fields.integer("maxPayloadBytes", 524_288, minimum=1024, maximum=2**24),
     )
     fields.finish()
     return spec
@@ -200,8 +203,8 @@ def _consensus(fields: Fields) -> ConsensusSpec:
 
 def _mempool(fields: Fields) -> MempoolSpec:
     spec = MempoolSpec(
-        max_actions=fields.integer("maxActions", 10_000, minimum=1, maximum=10_000_000),
-        max_per_actor=fields.integer("maxPerActor", 256, minimum=1, maximum=10_000_000),
+        max_actions=fields.integer("maxActions", 10_000, minimum=1, maximum=1_000_000),
+        max_per_actor=fields.integer("maxPerActor", 256, minimum=1, maximum=4096),
     )
     if spec.max_per_actor > spec.max_actions:
         fields.violate(
@@ -216,9 +219,9 @@ def _mempool(fields: Fields) -> MempoolSpec:
 
 def _sequencer(fields: Fields) -> SequencerSpec:
     spec = SequencerSpec(
-        lease_duration_ms=fields.duration("leaseDuration", 15_000, minimum_ms=1_000),
-        renew_deadline_ms=fields.duration("renewDeadline", 10_000),
-        retry_period_ms=fields.duration("retryPeriod", 2_000),
+        lease_duration_ms=fields.duration("leaseDuration", 15_000, minimum_ms=1_000, maximum_ms=_HOUR),
+        renew_deadline_ms=fields.duration("renewDeadline", 10_000, minimum_ms=500, maximum_ms=_HOUR),
+        retry_period_ms=fields.duration("retryPeriod", 2_000, minimum_ms=100, maximum_ms=_HOUR),
     )
     if spec.lease_duration_ms <= spec.renew_deadline_ms:
         fields.violate(
@@ -240,11 +243,11 @@ def _sequencer(fields: Fields) -> SequencerSpec:
 
 def _storage(fields: Fields) -> StorageSpec:
     spec = StorageSpec(
-        snapshot_chunk_bytes=fields.integer("snapshotChunkBytes", 262_144, minimum=1024, maximum=2**26),
+        snapshot_chunk_bytes=fields.integer("snapshotChunkBytes", 262_144, minimum=4096, maximum=2**22),
         journal_events_per_segment=fields.integer("journalEventsPerSegment", 256, minimum=1, maximum=65_536),
         snapshot_interval=fields.integer("snapshotInterval", 64, minimum=1, maximum=1_000_000),
-        retain_snapshots=fields.integer("retainSnapshots", 10, minimum=1, maximum=100_000),
-        max_blob_bytes=fields.quantity("maxBlobBytes"),
+        retain_snapshots=fields.integer("retainSnapshots", 10, minimum=1, maximum=1_000),
+        max_blob_bytes=fields.integer("maxBlobBytes", 0, minimum=2**20, maximum=2**53 - 1),
         object_store=fields.mapping("objectStore"),
     )
     fields.finish()
@@ -268,7 +271,7 @@ def _gateway(fields: Fields) -> GatewaySpec:
 def _network(fields: Fields) -> NetworkSpec:
     spec = NetworkSpec(
         port=fields.integer("port", 4001, minimum=1024, maximum=65_535),
-        republish_interval_ms=fields.duration("republishInterval", 300_000, minimum_ms=1_000),
+        republish_interval_ms=fields.duration("republishInterval", 300_000, minimum_ms=1_000, maximum_ms=24 * _HOUR),
         network_policy=fields.boolean("networkPolicy", True),
     )
     if spec.port == 8080:
@@ -278,8 +281,8 @@ def _network(fields: Fields) -> NetworkSpec:
 
 
 def _governance(fields: Fields) -> GovernanceSpec:
-    keys = fields.texts("keys", limit=64)
-    spec = GovernanceSpec(keys=keys, threshold=fields.integer("threshold", 1, minimum=1, maximum=64))
+    keys = fields.texts("keys", limit=16)
+    spec = GovernanceSpec(keys=keys, threshold=fields.integer("threshold", 1, minimum=1, maximum=16))
     if spec.threshold > max(len(keys), 1):
         fields.violate(
             "threshold",

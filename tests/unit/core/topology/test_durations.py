@@ -14,7 +14,7 @@ def test_a_duration_becomes_milliseconds(text: str, milliseconds: int) -> None:
     assert parse_duration(text, field="f") == milliseconds
 
 
-@pytest.mark.parametrize("text", ["", "s", "15", "1.5s", "-1s", "1s1m", " 1s", "1s ", "1d", None, 15, True, "٣s"])
+@pytest.mark.parametrize("text", ["", "s", "15", "-1s", "1s1m", " 1s", "1s ", "1d", None, 15, True, "٣s"])
 def test_what_is_no_duration_is_refused_by_field_and_value(text: object) -> None:
     with pytest.raises(InvalidField) as caught:
         parse_duration(text, field="spec.f")

@@ -3,6 +3,7 @@
 import pytest
 
 from agentworld_core.topology.plan import IMPLIED_LABEL, is_surplus, node_settings, plan_world
+from agentworld_core.topology.pod_template import default_resources
 from agentworld_core.topology.quorum import quorum_facts
 from agentworld_core.topology.resources import MembershipKey, Validator
 from tests.unit.core.topology.manifests import key, validator, world
@@ -30,7 +31,11 @@ def test_replicas_are_in_order_of_their_number() -> None:
 def test_the_template_of_the_world_reaches_its_replicas() -> None:
     replicas = {"replicas": 1, "template": {"storage": {"size": "7Gi"}, "nodeSelector": {"disk": "fast"}}}
     template = plan_world(world(validators=replicas), [], []).validators[0].spec.template
-    assert template.to_manifest() == {"storage": {"size": "7Gi"}, "nodeSelector": {"disk": "fast"}}
+    assert template.to_manifest() == {
+        "storage": {"size": "7Gi"},
+        "nodeSelector": {"disk": "fast"},
+        "resources": default_resources(),
+    }
 
 
 def test_a_changed_template_reaches_replicas_that_exist_and_keeps_a_persons_suspend() -> None:

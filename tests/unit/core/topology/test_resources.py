@@ -29,7 +29,7 @@ def test_the_smallest_world_has_all_defaults() -> None:
 def test_a_validator_and_a_key_have_all_defaults() -> None:
     spec = validator("aurora-0").spec
     assert (spec.validator_id, spec.weight, spec.roles) == ("aurora-0", 1, ("validator", "storage"))
-    assert (spec.suspend, spec.drain, spec.template.storage_size) == (False, False, "1Gi")
+    assert (spec.suspend, spec.drain, spec.template.storage_size) == (False, False, "10Gi")
     own = key("k", validator="aurora-0").spec
     assert (own.purpose, own.algorithm, own.generation) == ("Validator", "Ed25519", 1)
     assert (own.rotation.interval_ms, own.rotation.overlap_ms, own.revoked) == (0, 86_400_000, ())
@@ -106,7 +106,7 @@ def test_all_violations_are_collected() -> None:
         ({"apiVersion": "v1", "kind": "World", "metadata": {"name": "a"}}, "apiVersion"),
         ({"apiVersion": "agentworld.dev/v1alpha1", "kind": "Planet", "metadata": {"name": "a"}}, "kind"),
         ({"apiVersion": "agentworld.dev/v1alpha1", "kind": "World", "metadata": {}}, "metadata.name"),
-        ({"apiVersion": "agentworld.dev/v1alpha1", "kind": "World", "metadata": {"name": "a" * 51}}, "metadata.name"),
+        ({"apiVersion": "agentworld.dev/v1alpha1", "kind": "World", "metadata": {"name": "a" * 53}}, "metadata.name"),
         ({"apiVersion": "agentworld.dev/v1alpha1", "kind": "World", "metadata": {"name": "a"}, "data": {}}, "data"),
     ],
 )
