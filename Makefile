@@ -41,15 +41,17 @@ check: setup ## Lint, types, unit tests and a short simulation, in under three m
 	@hack/stages lint types unit "simulation SEEDS=$(SEEDS)"
 
 .PHONY: lint
-lint: setup ## Style, formatting and the import contracts
+lint: setup ## Style, formatting, import contracts, generated files
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python hack/generate-chart-crds --check
 
 .PHONY: format
-format: setup ## Put the code in its canonical form
+format: setup ## Put the code in its canonical form and make generated files again
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
+	@$(BIN)/python hack/generate-chart-crds
 
 .PHONY: types
 types: setup ## mypy, strict for everything that ships

@@ -184,6 +184,17 @@ def test_no_file_contains(what: str) -> None:
     assert not found, f"{what}\n" + "\n".join(found)
 
 
+def test_links_between_documents_lead_somewhere() -> None:
+    dead = [
+        f"{path.relative_to(ROOT)} -> {target}"
+        for path in tracked_files()
+        if path.suffix == ".md"
+        for target in re.findall(r"\]\(([^)#\s]+)", outside_code(path.read_text(encoding="utf-8")))
+        if "://" not in target and not target.startswith("mailto:") and not (path.parent / target).exists()
+    ]
+    assert not dead, "links to nothing\n" + "\n".join(dead)
+
+
 @pytest.mark.parametrize("lock", ["node", "operator", "dev"])
 def test_locks_satisfy_what_the_project_asks_for(lock: str) -> None:
     """An edit of a requirement without `make lock` would install something else than what was asked for."""
@@ -207,6 +218,10 @@ def test_every_locked_package_has_a_hash(lock: str) -> None:
     entries = re.split(r"^(?=[A-Za-z0-9])", text, flags=re.MULTILINE)[1:]
     assert len(entries) == len(locked_versions(lock))
     assert [entry.split()[0] for entry in entries if "--hash=sha256:" not in entry] == []
+
+
+def outside_code(markdown: str) -> str:
+    return re.sub(r"^```.*?^```|`[^`\n]*`", "", markdown, flags=re.MULTILINE | re.DOTALL)
 
 
 def locked_versions(lock: str) -> dict[str, str]:
