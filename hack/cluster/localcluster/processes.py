@@ -1,0 +1,166 @@
+"""Starts processes that outlive this tool, and later stops those and no others.
+
+A process is ours only while its id *and* its start time are the recorded ones, within one boot; the kernel uses ids again.
+"""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .commands import ClusterError, wait_until
+
+
+@dataclass(frozen=True)
+class Record:
+    """A process as it was when it started; `start` is in clock ticks since the boot with that id."""
+
+    pid: int
+    start: int
+    boot: str
+
+
+@dataclass(frozen=True)
+class Stat:
+    """What the kernel says of a living process."""
+
+    state: str
+    parent: int
+    session: int
+    start: int
+
+
+def stat_of(pid: int) -> Stat | None:
+    """Reads /proc for a process; None when there is none or it is only waiting to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] in "ZX" else Stat(fields[0], int(fields[1]), int(fields[3]), int(fields[19]))
+
+
+def boot_id() -> str:
+    """Names the present boot of the machine."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def everyone() -> Iterable[tuple[int, Stat]]:
+    """All living processes."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and (stat := stat_of(int(entry))) is not None:
+            yield int(entry), stat
+
+
+def signal_process(pid: int, number: signal.Signals) -> bool:
+    """Sends a signal; False when the process was already gone."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Processes:
+    """The processes of one cluster, by name, recorded in a folder."""
+
+    def __init__(self, *, pids: Path, logs: Path, path: str) -> None:
+        self.pids = pids
+        self.logs = logs
+        # nothing else of the user's environment: a proxy variable would keep the components from each other
+        self.environment = {"PATH": path, "HOME": str(Path.home())}
+
+    def spawn(self, name: str, command: Sequence[str | Path], *, nested: bool = False) -> int:
+        """Starts a command in a session of its own with its log in `<name>.log`, and returns its process id.
+
+        With `nested` the command enters a process namespace, and it is the process inside that counts.
+        """
+        self.pids.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        log = self.logs / f"{name}.log"
+        if log.exists():
+            log.replace(self.logs / f"{name}.previous.log")
+        with log.open("wb") as output:
+            child = subprocess.Popen(
+                [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env=self.environment, start_new_session=True, cwd="/",
+            )  # fmt: skip
+        pid = self._inner(name, child) if nested else child.pid
+        self.record(name, pid)
+        return pid
+
+    def _inner(self, name: str, outer: "subprocess.Popen[bytes]") -> int:
+        found: list[int] = []
+
+        def entered() -> bool:
+            if outer.poll() is not None:
+                raise ClusterError(f"{name} ended at once:\n{self.tail(name)}")
+            found.extend(pid for pid, stat in everyone() if stat.parent == outer.pid)
+            return bool(found)
+
+        wait_until(entered, what=f"{name} to start", seconds=10)
+        return found[0]
+
+    def record(self, name: str, pid: int) -> None:
+        """Remembers a process as ours."""
+        stat = stat_of(pid)
+        if stat is None:
+            raise ClusterError(f"{name} ended at once:\n{self.tail(name)}")
+        (self.pids / name).write_text(f"{pid} {stat.start} {boot_id()}\n")
+
+    def recorded(self, name: str) -> Record | None:
+        """What was started under a name, alive or not."""
+        path = self.pids / name
+        fields = path.read_text().split() if path.exists() else []
+        return Record(int(fields[0]), int(fields[1]), fields[2]) if len(fields) == 3 else None
+
+    def alive(self, name: str) -> bool:
+        """Tells whether what was started under this name still runs."""
+        record = self.recorded(name)
+        return record is not None and record.pid in _members(record)
+
+    def pid(self, name: str) -> int:
+        """The id of a running process; ClusterError when it does not run."""
+        record = self.recorded(name)
+        if record is None or not self.alive(name):
+            raise ClusterError(f"{name} does not run:\n{self.tail(name)}")
+        return record.pid
+
+    def names(self) -> list[str]:
+        """Everything that was started and not yet stopped, dead or alive."""
+        return sorted(path.name for path in self.pids.iterdir()) if self.pids.is_dir() else []
+
+    def tail(self, name: str, lines: int = 15) -> str:
+        """The last lines of a component's log."""
+        path = self.logs / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def stop(self, names: Iterable[str], *, seconds: float) -> None:
+        """Ends these together: SIGTERM, SIGKILL to those that remain after `seconds`, and forgets them once they are gone."""
+        records = {name: record for name in names if (record := self.recorded(name)) is not None}
+        for record in records.values():
+            if record.pid in _members(record):
+                signal_process(record.pid, signal.SIGTERM)
+        deadline = time.monotonic() + seconds
+        while any(_members(record) for record in records.values()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        for record in records.values():
+            for pid in _members(record):
+                signal_process(pid, signal.SIGKILL)
+        for name, record in records.items():
+            wait_until(lambda record=record: not _members(record), what=f"{name} to end", seconds=10)  # type: ignore[misc]
+            (self.pids / name).unlink()
+
+
+def _members(record: Record) -> list[int]:
+    """The recorded process and the rest of its session.
+
+    The kernel gives no id away that a session still uses, so when the leader is gone the others are still its children;
+    when another process has the id, the whole session is gone.
+    """
+    leader = stat_of(record.pid)
+    if record.boot != boot_id() or (leader is not None and leader.start != record.start):
+        return []
+    return [pid for pid, stat in everyone() if pid == record.pid or stat.session == record.pid]
