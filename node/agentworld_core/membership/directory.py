@@ -42,7 +42,9 @@ def quorum_weight(directory: Directory) -> int:
 
 
 def honest_weight(directory: Directory) -> int:
-    """Returns the smallest weight that cannot consist of faulty members only: one more than a quorum can lack."""
+    """Returns the smallest weight whose word can be believed: more than may lie (Byzantine), or any at all (Crash)."""
+    if directory.fault_model == CRASH:
+        return 1
     return total_weight(directory) - quorum_weight(directory) + 1
 
 

@@ -1,0 +1,216 @@
+"""The consensus engine of one node: height after height, deterministic, without keys, clock, disk or network.
+
+``step`` takes one event and returns what to do. The caller carries the effects out in their order, and reports what
+came of them as events; it never reports a vote or a proposal as durable before it has been synced to disk.
+"""
+
+from __future__ import annotations
+
+from agentworld_core.consensus.buffer import NextHeight
+from agentworld_core.consensus.events import (
+    CandidateBuilt,
+    CandidateJudged,
+    ConsensusSettings,
+    DurableVotes,
+    Effect,
+    Event,
+    HeightStarted,
+    LeaseObserved,
+    ProposalDurable,
+    ProposalReceived,
+    RequestSync,
+    TimerFired,
+    VoteDurable,
+    VoteReceived,
+    WorkPending,
+)
+from agentworld_core.consensus.proposers import Proposers
+from agentworld_core.consensus.timers import Timers
+from agentworld_core.consensus.votes import round_of
+from agentworld_core.consensus.voting import HeightVoting, Step
+from agentworld_core.errors import StateMismatch
+from agentworld_core.messages import PRECOMMIT, Round
+
+
+class ConsensusEngine:
+    """Takes part in, or follows, the decision of every height of one world.
+
+    Safe whatever the network, the timers and the lease do, as long as ``start`` gets back everything that was reported
+    durable; makes progress while a quorum of validators can talk to each other and one of them holds the lease.
+    """
+
+    def __init__(self, settings: ConsensusSettings):
+        self.settings = settings
+        self._proposers = Proposers(leaseless=settings.leaseless)
+        self._timers = Timers()
+        self._durable = DurableVotes()
+        self._voting: HeightVoting | None = None
+        self._next = NextHeight()
+        self._work_pending = False
+        self._opens_at_ms = 0
+        self._ticks: tuple[Round, int] = (Round(0, 0), 0)
+
+    # What an observer may want to know
+
+    @property
+    def height(self) -> int | None:
+        """The height being decided; None before the first HeightStarted."""
+        return self._voting.height if self._voting is not None else None
+
+    @property
+    def round(self) -> Round | None:
+        """The round this node is in."""
+        return self._voting.round if self._voting is not None else None
+
+    @property
+    def is_validator(self) -> bool:
+        """True when this node is a member of the directory in force."""
+        return self._voting is not None and self._voting.is_validator
+
+    @property
+    def in_progress(self) -> bool:
+        """True while a height is being decided and timers run."""
+        return self._voting is not None and self._voting.in_progress
+
+    @property
+    def highest_term(self) -> int:
+        """The highest term seen in a lease, a round or the chain; a new lease must get a higher one to be of use."""
+        if self._voting is None:
+            return self._proposers.term
+        return max(self._proposers.term, self._voting.round.term, self._voting.parent_term)
+
+    # Inputs
+
+    def start(self, now_ms: int, durable: DurableVotes) -> list[Effect]:
+        """Begins with what survived; call once, before any event, then give HeightStarted. ``now_ms`` is monotonic."""
+        if self._voting is not None:
+            raise StateMismatch("has already been started", field="engine")
+        self._durable = durable
+        self._opens_at_ms = now_ms
+        return []
+
+    def step(self, now_ms: int, event: Event) -> list[Effect]:
+        """Takes one event and returns what to do, in order."""
+        effects: list[Effect] = []
+        if isinstance(event, HeightStarted):
+            self._start_height(now_ms, event)
+        elif isinstance(event, LeaseObserved):
+            self._proposers.observe(event.term, event.holder)
+            if self._voting is not None:
+                self._voting.on_lease()
+        elif isinstance(event, WorkPending):
+            self._work_pending = event.pending
+            if self._voting is not None:
+                self._voting.on_work(event.pending)
+        elif self._voting is not None:
+            effects.extend(self._tell(self._voting, event))
+        if self._voting is not None:
+            self._voting.opened = self._voting.opened or now_ms >= self._opens_at_ms
+            self._voting.advance()
+            effects.extend(self._voting.take_effects())
+            effects.extend(self._timers.want(self._wanted_timers(self._voting, now_ms)))
+        return effects
+
+    def _tell(self, voting: HeightVoting, event: Event) -> list[Effect]:
+        match event:
+            case VoteReceived(vote) if vote.height != voting.height:
+                return self._beyond(voting, vote.height, event)
+            case ProposalReceived(body) if body.proposal.height != voting.height:
+                return self._beyond(voting, body.proposal.height, event)
+            case VoteReceived(vote):
+                voting.on_vote(vote)
+            case ProposalReceived(body):
+                voting.on_proposal(body)
+            case CandidateBuilt(height=height) if height == voting.height:
+                voting.on_built(event)
+            case CandidateJudged(height=height) if height == voting.height:
+                voting.on_judged(event.block_hash, event.valid)
+            case VoteDurable(vote) if vote.height == voting.height:
+                voting.on_vote_durable(vote)
+            case ProposalDurable(body) if body.proposal.height == voting.height:
+                voting.on_proposal_durable(body)
+            case TimerFired(name) if self._timers.fired(name):
+                self._fire(voting, name.split(":")[0])
+            case _:
+                pass  # the answer to a question of a height that is decided, or a timer that was cancelled
+        return []
+
+    def _fire(self, voting: HeightVoting, kind: str) -> None:
+        if kind == "pace":
+            voting.opened = True  # the caller's timer may be a little ahead of its clock
+        elif kind == "propose":
+            voting.on_propose_timeout()
+        elif kind == "prevote":
+            voting.on_prevote_timeout()
+        elif kind == "precommit":
+            voting.on_precommit_timeout()
+        elif kind == "rebroadcast":
+            tick = self._tick(voting)
+            self._ticks = (voting.round, tick + 1)
+            voting.on_rebroadcast(tick)
+
+    def _start_height(self, now_ms: int, started: HeightStarted) -> None:
+        if self._voting is not None and started.height <= self._voting.height:
+            return
+        self._opens_at_ms = max(now_ms, self._opens_at_ms + (self.settings.block_interval_ms if self._voting else 0))
+        self._ticks = (Round(0, 0), 0)
+        voting = HeightVoting(self.settings, started, self._proposers)
+        voting.on_work(self._work_pending)
+        self._durable = _from_height(self._durable, started.height)
+        voting.restore(_at_height(self._durable, started.height))
+        for event in self._next.take(started.height):
+            if isinstance(event, VoteReceived):
+                voting.on_vote(event.vote)
+            else:
+                voting.on_proposal(event.body)
+        self._voting = voting
+
+    def _beyond(self, voting: HeightVoting, height: int, event: VoteReceived | ProposalReceived) -> list[Effect]:
+        """Keeps what is for the next height, and notices when others are far ahead."""
+        if height < voting.height:
+            return []
+        if height == voting.height + 1:
+            self._next.add(event)
+        decided = self._next.note_height(voting.directory, event, own=voting.height)
+        return [RequestSync(decided)] if decided is not None and not voting.decided else []
+
+    def _wanted_timers(self, voting: HeightVoting, now_ms: int) -> dict[str, int]:
+        wanted: dict[str, int] = {}
+        if voting.decided or not voting.is_validator:
+            return wanted
+        if not voting.in_progress:
+            return wanted
+        if not voting.opened:
+            wanted[f"pace:{voting.height}"] = self._opens_at_ms - now_ms
+        round_, timeouts = voting.round, self.settings.timeouts
+        place = f"{voting.height}:{round_.term}.{round_.attempt}"
+        if voting.step is Step.PROPOSE and voting.opened:
+            wanted[f"propose:{place}"] = timeouts.propose(round_.attempt)
+        if voting.step is Step.PREVOTE and voting.has_quorum_of_prevotes:
+            wanted[f"prevote:{place}"] = timeouts.vote(round_.attempt)
+        if voting.book.tally(round_, PRECOMMIT).weight >= voting.book.quorum:
+            wanted[f"precommit:{place}"] = timeouts.vote(round_.attempt)
+        tick = self._tick(voting)
+        wanted[f"rebroadcast:{place}:{tick}"] = timeouts.rebroadcast(tick)
+        return wanted
+
+    def _tick(self, voting: HeightVoting) -> int:
+        round_, tick = self._ticks
+        return tick if round_ == voting.round else 0
+
+
+def _from_height(durable: DurableVotes, height: int) -> DurableVotes:
+    return DurableVotes(
+        votes=tuple(vote for vote in durable.votes if vote.height >= height),
+        proposals=tuple(body for body in durable.proposals if body.proposal.height >= height),
+        locks=tuple(lock for lock in durable.locks if lock.body.proposal.height >= height),
+    )
+
+
+def _at_height(durable: DurableVotes, height: int) -> DurableVotes:
+    votes = sorted((v for v in durable.votes if v.height == height), key=lambda vote: (round_of(vote), vote.phase))
+    return DurableVotes(
+        votes=tuple(votes),
+        proposals=tuple(body for body in durable.proposals if body.proposal.height == height),
+        locks=tuple(lock for lock in durable.locks if lock.body.proposal.height == height),
+    )

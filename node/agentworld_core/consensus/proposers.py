@@ -1,0 +1,47 @@
+"""Whose turn it is: the observed lease holder of a term, or every member in turn where there is no lease service."""
+
+from __future__ import annotations
+
+from agentworld_core.messages import Directory, Round
+
+_TERMS_KEPT = 8
+
+
+class Proposers:
+    """Remembers who held the lease in the latest terms; a term belongs to the first holder seen in it."""
+
+    def __init__(self, *, leaseless: bool):
+        self.leaseless = leaseless
+        self._owners: dict[int, str] = {}
+        self._live_term = 0
+        self._live_holder: str | None = None
+
+    @property
+    def term(self) -> int:
+        """The highest term seen so far; 0 before any."""
+        return self._live_term
+
+    def observe(self, term: int, holder: str | None) -> None:
+        """Takes in what the lease looks like now; an older term is remembered but is no longer the live one."""
+        if self.leaseless:
+            return
+        if holder is not None:
+            self._owners.setdefault(term, holder)
+            while len(self._owners) > _TERMS_KEPT:
+                del self._owners[min(self._owners)]
+        if term >= self._live_term:
+            self._live_term = term
+            self._live_holder = holder if holder == self._owners.get(term) else None
+
+    def proposer_of(self, round_: Round, *, height: int, directory: Directory) -> str | None:
+        """Returns whose proposals count in the round, or None where that is not known here (yet)."""
+        if self.leaseless:
+            members = directory.members
+            return members[(height + round_.attempt) % len(members)].member_id
+        return self._owners.get(round_.term)
+
+    def live(self, round_: Round, *, height: int, directory: Directory) -> str | None:
+        """Returns who should propose in the round now: nobody once its lease is released, expired or succeeded."""
+        if self.leaseless:
+            return self.proposer_of(round_, height=height, directory=directory)
+        return self._live_holder if round_.term == self._live_term else None
