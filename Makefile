@@ -96,7 +96,7 @@ cluster-down: ## Stop it and leave nothing behind
 
 .PHONY: images
 images: ## Build the images of the node and the operator
-	@$(CLUSTER) image
+	@$(CLUSTER) image node operator
 
 ##@ Housekeeping
 .PHONY: setup
