@@ -1,0 +1,1 @@
+"""The operator's way to the nodes: their status, and what governance tells them."""

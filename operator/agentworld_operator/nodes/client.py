@@ -1,0 +1,93 @@
+"""The control API of the nodes over HTTP; what a node answers is size-limited and checked before it is believed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import aiohttp
+
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import AgentWorldError
+from agentworld_core.messages import Directory, Revocation
+from agentworld_operator.errors import NodeRefused, NodeUnreachable
+from agentworld_operator.nodes.status import NodeStatus, parse_status
+
+_LIMIT = 4 * 1024 * 1024
+_CBOR = "application/cbor"
+
+
+class NodeClient:
+    """Speaks to nodes at ``host:port`` addresses."""
+
+    def __init__(self, session: aiohttp.ClientSession, *, timeout_seconds: float = 3):
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+
+    async def status(self, address: str) -> NodeStatus:
+        """Returns what the node says about itself."""
+        body = await self._request("GET", address, "/v1/status")
+        try:
+            return parse_status(json.loads(body))
+        except ValueError as error:
+            raise NodeRefused("did not answer with JSON", refusal="malformed", again=True) from error
+
+    async def directory(self, address: str, epoch: int) -> Directory:
+        """Returns a directory epoch that the node holds."""
+        body = await self._request("GET", address, f"/v1/directories/{epoch}", accept=_CBOR)
+        try:
+            return decode(Directory, body)
+        except AgentWorldError as error:
+            raise NodeRefused(f"did not answer with a directory: {error}", refusal=error.code, again=True) from error
+
+    async def push_directory(self, address: str, directory: Directory) -> None:
+        """Hands a signed directory to the node; the same one twice is fine."""
+        await self._request("POST", address, "/control/v1/directories", body=encode(directory))
+
+    async def push_revocation(self, address: str, statement: Revocation) -> None:
+        """Hands a signed revocation to the node; the same one twice is fine."""
+        await self._request("POST", address, "/control/v1/revocations", body=encode(statement))
+
+    async def _request(
+        self, method: str, address: str, path: str, *, body: bytes | None = None, accept: str = "application/json"
+    ) -> bytes:
+        headers = {"Accept": accept, **({"Content-Type": _CBOR} if body is not None else {})}
+        try:
+            async with self._session.request(
+                method,
+                f"http://{address}{path}",
+                data=body,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+            ) as response:
+                answer = await _read(response)
+                if response.status // 100 != 2:
+                    raise _refusal(response.status, answer)
+                return answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise NodeUnreachable(f"{address} does not answer: {type(error).__name__} {error}") from error
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    async for part in response.content.iter_chunked(64 * 1024):
+        size += len(part)
+        if size > _LIMIT:
+            raise NodeRefused(f"answered with more than {_LIMIT} bytes", refusal="too_large", again=False)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refusal(status: int, body: bytes) -> NodeRefused:
+    """Returns the node's own refusal: its code and sentence, or the bare HTTP status."""
+    try:
+        document: Any = json.loads(body)
+    except ValueError:
+        document = {}
+    if not isinstance(document, dict):
+        document = {}
+    code = str(document.get("code", f"http_{status}"))[:64]
+    message = str(document.get("message", f"HTTP status {status}"))[:500]
+    return NodeRefused(message, refusal=code, again=document.get("retryable") is True or status >= 500)

@@ -1,0 +1,28 @@
+"""What the reconcilers need of the nodes, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agentworld_core.messages import Directory, Revocation
+from agentworld_operator.nodes.status import NodeStatus
+
+
+class NodeApi(Protocol):
+    """Speaks to one node at a time; every method raises NodeUnreachable or NodeRefused."""
+
+    async def status(self, address: str) -> NodeStatus:
+        """Returns what the node says about itself."""
+        ...
+
+    async def directory(self, address: str, epoch: int) -> Directory:
+        """Returns a directory epoch that the node holds."""
+        ...
+
+    async def push_directory(self, address: str, directory: Directory) -> None:
+        """Hands a signed directory to the node; the same one twice is fine."""
+        ...
+
+    async def push_revocation(self, address: str, statement: Revocation) -> None:
+        """Hands a signed revocation to the node; the same one twice is fine."""
+        ...
