@@ -16,9 +16,8 @@ class Api:
         context = ssl.create_default_context(cafile=str(folders.pki / "ca.crt"))
         context.load_cert_chain(folders.pki / "admin.crt", folders.pki / "admin.key")
         # an empty ProxyHandler: the server is on loopback, whatever the environment says
-        self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({})
-        )
+        handlers = (urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({}))
+        self._opener = urllib.request.build_opener(*handlers)
         self._server = addresses.server
 
     def get(self, path: str) -> Any:
@@ -32,7 +31,7 @@ class Api:
 
     def ready(self) -> bool:
         """Tells whether the API server serves."""
-        return self.get("/readyz") == "ok"
+        return bool(self.get("/readyz") == "ok")
 
     def exists(self, path: str) -> bool:
         """Tells whether an object is there."""

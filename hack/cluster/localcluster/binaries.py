@@ -99,7 +99,7 @@ def _build(target: Binaries) -> None:
 
 
 def _go(arguments: list[str], folder: Path, running: Step, extra: dict[str, str]) -> None:
-    """Runs the Go tool and shows each package that it downloads or compiles; what is in Go's cache is not compiled again."""
+    """Runs the Go tool and shows the packages that it downloads or compiles, which are those not in Go's cache."""
     command = ["go", arguments[0], "-v", *arguments[1:]]
     environment = {**os.environ, "CGO_ENABLED": "0", **extra}
     lines: list[str] = []

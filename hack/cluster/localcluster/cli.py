@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 
 
 def provider_for(where: Folders) -> Provider:
-    """Chooses the provider: by request, else the one that this cluster was made with, else by whether Docker answers."""
+    """Chooses the provider: as asked, else as this cluster was made, else by whether a Docker daemon answers."""
     asked = os.environ.get("CLUSTER_PROVIDER", "")
     if asked not in ("", "kind", "local"):
         raise ClusterError(f"CLUSTER_PROVIDER is kind or local, not {asked!r}")
@@ -81,27 +81,20 @@ def _run(arguments: list[str]) -> int:
         case "provider":
             print(provider.kind)
         case "kubectl" | "helm":
-            _pass_on(provider, options.command, rest)
+            _pass_on(provider, where, options.command, rest)
     return 0
 
 
-def _pass_on(provider: Provider, name: str, words: list[str]) -> NoReturn:
-    """Becomes kubectl or helm, with the cluster's credentials and its programs first on the PATH."""
+def _pass_on(provider: Provider, where: Folders, name: str, words: list[str]) -> NoReturn:
+    """Becomes kubectl or helm, with the cluster's credentials and its programs first on the PATH.
+
+    Never with the user's own KUBECONFIG: helm, much of which needs no cluster, then finds none instead of a wrong one.
+    """
     program = provider.program(name)
+    if name == "kubectl" and not {"--help", "-h"} & set(words):
+        provider.kubeconfig()  # says so when there is no cluster
     path = f"{os.path.dirname(program)}:{os.environ.get('PATH', '')}"
-    # what needs no cluster (help, version, template) works without one
-    access = {"KUBECONFIG": str(provider.kubeconfig())} if _needs_cluster(words) else {}
-    os.execve(program, [name, *words], {**os.environ, "PATH": path, **access})
-
-
-def _needs_cluster(words: list[str]) -> bool:
-    return not (set(words) & {"--help", "-h"}) and words[:1] not in (
-        [],
-        ["version"],
-        ["template"],
-        ["lint"],
-        ["package"],
-    )
+    os.execve(program, [name, *words], {**os.environ, "PATH": path, "KUBECONFIG": str(where.kubeconfig)})  # noqa: S606
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

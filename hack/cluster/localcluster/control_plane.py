@@ -15,7 +15,7 @@ COMPONENTS = (ETCD, SERVER, CONTROLLERS, SCHEDULER)
 
 
 def start_storage_and_server(folders: Folders, addresses: Addresses, processes: Processes) -> None:
-    """Starts etcd and, as soon as that answers, the API server, and does not wait for it: nodes can be made meanwhile."""
+    """Starts etcd, waits for it, and starts the API server without waiting: nodes can be made meanwhile."""
     if not any(processes.alive(name) for name in COMPONENTS) and (busy := busy_ports(addresses)):
         ports = ", ".join(str(port) for port in busy)
         raise ClusterError(f"another program listens on port {ports}; stop it, or `down --purge` to get other ports")

@@ -85,7 +85,7 @@ def ensure_base() -> None:
 
 
 def build(target: str, tag: str) -> str:
-    """Builds one target of our Dockerfile with buildah and returns the image's name; layers of earlier builds are used again."""
+    """Builds one target of our Dockerfile with buildah, on layers of earlier builds, and returns the image's name."""
     name = ours(target, tag)
     with step(f"image {name}"):
         run(
@@ -108,7 +108,7 @@ def pip_settings(environment: Mapping[str, str]) -> list[str]:
 
 
 def archive(image: str, folder: Path) -> Path:
-    """Returns an archive of an image: the file itself when one is named, else packed from buildah's store if it changed."""
+    """Returns an archive of an image: the file if one is named, else packed from buildah's store if it changed."""
     if image.endswith((".tar", ".oci")):
         path = Path(image).resolve()
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""The cluster of processes: brings the parts up in an order that waits as little as possible, and takes them down again."""
+"""The cluster of processes: brings the parts up in the order that waits least, and takes them down again."""
 
 import os
 import shutil
@@ -81,14 +81,14 @@ class Local:
         _need_root()
         addresses = slots.recorded(self.folders)
         if addresses is None and not self.folders.state.exists():
-            say(f"cluster {self.folders.name} is down")
+            say(f"cluster {self.folders.name} is down already")
             return
         with self._locked():
-            running = bool(self.processes.names())
-            if addresses is not None:
-                begun = time.monotonic()
+            begun = time.monotonic()
+            before = "is down" if self.processes.names() else "is down already"
+            if addresses is not None:  # also when nothing is recorded: what a killed run left is found by its name
                 self._stop(self._machine(addresses))
-                say(f"cluster {self.folders.name} is down" + (f"; took {elapsed(begun)}" if running else ""))
+            say(f"cluster {self.folders.name} {before}, {elapsed(begun)}")
             if purge:
                 _remove_tree(self.folders.state)
                 say(f"forgot the state of cluster {self.folders.name}")
@@ -142,9 +142,8 @@ class Local:
         print(f"cluster     {self.folders.name} (local, slot {addresses.slot})")
         print(f"server      {addresses.server}")
         print(f"kubeconfig  {self.folders.kubeconfig}")
-        print(
-            f"networks    nodes {addresses.node_network}, pods {addresses.pod_network}, services {addresses.service_network}"
-        )
+        networks = f"nodes {addresses.node_network}, pods {addresses.pod_network}, services {addresses.service_network}"
+        print(f"networks    {networks}")
         running = [name for name in names if self.processes.alive(name)]
         for name in names:
             record = self.processes.recorded(name)

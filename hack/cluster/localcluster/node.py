@@ -1,8 +1,8 @@
 """One node: its own namespaces (mount, network, process, host name, IPC) around containerd, kubelet and kube-proxy.
 
 Inside, /run and /var are the node's own, so that every component keeps its usual paths and nothing is written to the
-host's. Process 1 is a shell that reaps; when it ends, the kernel ends everything on the node and takes its mounts and its
-network away. That is how `down` works, and a clean way to pull the plug in a test.
+host's. Process 1 is a shell that reaps; when it ends, the kernel ends everything on the node and takes its mounts and
+its network away. That is how `down` works, and a clean way to pull the plug in a test.
 """
 
 import os

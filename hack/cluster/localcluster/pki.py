@@ -11,7 +11,7 @@ _DAYS = "3650"
 
 
 def create(folders: Folders, addresses: Addresses) -> None:
-    """Makes what is missing: authority, service account key, a certificate for each component, and their kubeconfigs."""
+    """Makes what is missing: authority, service account key, certificates and kubeconfigs of the components."""
     pki = folders.pki
     pki.mkdir(parents=True, exist_ok=True, mode=0o700)
     _authority(pki)
@@ -58,7 +58,7 @@ def _authority(pki: Path) -> None:
         run(["openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", pki / f"{name}.key"])
     run(["openssl", "ec", "-in", pki / "service-account.key", "-pubout", "-out", pki / "service-account.pub"])
     usage = "keyUsage=critical,digitalSignature,keyCertSign,cRLSign"
-    subject = ["-subj", "/CN=agent-world-local", "-days", _DAYS, "-addext", usage]
+    subject: list[str | Path] = ["-subj", "/CN=agent-world-local", "-days", _DAYS, "-addext", usage]
     run(["openssl", "req", "-x509", "-new", "-key", pki / "ca.key", *subject, "-out", pki / "ca.crt"])
 
 
@@ -72,7 +72,7 @@ def _certificate(pki: Path, name: str, subject: str, alternatives: list[str]) ->
     lines = ["keyUsage=critical,digitalSignature", "extendedKeyUsage=serverAuth,clientAuth"]
     lines += ["subjectAltName=" + ",".join(alternatives)] if alternatives else []
     extensions.write_text("\n".join(lines) + "\n")
-    signer = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-CAcreateserial", "-days", _DAYS]
+    signer: list[str | Path] = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-CAcreateserial", "-days", _DAYS]
     run(["openssl", "x509", "-req", "-in", request, *signer, "-extfile", extensions, "-out", certificate])
     request.unlink()
     extensions.unlink()

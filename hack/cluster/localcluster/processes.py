@@ -1,6 +1,7 @@
 """Starts processes that outlive this tool, and later stops those and no others.
 
-A process is ours only while its id *and* its start time are the recorded ones, within one boot; the kernel uses ids again.
+A process is ours only while its id *and* its start time are the recorded ones, within one boot of the machine, because
+the kernel uses ids again.
 """
 
 import os
@@ -87,7 +88,10 @@ class Processes:
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env=self.environment, start_new_session=True, cwd="/",
             )  # fmt: skip
-        pid = self._inner(name, child) if nested else child.pid
+        self.record(name, child.pid)
+        if not nested:
+            return child.pid
+        pid = self._inner(name, child)
         self.record(name, pid)
         return pid
 
@@ -138,7 +142,7 @@ class Processes:
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def stop(self, names: Iterable[str], *, seconds: float) -> None:
-        """Ends these together: SIGTERM, SIGKILL to those that remain after `seconds`, and forgets them once they are gone."""
+        """Ends these together: SIGTERM, and SIGKILL after `seconds`; forgets them once they are gone."""
         records = {name: record for name in names if (record := self.recorded(name)) is not None}
         for record in records.values():
             if record.pid in _members(record):
