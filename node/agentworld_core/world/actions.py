@@ -1,0 +1,192 @@
+"""Actions: what an actor signs, which kinds there are, and what makes one admissible.
+
+``check_envelope`` needs nothing but the action; whether it passes is the same for everybody and for ever, so a block that holds an
+action which fails it is invalid. ``check_admission`` adds what can be said from a committed state; the kernel judges again when the
+action's turn comes, because the state may have changed until then.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from agentworld_core.codec import Value, decode_value, encode, encode_value
+from agentworld_core.errors import (
+    AgentWorldError,
+    HashMismatch,
+    InvalidField,
+    InvalidSignature,
+    MalformedEncoding,
+    NonceUsed,
+    TooLarge,
+    Unauthorized,
+    Unsupported,
+    WrongWorld,
+)
+from agentworld_core.hashing import content_id
+from agentworld_core.ids import is_id
+from agentworld_core.messages import MAX_PAYLOAD_BYTES, ActionEnvelope
+from agentworld_core.signing import Signer, key_id_of, signed_bytes, verify_bytes
+from agentworld_core.world.errors import ActionRefused
+from agentworld_core.world.nonces import MAX_NONCE
+from agentworld_core.world.state import Reader, read_agent, read_nonces
+
+AGENT_REGISTER = "agent.register"
+AGENT_MOVE = "agent.move"
+OBJECT_CREATE = "object.create"
+OBJECT_UPDATE = "object.update"
+MESSAGE_SEND = "message.send"
+MAILBOX_CLEAR = "mailbox.clear"
+
+MAX_OBJECT_BYTES = 16 * 1024
+MAX_MESSAGE_BYTES = 1024
+MAX_COORDINATE = 2**53 - 1
+MAX_CLOCK_AHEAD_MS = 300_000
+
+Payload = dict[str, Value]
+
+
+def make_action(
+    *, world_id: str, actor_id: str, kind: str, payload: Mapping[str, Value], nonce: int, timestamp_ms: int
+) -> ActionEnvelope:
+    """Returns an action that still has to be signed (``sign_action``)."""
+    payload_cbor = encode_value(dict(payload))
+    return ActionEnvelope(
+        world_id=world_id,
+        action_id="",
+        actor_id=actor_id,
+        action_kind=kind,
+        payload_cbor=payload_cbor,
+        payload_hash=content_id(payload_cbor),
+        nonce=nonce,
+        timestamp_ms=timestamp_ms,
+        signature=b"",
+        public_key=bytes(32),
+    )
+
+
+def sign_action(envelope: ActionEnvelope, signer: Signer) -> ActionEnvelope:
+    """Returns the action with the signer's public key, its action id and its signature."""
+    named = dataclasses.replace(envelope, public_key=signer.public_key, signature=b"")
+    named = dataclasses.replace(named, action_id=action_id_of(named))
+    return dataclasses.replace(named, signature=signer.sign(signed_bytes(named)))
+
+
+def action_id_of(envelope: ActionEnvelope) -> str:
+    """Returns the content id of the action without its id and signature: the same whatever the signature bytes are."""
+    return content_id(encode(dataclasses.replace(envelope, action_id="", signature=b"")))
+
+
+def envelope_id(envelope: ActionEnvelope) -> str:
+    """Returns the content id of the whole signed action: the only safe key for a cache of verified actions."""
+    return content_id(encode(envelope))
+
+
+def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
+    """Raises a typed error unless the action is of this world, in itself consistent, and signed by its ``public_key``."""
+    if envelope.world_id != world_id:
+        raise WrongWorld("the action is of another world", field="world_id", value=envelope.world_id)
+    if len(envelope.payload_cbor) > MAX_PAYLOAD_BYTES:
+        raise TooLarge(
+            f"{len(envelope.payload_cbor)} bytes exceed the limit of {MAX_PAYLOAD_BYTES}", field="payload_cbor"
+        )
+    if envelope.nonce > MAX_NONCE:
+        raise InvalidField(f"must be at most {MAX_NONCE}", field="nonce", value=envelope.nonce)
+    if content_id(envelope.payload_cbor) != envelope.payload_hash:
+        raise HashMismatch("is not the content id of the payload", field="payload_hash", value=envelope.payload_hash)
+    if action_id_of(envelope) != envelope.action_id:
+        raise HashMismatch("is not the id of this action", field="action_id", value=envelope.action_id)
+    if not verify_bytes(envelope.public_key, envelope.signature, signed_bytes(envelope)):
+        raise InvalidSignature("the signature of this action does not verify", field="signature")
+
+
+def check_admission(
+    state: Reader, envelope: ActionEnvelope, *, world_id: str, now_ms: int | None = None, register_pending: bool = False
+) -> None:
+    """Raises a typed error unless the action passes ``check_envelope`` and, as far as this state can tell, will not be refused.
+
+    ``now_ms``, when given, bounds how far ahead the action's time may be. ``register_pending`` says that a registration of
+    the actor is known to wait, so that an actor the state does not know yet may already act.
+    """
+    check_envelope(envelope, world_id)
+    if now_ms is not None and envelope.timestamp_ms > now_ms + MAX_CLOCK_AHEAD_MS:
+        raise InvalidField("lies too far in the future", field="timestamp_ms", value=envelope.timestamp_ms)
+    check_actor(state, envelope, register_pending=register_pending)
+    try:
+        parse_payload(envelope)
+    except ActionRefused as refused:
+        raise _ADMISSION_ERRORS.get(refused.reason_code, InvalidField)(
+            refused.message, field="payload_cbor"
+        ) from refused
+
+
+_ADMISSION_ERRORS: dict[str, type[AgentWorldError]] = {"too_large": TooLarge, "unsupported": Unsupported}
+
+
+def check_actor(state: Reader, envelope: ActionEnvelope, *, register_pending: bool = False) -> None:
+    """Raises Unauthorized when the state binds the actor to another key or to none, NonceUsed when the nonce is spent."""
+    agent = read_agent(state, envelope.actor_id)
+    if agent is not None and agent.public_key != envelope.public_key:
+        raise Unauthorized("another key signs for this actor", field="public_key", value=key_id_of(envelope.public_key))
+    if agent is None and envelope.action_kind != AGENT_REGISTER and not register_pending:
+        raise Unauthorized(
+            "is not registered", field="actor_id", value=envelope.actor_id, remedy=f"send {AGENT_REGISTER} first"
+        )
+    if not read_nonces(state, envelope.actor_id, key_id_of(envelope.public_key)).usable(envelope.nonce):
+        raise NonceUsed("is used or older than the window", field="nonce", value=envelope.nonce)
+
+
+def parse_payload(envelope: ActionEnvelope) -> Payload:
+    """Returns the payload of an action of a known kind; raises ActionRefused for unknown kinds and for wrong or missing fields."""
+    fields = _FIELDS.get(envelope.action_kind)
+    if fields is None:
+        raise ActionRefused("unsupported", f"no rule for actions of kind {envelope.action_kind}")
+    try:
+        payload = decode_value(envelope.payload_cbor, limit=MAX_PAYLOAD_BYTES)
+    except MalformedEncoding as error:
+        raise ActionRefused("invalid_field", f"payload: {error.message}") from error
+    if not isinstance(payload, dict) or sorted(payload) != sorted(fields):
+        raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(sorted(fields))}")
+    for name, check in fields.items():
+        check(name, payload[name])
+    return payload
+
+
+def _is_position(name: str, value: Value) -> None:
+    if not (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(type(item) is int and -MAX_COORDINATE <= item <= MAX_COORDINATE for item in value)
+    ):
+        raise ActionRefused("invalid_field", f"{name}: must be a list of two integers within ±{MAX_COORDINATE}")
+
+
+def _is_id(name: str, value: Value) -> None:
+    if not is_id(value):
+        raise ActionRefused("invalid_field", f"{name}: must be an id")
+
+
+def _is_sequence(name: str, value: Value) -> None:
+    if type(value) is not int or value < 0:
+        raise ActionRefused("invalid_field", f"{name}: must be a whole number from 0")
+
+
+def _up_to(limit: int) -> Callable[[str, Value], None]:
+    def check(name: str, value: Value) -> None:
+        size = len(encode_value(value))
+        if size > limit:
+            raise ActionRefused("too_large", f"{name}: {size} bytes exceed the limit of {limit}")
+
+    return check
+
+
+_FIELDS: dict[str, dict[str, Callable[[str, Value], None]]] = {
+    AGENT_REGISTER: {"position": _is_position},
+    AGENT_MOVE: {"to": _is_position},
+    OBJECT_CREATE: {"object_id": _is_id, "data": _up_to(MAX_OBJECT_BYTES)},
+    OBJECT_UPDATE: {"object_id": _is_id, "data": _up_to(MAX_OBJECT_BYTES)},
+    MESSAGE_SEND: {"to": _is_id, "body": _up_to(MAX_MESSAGE_BYTES)},
+    MAILBOX_CLEAR: {"up_to": _is_sequence},
+}
+
+ACTION_KINDS = tuple(_FIELDS)

@@ -1,0 +1,41 @@
+"""The refusals of the world: an action that the kernel turns down, and a proof that proves nothing."""
+
+from __future__ import annotations
+
+from agentworld_core.errors import AgentWorldError
+
+
+class InvalidProof(AgentWorldError):
+    """The nodes of a state proof do not lead from the root to a statement about the key."""
+
+    code = "invalid_proof"
+    wire = "ERR_INVALID_HASH"
+
+
+class ActionRefused(AgentWorldError):
+    """A well-formed action that the rules of the world refuse; ``reason_code`` is one of ``REFUSAL_CODES``.
+
+    It is raised by action handlers and becomes an ``action.rejected`` event; it never leaves the kernel.
+    """
+
+    code = "action_refused"
+    http_status = 409
+
+    def __init__(self, reason_code: str, message: str):
+        super().__init__(message)
+        if reason_code not in REFUSAL_CODES:
+            raise ValueError(f"unknown refusal code {reason_code!r}")
+        self.reason_code = reason_code
+
+
+REFUSAL_CODES = (
+    "already_exists",
+    "invalid_field",
+    "mailbox_full",
+    "nonce_used",
+    "not_found",
+    "too_large",
+    "unauthorized",
+    "unsupported",
+)
+"""Why a committed action can fail: the ``code`` of its event and of its receipt."""
