@@ -1,0 +1,140 @@
+"""The actions that wait for a block: bounded, fair by arrival, in nonce order per actor, never silently dropped.
+
+A full mempool refuses what is new and keeps what it has (W1): nobody can push out an earlier action by sending more.
+Taking a batch removes nothing; actions leave when they are committed, or when the state shows that they never can be.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from agentworld_core.codec import encode
+from agentworld_core.errors import ActorLimit, Busy, NonceUsed, TooLarge
+from agentworld_core.messages import ActionEnvelope
+from agentworld_core.ordering.batch import BatchLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class MempoolLimits:
+    """How much may wait: in all, per actor, and in bytes."""
+
+    max_actions: int = 10_000
+    max_per_actor: int = 256
+    max_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass
+class _Actor:
+    """One actor's waiting actions: ``nonces`` sorted, with the action of each."""
+
+    nonces: list[int] = field(default_factory=list)
+    actions: dict[int, tuple[ActionEnvelope, int]] = field(default_factory=dict)
+
+
+class Mempool:
+    """Holds verified actions in the order of their arrival until a block contains them."""
+
+    def __init__(self, limits: MempoolLimits, batch_limits: BatchLimits):
+        self.limits = limits
+        self.batch_limits = batch_limits
+        self.bytes = 0
+        self._arrivals: dict[str, tuple[str, int]] = {}
+        self._actors: dict[str, _Actor] = {}
+
+    def __len__(self) -> int:
+        return len(self._arrivals)
+
+    def __contains__(self, action_id: str) -> bool:
+        return action_id in self._arrivals
+
+    def get(self, action_id: str) -> ActionEnvelope | None:
+        """Returns the waiting action of that id, or None."""
+        place = self._arrivals.get(action_id)
+        return self._actors[place[0]].actions[place[1]][0] if place is not None else None
+
+    def actions(self) -> list[ActionEnvelope]:
+        """Returns all waiting actions in the order of their arrival."""
+        return [self._actors[actor].actions[nonce][0] for actor, nonce in self._arrivals.values()]
+
+    def add(self, action: ActionEnvelope) -> bool:
+        """Takes in a verified action; False when exactly this action is waiting already.
+
+        Raises TooLarge when no batch could ever hold it, NonceUsed when another action of the actor waits under its
+        nonce, ActorLimit when the actor has too many waiting, Busy when the mempool is full.
+        """
+        if action.action_id in self._arrivals:
+            return False
+        size = len(encode(action))
+        if size > self.batch_limits.max_bytes:
+            says = f"{size} bytes exceed the {self.batch_limits.max_bytes} bytes of a whole batch"
+            raise TooLarge(says, field="payload_cbor")
+        actor = self._actors.get(action.actor_id, _Actor())
+        if action.nonce in actor.actions:
+            raise NonceUsed("another action of the actor waits under this nonce", field="nonce", value=action.nonce)
+        if len(actor.nonces) >= self.limits.max_per_actor:
+            says = f"the actor has {len(actor.nonces)} actions waiting, the most it may have"
+            raise ActorLimit(says, field="actor_id", value=action.actor_id, remedy="wait until some are committed")
+        if len(self) >= self.limits.max_actions or self.bytes + size > self.limits.max_bytes:
+            raise Busy(f"{len(self)} actions are waiting, the most there may be", remedy="try again later")
+        self._actors[action.actor_id] = actor
+        bisect.insort(actor.nonces, action.nonce)
+        actor.actions[action.nonce] = (action, size)
+        self._arrivals[action.action_id] = (action.actor_id, action.nonce)
+        self.bytes += size
+        return True
+
+    def remove(self, action_ids: Iterable[str]) -> int:
+        """Removes committed actions; returns how many of them were waiting."""
+        removed = 0
+        for action_id in action_ids:
+            place = self._arrivals.pop(action_id, None)
+            if place is not None:
+                self._forget(*place)
+                removed += 1
+        return removed
+
+    def remove_where(
+        self, is_stale: Callable[[ActionEnvelope], bool], *, actor_ids: Iterable[str] | None = None
+    ) -> list[ActionEnvelope]:
+        """Removes and returns the actions (of these actors, or of all) that the check finds can never be committed."""
+        actors = self._actors if actor_ids is None else [name for name in actor_ids if name in self._actors]
+        waiting = [action for name in actors for action, _ in self._actors[name].actions.values()]
+        stale = [action for action in waiting if is_stale(action)]
+        self.remove(action.action_id for action in stale)
+        return stale
+
+    def take_batch(self, limits: BatchLimits | None = None) -> tuple[ActionEnvelope, ...]:
+        """Returns the next actions in order, as many as fit; they stay in the mempool.
+
+        The place in the queue belongs to the actor: when it comes up, the actor's lowest waiting nonce is taken. The
+        first action that does not fit ends the batch, so that a large one is not overtaken for ever; one that would
+        not fit alone is passed over.
+        """
+        limits = limits or self.batch_limits
+        batch: list[ActionEnvelope] = []
+        used = 0
+        taken: dict[str, int] = {}
+        for actor_id, _ in self._arrivals.values():
+            if len(batch) >= limits.max_actions:
+                break
+            actor = self._actors[actor_id]
+            index = taken.get(actor_id, 0)
+            action, size = actor.actions[actor.nonces[index]]
+            if size <= limits.max_bytes < used + size:
+                break
+            taken[actor_id] = index + 1
+            if size > limits.max_bytes:
+                continue
+            used += size
+            batch.append(action)
+        return tuple(batch)
+
+    def _forget(self, actor_id: str, nonce: int) -> None:
+        actor = self._actors[actor_id]
+        _, size = actor.actions.pop(nonce)
+        del actor.nonces[bisect.bisect_left(actor.nonces, nonce)]
+        self.bytes -= size
+        if not actor.nonces:
+            del self._actors[actor_id]
