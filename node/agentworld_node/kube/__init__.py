@@ -1,0 +1,1 @@
+"""The node's own use of the Kubernetes API: its Leases, and nothing else."""

@@ -1,0 +1,131 @@
+"""Keeps the writer lease and the node's heartbeat in ``coordination.k8s.io`` Leases, by compare-and-swap.
+
+The term is ``leaseTransitions + 1``, so that it never goes back while the object lives. Times of the API object are
+written for people to read and are never compared here. pykube is synchronous and small: calls run in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import logging
+import threading
+from typing import Any
+
+import pykube
+import requests
+
+from agentworld_core.errors import NotAvailable
+from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
+
+log = logging.getLogger(__name__)
+
+REQUEST_SECONDS = 4.0
+
+
+class KubernetesLeases:
+    """Reads and replaces Lease objects of one namespace with the pod's service account."""
+
+    def __init__(self, namespace: str, *, config: pykube.KubeConfig | None = None):
+        self._namespace = namespace
+        self._config = config or pykube.KubeConfig.from_env()
+        self._local = threading.local()
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """Returns the Lease as the API server has it now, None when there is none."""
+        lease = self._kind().objects(self._api(), namespace=self._namespace).get_or_none(name=name)
+        return None if lease is None else dict(lease.obj)
+
+    def replace(self, body: dict[str, Any]) -> dict[str, Any] | None:
+        """Puts the whole Lease if its resourceVersion is still current and returns it as stored, else None."""
+        api = self._api()
+        lease = self._kind()(api, body)
+        response = api.put(**lease.api_kwargs(json=body, timeout=REQUEST_SECONDS))
+        if response.status_code == 409:
+            return None
+        api.raise_for_status(response)
+        return dict(response.json())
+
+    def _api(self) -> pykube.HTTPClient:
+        # One client a thread: requests' sessions are not safe to share.
+        if not hasattr(self._local, "api"):
+            self._local.api = pykube.HTTPClient(self._config, timeout=REQUEST_SECONDS)
+        return self._local.api
+
+    def _kind(self) -> Any:
+        return pykube.object_factory(self._api(), "coordination.k8s.io/v1", "Lease")
+
+
+class KubernetesLeaseStore:
+    """The writer lease in a Lease object that the operator has made."""
+
+    def __init__(self, leases: KubernetesLeases, name: str):
+        self._leases = leases
+        self._name = name
+        self._last: dict[str, Any] | None = None
+
+    async def read(self) -> LeaseRecord | None:
+        """Returns the record; NotAvailable when the API server or the object is not there."""
+        body = await _in_thread(self._leases.get, self._name)
+        if body is None:
+            raise NotAvailable("there is no such Lease", field="lease", value=self._name, remedy="is the operator up?")
+        self._last = body
+        return record_of(body)
+
+    async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
+        """Puts the Lease as wanted, None when it had changed."""
+        body = self._last
+        if body is None or body["metadata"]["resourceVersion"] != wanted.expected_version:
+            return None
+        stored = await _in_thread(self._leases.replace, lease_body(body, wanted, now=_now()))
+        if stored is None:
+            return None
+        self._last = stored
+        return record_of(stored)
+
+
+async def renew_heartbeat(leases: KubernetesLeases, name: str, holder: str, *, duration_seconds: int) -> None:
+    """Writes that this node is alive into its own Lease; NotAvailable when that fails."""
+    body = await _in_thread(leases.get, name)
+    if body is None:
+        raise NotAvailable("there is no such Lease", field="heartbeat", value=name)
+    spec = {**body.get("spec", {}), "holderIdentity": holder, "leaseDurationSeconds": duration_seconds}
+    spec["renewTime"] = _now()
+    await _in_thread(leases.replace, {**body, "spec": spec})
+
+
+def record_of(body: dict[str, Any]) -> LeaseRecord:
+    """Returns what a Lease object says; one that was never held has term 0."""
+    spec = body.get("spec") or {}
+    transitions = spec.get("leaseTransitions")
+    return LeaseRecord(
+        holder=spec.get("holderIdentity") or None,
+        term=0 if transitions is None else int(transitions) + 1,
+        duration_ms=int(spec.get("leaseDurationSeconds") or 0) * 1000,
+        version=str(body["metadata"]["resourceVersion"]),
+    )
+
+
+def lease_body(body: dict[str, Any], wanted: LeaseWrite, *, now: str) -> dict[str, Any]:
+    """Returns the Lease object that says what is wanted; ``now`` is for people to read."""
+    spec = dict(body.get("spec") or {})
+    if spec.get("leaseTransitions") != wanted.term - 1:
+        spec["acquireTime"] = now
+    spec["holderIdentity"] = wanted.holder or ""
+    spec["leaseTransitions"] = wanted.term - 1
+    spec["leaseDurationSeconds"] = max(1, -(-wanted.duration_ms // 1000))
+    spec["renewTime"] = now
+    metadata = {**body["metadata"], "resourceVersion": wanted.expected_version}
+    metadata.pop("managedFields", None)
+    return {**body, "metadata": metadata, "spec": spec}
+
+
+async def _in_thread(function: Any, *arguments: Any) -> Any:
+    try:
+        return await asyncio.to_thread(function, *arguments)
+    except (pykube.exceptions.PyKubeError, requests.RequestException) as error:
+        raise NotAvailable(f"the Kubernetes API refused or did not answer: {error}") from error
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

@@ -1,0 +1,1 @@
+"""Who may write: the stores of the writer lease and the loop that keeps or watches it."""
