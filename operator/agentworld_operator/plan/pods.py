@@ -74,7 +74,7 @@ def validator_pod(topology: Topology, node: NodePlan, image: Image, *, claim: st
 
 
 def volume_claim(topology: Topology, node: NodePlan, *, name: str) -> Object:
-    """Returns the claim of a validator's volume; with deletionPolicy Retain nobody owns it, so it outlives the World."""
+    """Returns the claim of a validator's volume; with deletionPolicy Retain no owner takes it away."""
     template = topology.validator(node.name).spec.template
     spec: dict[str, Any] = {
         "accessModes": ["ReadWriteOnce"],

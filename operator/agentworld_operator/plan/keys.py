@@ -1,0 +1,141 @@
+"""The generations of the world's keys, as their Secrets tell; a Secret that cannot be used says why."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from agentworld_core.errors import InvalidField
+from agentworld_core.messages import KeyEntry
+from agentworld_core.signing import Ed25519Signer, key_id_of
+from agentworld_operator.plan.files import PRIVATE_KEY
+from agentworld_operator.resources.objects import Object, annotation, data_of, label, name_of
+from agentworld_operator.resources.status import milliseconds_of
+
+KEY_LABEL = "agentworld.dev/membership-key"
+SPEC_GENERATION = "agentworld.dev/spec-generation"
+"""The ``spec.generation`` for which a key was made: rotation by the clock makes generations that nobody asked for."""
+
+SIGNED_SINCE = "agentworld.dev/signed-since"
+RETIRING_SINCE = "agentworld.dev/retiring-since"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """One generation of a MembershipKey; ``signer`` is None once the private key was destroyed."""
+
+    secret: str
+    number: int
+    key_id: str
+    public_key: bytes
+    signer: Ed25519Signer | None = None
+    spec_generation: int = 1
+    created_ms: int = 0
+    signed_since_ms: int = 0
+    retiring_since_ms: int = 0
+
+    @property
+    def entry(self) -> KeyEntry:
+        """The directory's entry of this key."""
+        return KeyEntry(key_id=self.key_id, public_key=self.public_key, generation=self.number)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KeyRing:
+    """All generations of one MembershipKey in order, and what is wrong with the Secrets that cannot be used."""
+
+    name: str
+    generations: tuple[Generation, ...] = ()
+    problems: tuple[InvalidField, ...] = ()
+
+    @property
+    def newest(self) -> Generation | None:
+        """The generation with the highest number."""
+        return self.generations[-1] if self.generations else None
+
+    def by_id(self, key_id: str) -> Generation | None:
+        """Returns the generation with that key id."""
+        for generation in self.generations:
+            if generation.key_id == key_id:
+                return generation
+        return None
+
+
+def read_key_rings(names: Iterable[str], secrets: Mapping[str, Object]) -> dict[str, KeyRing]:
+    """Returns the key ring of each MembershipKey from the world's Secrets."""
+    return {
+        name: _ring(name, [secret for secret in secrets.values() if label(secret, KEY_LABEL) == name]) for name in names
+    }
+
+
+def read_private_key(secret: Mapping[str, object], entry: str, *, where: str) -> Ed25519Signer:
+    """Returns the signer of a PEM in a Secret; InvalidField says which entry is missing or broken, and the way out."""
+    data = data_of(secret)
+    if entry not in data:
+        raise InvalidField(
+            f"has no entry {entry}", field=where, remedy=f"put an Ed25519 private key (PKCS#8 PEM) under {entry}"
+        )
+    return Ed25519Signer.from_pem(data[entry], field=f"{where}, entry {entry}")
+
+
+def _ring(name: str, secrets: list[Object]) -> KeyRing:
+    generations: list[Generation] = []
+    problems: list[InvalidField] = []
+    for secret in secrets:
+        try:
+            generations.append(_generation(name, secret))
+        except InvalidField as error:
+            problems.append(error)
+    ordered = tuple(sorted(generations, key=lambda item: item.number))
+    return KeyRing(name=name, generations=ordered, problems=tuple(problems))
+
+
+def _generation(key: str, secret: Object) -> Generation:
+    where = f"Secret {name_of(secret)}"
+    number = name_of(secret).removeprefix(f"{key}-g")
+    if not number.isdecimal():
+        raise InvalidField("is not named after a generation", field=where, remedy="delete it")
+    data = data_of(secret)
+    signer: Ed25519Signer | None = None
+    if PRIVATE_KEY in data:
+        signer = read_private_key(secret, PRIVATE_KEY, where=where)
+        public_key = signer.public_key
+    else:
+        public_key = _public_key(data, where)
+    stated = data.get("key-id", b"").decode(errors="replace").strip()
+    if stated != key_id_of(public_key):
+        raise InvalidField(
+            "does not hold the key that its key-id names",
+            field=where,
+            value=stated,
+            remedy="restore the Secret, or raise spec.generation of the MembershipKey",
+        )
+    return Generation(
+        secret=name_of(secret),
+        number=int(number),
+        key_id=key_id_of(public_key),
+        public_key=public_key,
+        signer=signer,
+        spec_generation=_whole(annotation(secret, SPEC_GENERATION), int(number)),
+        created_ms=milliseconds_of(secret["metadata"].get("creationTimestamp")),
+        signed_since_ms=milliseconds_of(annotation(secret, SIGNED_SINCE)),
+        retiring_since_ms=milliseconds_of(annotation(secret, RETIRING_SINCE)),
+    )
+
+
+def _public_key(data: Mapping[str, bytes], where: str) -> bytes:
+    try:
+        public_key = bytes.fromhex(data.get("public-key", b"").decode(errors="replace"))
+    except ValueError:
+        public_key = b""
+    if len(public_key) != 32:
+        raise InvalidField(
+            "holds neither a private nor a public key",
+            field=where,
+            remedy="restore the Secret, or raise spec.generation of the MembershipKey",
+        )
+    return public_key
+
+
+def _whole(text: str, default: int) -> int:
+    return int(text) if text.isdecimal() else default
