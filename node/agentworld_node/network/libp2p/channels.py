@@ -28,6 +28,7 @@ from agentworld_node.network.libp2p.frames import (
     parse_request,
     request_body,
 )
+from agentworld_node.network.libp2p.swarm import bare_stream
 from agentworld_node.network.port import Limits, PeerUnavailable
 from agentworld_node.network.serving import Reply, reply_of
 
@@ -76,7 +77,7 @@ class FramedStream:
     """A libp2p stream that carries messages; ends with an exception, never in silence."""
 
     def __init__(self, stream: INetStream, limits: Limits):
-        self._stream = stream
+        self._stream = bare_stream(stream)
         self._reader = FrameReader(
             message_bytes=limits.request_bytes + _PROTOCOL_BYTES, open_messages=limits.requests_per_peer
         )

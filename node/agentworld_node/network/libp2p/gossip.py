@@ -22,15 +22,18 @@ from libp2p.pubsub.gossipsub import GossipSub
 from libp2p.pubsub.mcache import MessageCache
 from libp2p.pubsub.pb import rpc_pb2
 from libp2p.pubsub.pubsub import Pubsub
+from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import signature_validator
 
 from agentworld_node.network.counters import Counters
+from agentworld_node.network.libp2p.swarm import bare_stream
 
 logger = logging.getLogger(__name__)
 
 PROTOCOL = TProtocol("/meshsub/1.1.0")
 RPC_BYTES = 1024 * 1024
 _READ_BYTES = 64 * 1024
+_TOGETHER = 32 * 1024  # short RPCs that wait share a write
 _CACHE_BYTES = 32 * 1024 * 1024
 _CONTROL_ENTRIES = 512  # in one RPC, and message ids in one IHAVE
 _WANTED = 64  # messages that one IWANT gets
@@ -177,7 +180,8 @@ class GuardedPubsub(Pubsub):
     async def _read(self, stream: INetStream) -> None:
         forwarder = stream.muxed_conn.peer_id
         buffer = bytearray()
-        while data := await stream.read(_READ_BYTES):
+        bare = bare_stream(stream)
+        while data := await bare.read(_READ_BYTES):
             buffer += data
             position = 0
             while (frame := _frame_at(buffer, position)) is not None:
@@ -221,14 +225,22 @@ class GuardedPubsub(Pubsub):
         await self.router.publish(msg_forwarder, msg)
 
     async def write_msg(self, stream: INetStream, rpc_msg: rpc_pb2.RPC) -> bool:
-        data = rpc_msg.SerializeToString()
+        # Into the queue like everything else: two writers would mix the pieces of large messages.
+        queue = self.peer_queues.get(stream.muxed_conn.peer_id)
+        return queue is not None and queue.push(rpc_msg)
+
+    async def handle_sending_messages(self, peer_id: ID, stream: INetStream, queue: RpcQueue) -> None:
+        bare = bare_stream(stream)
         try:
-            await stream.write(_varint(len(data)) + data)
+            while (rpc := await queue.pop()) is not None:
+                data = _framed(rpc)
+                while len(queue) and len(data) < _TOGETHER:
+                    rpc = await queue.pop()
+                    data += _framed(rpc) if rpc is not None else b""
+                await bare.write(data)
         except Exception as error:  # noqa: BLE001 - as above
-            logger.debug("gossip to %s ended: %r", stream.muxed_conn.peer_id, error)
+            logger.debug("gossip to %s ended: %r", peer_id, error)
             self._abort(stream.muxed_conn)
-            return False
-        return True
 
 
 def _frame_at(buffer: bytearray, position: int) -> tuple[int, int] | None:
@@ -245,6 +257,11 @@ def _frame_at(buffer: bytearray, position: int) -> tuple[int, int] | None:
         if shift > 21:
             raise MalformedRpc("a length of more than four bytes")
     return None
+
+
+def _framed(rpc: rpc_pb2.RPC) -> bytes:
+    data = rpc.SerializeToString()
+    return _varint(len(data)) + data
 
 
 def _varint(number: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -25,11 +24,6 @@ from agentworld_node.network.libp2p.gossip import GuardedPubsub, LeanGossip
 from agentworld_node.network.libp2p.outbox import Outbox
 from agentworld_node.network.libp2p.swarm import key_pair_of, make_swarm
 from agentworld_node.network.port import Limits, Peer
-
-logger = logging.getLogger(__name__)
-
-# libp2p reports what peers do wrong as errors of ours; what matters of it is in the counters.
-logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 
 _STOP_SECONDS = 5.0
 

@@ -12,11 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
-from libp2p.abc import IMuxedConn, INetConn, INetStream, IRawConnection
+from libp2p.abc import IMuxedConn, IMuxedStream, INetConn, INetStream, IRawConnection
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.keys import KeyPair
 from libp2p.crypto.x25519 import create_new_key_pair as create_new_x25519_key_pair
 from libp2p.custom_types import StreamHandlerFn, TProtocol
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.network.exceptions import SwarmException
@@ -35,9 +36,19 @@ from agentworld_node.network.counters import Counters
 
 logger = logging.getLogger(__name__)
 
+# libp2p reports what peers do wrong as errors of ours; what matters of it is in the counters.
+logging.getLogger("libp2p").setLevel(logging.CRITICAL)
+
 # Two connections made within this time are the two ends dialling at once; later, the older one has lost its peer.
 _SIMULTANEOUS_SECONDS = 3.0
 _CLOSE_SECONDS = 2.0
+
+
+class _NoAutoConnector(AutoConnector):
+    """Dials nobody; stock dials whomever it has heard of until it has 150 connections, whatever its lower marks."""
+
+    async def maybe_connect(self) -> None:
+        """Does nothing."""
 
 
 class AdmittingSwarm(Swarm):
@@ -56,10 +67,10 @@ class AdmittingSwarm(Swarm):
         admit: Callable[[ID], bool],
         counters: Counters,
     ):
-        # No lower marks: below them the swarm dials whomever it has heard of.
         config = ConnectionConfig(min_connections=0, low_watermark=0, inbound_upgrade_timeout=5.0)
         retry = RetryConfig(max_retries=0)
         super().__init__(peer_id, peerstore, upgrader, [TCP()], retry_config=retry, connection_config=config)
+        self.auto_connector = _NoAutoConnector(self)
         self._admit = admit
         self._counters = counters
         self._gates: dict[ID, trio.Lock] = {}
@@ -177,6 +188,11 @@ def make_swarm(key_pair: KeyPair, *, admit: Callable[[ID], bool], counters: Coun
 def key_pair_of(seed: bytes) -> KeyPair:
     """The Ed25519 key pair of a 32-byte seed."""
     return create_new_key_pair(seed)
+
+
+def bare_stream(stream: INetStream) -> INetStream | IMuxedStream:
+    """The stream below libp2p's bookkeeping, which takes a lock for every read and write."""
+    return getattr(stream, "muxed_stream", stream)
 
 
 async def _cut(muxed_conn: IMuxedConn) -> None:
