@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from agentworld_client.gateway import GatewayClient
-from agentworld_core.codec import Value, encode_value
-from agentworld_core.hashing import content_id
+from agentworld_core.codec import Value
 from agentworld_core.messages import ActionEnvelope
-from agentworld_core.signing import Ed25519Signer, sign, unsigned_id
+from agentworld_core.signing import Ed25519Signer
+from agentworld_core.world.actions import make_action, sign_action
 
 SUBMIT_CHUNK = 256
-
-
-def sign_action(
-    signer: Ed25519Signer, *, world_id: str, actor_id: str, kind: str, payload: Value, nonce: int
-) -> ActionEnvelope:
-    """Returns a signed action; the same arguments within one millisecond give the same action id."""
-    return sign_envelope(
-        signer,
-        ActionEnvelope(
-            world_id=world_id,
-            action_id="",
-            actor_id=actor_id,
-            action_kind=kind,
-            payload_cbor=encode_value(payload),
-            payload_hash="",
-            nonce=nonce,
-            timestamp_ms=time.time_ns() // 1_000_000,
-            signature=b"",
-            public_key=signer.public_key,
-        ),
-    )
-
-
-def sign_envelope(signer: Ed25519Signer, draft: ActionEnvelope) -> ActionEnvelope:
-    """Returns the draft with payload hash, public key, action id and signature filled in."""
-    prepared = dataclasses.replace(
-        draft,
-        action_id="",
-        signature=b"",
-        public_key=signer.public_key,
-        payload_hash=content_id(draft.payload_cbor),
-    )
-    return sign(dataclasses.replace(prepared, action_id=unsigned_id(prepared)), signer)
 
 
 class Agent:
@@ -69,17 +35,18 @@ class Agent:
         self.actor_id = actor_id
         self._nonce = clock() // 1000
 
-    def act(self, kind: str, payload: Value) -> ActionEnvelope:
+    def act(self, kind: str, payload: Mapping[str, Value]) -> ActionEnvelope:
         """Returns the next signed action of this agent."""
         self._nonce += 1
-        return sign_action(
-            self.signer,
+        action = make_action(
             world_id=self.world_id,
             actor_id=self.actor_id,
             kind=kind,
             payload=payload,
             nonce=self._nonce,
+            timestamp_ms=time.time_ns() // 1_000_000,
         )
+        return sign_action(action, self.signer)
 
 
 async def submit_all(

@@ -58,6 +58,11 @@ class Mempool:
         """Returns all waiting actions in the order of their arrival."""
         return [self._actors[actor].actions[nonce][0] for actor, nonce in self._arrivals.values()]
 
+    def of_actor(self, actor_id: str) -> list[ActionEnvelope]:
+        """Returns the waiting actions of one actor in the order of their nonces."""
+        actor = self._actors.get(actor_id)
+        return [] if actor is None else [actor.actions[nonce][0] for nonce in actor.nonces]
+
     def add(self, action: ActionEnvelope) -> bool:
         """Takes in a verified action; False when exactly this action is waiting already.
 

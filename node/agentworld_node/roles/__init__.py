@@ -1,1 +1,1 @@
-"""What a node does: order, vote, follow, take actions, keep membership. Each role drives a pure decision of the core."""
+"""What a node does: order, vote, follow, take actions, keep membership; each role drives pure decisions of the core."""

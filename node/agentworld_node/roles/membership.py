@@ -1,0 +1,203 @@
+"""Takes what governance has signed, directories and revocations, keeps it, and passes it on until everybody has it.
+
+A revocation counts on this node from the moment it is durable here. A directory counts when a block has carried it; until
+then it is offered to whoever writes. Both are gossiped again while they are not settled, and the revocations a node
+misses are fetched by comparing digests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
+from agentworld_core.membership.directory import check_next_directory, directory_hash, is_expired
+from agentworld_core.membership.revocation import check_revocation, statement_id
+from agentworld_core.messages import Directory, Revocation, Revocations
+from agentworld_core.names import protocol, topic
+from agentworld_node.ledger import Ledger
+from agentworld_node.metrics import Metrics
+from agentworld_node.network.port import Network
+from agentworld_node.roles.keyring import NodeKeyring
+
+log = logging.getLogger(__name__)
+
+GET_REVOCATIONS = protocol("get_revocations")
+REPEAT_SECONDS = 2.0
+RECONCILE_SECONDS = 15.0
+REQUEST_SECONDS = 5.0
+MESSAGE_LIMIT = 1024 * 1024
+
+
+class MembershipRole:
+    """Holds the directory that waits for a block, and every revocation this node knows."""
+
+    def __init__(self, *, ledger: Ledger, keyring: NodeKeyring, network: Network, metrics: Metrics):
+        self._ledger = ledger
+        self._keyring = keyring
+        self._network = network
+        self._metrics = metrics
+        self._world_id = ledger.genesis.world_id
+        self._waiting: Directory | None = None
+        self._directory_topic = topic(self._world_id, "membership")
+        self._revocation_topic = topic(self._world_id, "membership.revoke")
+        self._tasks: asyncio.TaskGroup | None = None
+        self.on_change: Callable[[], None] = lambda: None
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Listens, serves and repeats until the task group ends."""
+        self._tasks = tasks
+        self._network.serve(GET_REVOCATIONS, self._serve_revocations)
+        self._network.subscribe(self._directory_topic, self._on_directory)
+        self._network.subscribe(self._revocation_topic, self._on_revocation)
+        tasks.create_task(self._repeat_forever(), name="repeat-membership")
+        tasks.create_task(self._reconcile_forever(), name="reconcile-revocations")
+
+    def waiting_directory(self) -> Directory | None:
+        """Returns the directory that the next block should carry, None when there is none that still fits."""
+        waiting = self._waiting
+        if waiting is None:
+            return None
+        if waiting.epoch <= self._ledger.chain.latest_directory.epoch or is_expired(waiting, _now_ms()):
+            self._waiting = None
+        return self._waiting
+
+    async def submit_directory(self, proposed: Directory) -> dict[str, Any]:
+        """Takes the next epoch; raises a typed error unless it follows from the latest one and governance signed it."""
+        state = self._take_directory(proposed)
+        if state == "waiting":
+            await self._network.publish(self._directory_topic, encode(proposed))
+        return {"epoch": proposed.epoch, "hash": directory_hash(proposed), "status": state}
+
+    async def submit_revocation(self, statement: Revocation, *, force: bool) -> dict[str, Any]:
+        """Takes a statement and makes it durable before answering; raises a typed error unless it proves itself."""
+        check_revocation(
+            statement,
+            self._ledger.chain.latest_directory,
+            revoked_key_ids=self._keyring.revoked_key_ids(),
+            forced=force or statement.key_id in self._keyring.revocations,
+        )
+        await self._keep_revocation(statement)
+        held = self._keyring.revocations.get(statement.key_id) or statement
+        return {
+            "key_id": held.key_id,
+            "statement": statement_id(held),
+            "status": "revoked",
+            "set_hash": self._keyring.revocations.hash,
+        }
+
+    def revocations(self) -> Revocations:
+        """Returns every statement this node holds, sorted by key id."""
+        return self._keyring.revocations.as_message(self._world_id)
+
+    def _take_directory(self, proposed: Directory) -> str:
+        latest = self._ledger.chain.latest_directory
+        if proposed.epoch <= latest.epoch:
+            known = self._ledger.directory(proposed.epoch)
+            if known is not None and directory_hash(known) == directory_hash(proposed):
+                return "committed"
+            raise StateMismatch(
+                f"epoch {latest.epoch} is already in the ledger",
+                field="epoch",
+                value=proposed.epoch,
+                remedy="build the next epoch on the latest directory",
+            )
+        check_next_directory(latest, proposed)
+        waiting = self.waiting_directory()
+        if waiting is not None and directory_hash(waiting) != directory_hash(proposed):
+            raise StateMismatch(
+                "another directory of this epoch waits for a block",
+                field="epoch",
+                value=proposed.epoch,
+                remedy="wait until it is in the ledger and build on it",
+            )
+        if waiting is None:
+            self._waiting = proposed
+            self.on_change()
+        return "waiting"
+
+    async def _keep_revocation(self, statement: Revocation) -> bool:
+        if statement.key_id in self._keyring.revocations:
+            return False
+        await self._ledger.store_revocation(statement)
+        added = self._keyring.revocations.add(statement)
+        if added:
+            log.warning("key %s is revoked: %s", statement.key_id, statement.reason)
+            self.on_change()
+            await self._network.publish(self._revocation_topic, encode(statement))
+        return added
+
+    def _on_directory(self, peer_id: str, payload: bytes) -> None:
+        try:
+            proposed = decode(Directory, payload, limit=MESSAGE_LIMIT)
+            if proposed.epoch > self._ledger.chain.latest_directory.epoch:
+                self._take_directory(proposed)
+        except AgentWorldError as error:
+            self._refused("membership", peer_id, error)
+
+    def _on_revocation(self, peer_id: str, payload: bytes) -> None:
+        try:
+            statement = decode(Revocation, payload, limit=MESSAGE_LIMIT)
+            self._check_passed_on(statement)
+        except AgentWorldError as error:
+            self._refused("membership.revoke", peer_id, error)
+            return
+        if self._tasks is not None:
+            self._tasks.create_task(self._keep_revocation(statement), name="keep-revocation")
+
+    def _check_passed_on(self, statement: Revocation) -> None:
+        revoked = self._keyring.revoked_key_ids()
+        check_revocation(statement, self._ledger.chain.latest_directory, revoked_key_ids=revoked, forced=True)
+
+    async def _repeat_forever(self) -> None:
+        while True:
+            await asyncio.sleep(REPEAT_SECONDS)
+            waiting = self.waiting_directory()
+            if waiting is not None:
+                await self._network.publish(self._directory_topic, encode(waiting))
+
+    async def _reconcile_forever(self) -> None:
+        """Asks one peer after another for the revocations that this node lacks; a lost message costs one interval."""
+        turn = 0
+        while True:
+            peers = self._network.connected()
+            if peers:
+                turn += 1
+                try:
+                    await self._reconcile(peers[turn % len(peers)])
+                except AgentWorldError as error:
+                    log.debug("reconcile: %s", error)
+            await asyncio.sleep(RECONCILE_SECONDS if peers else 1.0)
+
+    async def _reconcile(self, peer_id: str) -> None:
+        mine = self._keyring.revocations.hash.encode()
+        answer = await self._network.request(peer_id, GET_REVOCATIONS, mine, timeout=REQUEST_SECONDS)
+        if not answer:
+            return
+        for statement in decode(Revocations, answer, limit=8 * MESSAGE_LIMIT).statements:
+            if statement.key_id in self._keyring.revocations:
+                continue
+            try:
+                self._check_passed_on(statement)
+            except AgentWorldError as error:
+                self._refused("get_revocations", peer_id, error)
+                continue
+            await self._keep_revocation(statement)
+
+    async def _serve_revocations(self, _peer_id: str, payload: bytes) -> bytes:
+        if payload == self._keyring.revocations.hash.encode():
+            return b""
+        return encode(self.revocations())
+
+    def _refused(self, where: str, peer_id: str, error: AgentWorldError) -> None:
+        self._metrics.count("agentworld_messages_refused_total", topic=where, code=error.code)
+        level = logging.DEBUG if isinstance(error, WrongWorld) else logging.WARNING
+        log.log(level, "%s from %s refused: %s", where, peer_id, error)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
