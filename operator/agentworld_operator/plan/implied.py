@@ -1,4 +1,4 @@
-"""The Validators and MembershipKeys that follow from a World, as manifests with exactly the fields that are the World's.
+"""The Validators and MembershipKeys that follow from a World, with exactly the fields that are the World's.
 
 What a person may edit on them (``suspend``, ``drain``, ``generation``, ``revoked``, ``rotation``) is left out, so that
 applying them again never takes such an edit back.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
 
 from agentworld_core.errors import InvalidField
+from agentworld_core.membership.rotation import KeyMaterial, Progress
 from agentworld_core.messages import KeyEntry
 from agentworld_core.signing import Ed25519Signer, key_id_of
 from agentworld_operator.plan.files import PRIVATE_KEY
@@ -16,8 +18,8 @@ KEY_LABEL = "agentworld.dev/membership-key"
 SPEC_GENERATION = "agentworld.dev/spec-generation"
 """The ``spec.generation`` for which a key was made: rotation by the clock makes generations that nobody asked for."""
 
-SIGNED_SINCE = "agentworld.dev/signed-since"
-RETIRING_SINCE = "agentworld.dev/retiring-since"
+PROGRESS = "agentworld.dev/rotation-progress"
+"""What a rotation has to remember about the generation: since when it is trusted, and signs."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,13 +33,17 @@ class Generation:
     signer: Ed25519Signer | None = None
     spec_generation: int = 1
     created_ms: int = 0
-    signed_since_ms: int = 0
-    retiring_since_ms: int = 0
+    progress: Progress = dataclasses.field(default_factory=Progress)
 
     @property
     def entry(self) -> KeyEntry:
         """The directory's entry of this key."""
         return KeyEntry(key_id=self.key_id, public_key=self.public_key, generation=self.number)
+
+    @property
+    def material(self) -> KeyMaterial:
+        """The generation as the rotation plan knows it."""
+        return KeyMaterial(self.number, self.public_key)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +58,11 @@ class KeyRing:
     def newest(self) -> Generation | None:
         """The generation with the highest number."""
         return self.generations[-1] if self.generations else None
+
+    @property
+    def usable(self) -> tuple[Generation, ...]:
+        """The generations whose private key still exists."""
+        return tuple(generation for generation in self.generations if generation.signer is not None)
 
     def by_id(self, key_id: str) -> Generation | None:
         """Returns the generation with that key id."""
@@ -118,8 +129,7 @@ def _generation(key: str, secret: Object) -> Generation:
         signer=signer,
         spec_generation=_whole(annotation(secret, SPEC_GENERATION), int(number)),
         created_ms=milliseconds_of(secret["metadata"].get("creationTimestamp")),
-        signed_since_ms=milliseconds_of(annotation(secret, SIGNED_SINCE)),
-        retiring_since_ms=milliseconds_of(annotation(secret, RETIRING_SINCE)),
+        progress=_progress(annotation(secret, PROGRESS)),
     )
 
 
@@ -135,6 +145,20 @@ def _public_key(data: Mapping[str, bytes], where: str) -> bytes:
             remedy="restore the Secret, or raise spec.generation of the MembershipKey",
         )
     return public_key
+
+
+def progress_text(progress: Progress) -> str:
+    """Returns the progress of a rotation as the annotation keeps it."""
+    return json.dumps(dataclasses.asdict(progress), sort_keys=True)
+
+
+def _progress(text: str) -> Progress:
+    """Returns the progress that an annotation keeps; one that cannot be read is lost, and the waits begin anew."""
+    try:
+        data = json.loads(text)
+        return Progress(**data) if isinstance(data, dict) else Progress()
+    except (ValueError, TypeError):
+        return Progress()
 
 
 def _whole(text: str, default: int) -> int:
