@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import dataclasses
+
+from agentworld_core.membership.builder import next_directory, with_member
+from agentworld_core.membership.changes import WantedMember, plan_members
+from agentworld_core.membership.directory import check_next_directory
+from agentworld_core.membership.steps import Done, PublishDirectory, Refused, Step, Wait
+from agentworld_core.messages import Directory, Member
+from tests.unit.core.membership.worlds import first_directory, member, signed
+
+FOUR = first_directory({"a": 1, "b": 1, "c": 1, "d": 1})
+
+
+def wanted(*members: Member, syncing: tuple[str, ...] = ()) -> list[WantedMember]:
+    return [WantedMember(item, item.member_id not in syncing) for item in members]
+
+
+def apply(current: Directory, step: Step) -> list[str]:
+    assert isinstance(step, PublishDirectory), step
+    proposed = signed(next_directory(current, step.changes, now_ms=2000, reason=step.reason), "gov")
+    check_next_directory(current, proposed)
+    return [item.member_id for item in proposed.members]
+
+
+def test_all_are_members_already() -> None:
+    assert plan_members(wanted(*FOUR.members), FOUR, None) == Done()
+
+
+def test_a_validator_joins_when_it_has_caught_up() -> None:
+    new = wanted(*FOUR.members, member("e"), syncing=("e",))
+    assert plan_members(new, FOUR, None) == Wait("JoiningToSync", ("e",))
+    ready = wanted(*FOUR.members, member("e"))
+    step = plan_members(ready, FOUR, None)
+    assert apply(FOUR, step) == ["a", "b", "c", "d", "e"]
+    assert isinstance(step, PublishDirectory)
+    assert step.reason == "add e"
+
+
+def test_one_that_is_ready_does_not_wait_for_one_that_is_not() -> None:
+    new = wanted(*FOUR.members, member("e"), member("f"), syncing=("f",))
+    assert apply(FOUR, plan_members(new, FOUR, None)) == ["a", "b", "c", "d", "e"]
+
+
+def test_one_change_at_a_time() -> None:
+    pending = dataclasses.replace(FOUR, epoch=2, members=with_member(FOUR, member("e")))
+    assert plan_members(wanted(*FOUR.members, member("e")), FOUR, pending) == Wait("DirectoryPending")
+
+
+def test_leaving_is_removal() -> None:
+    assert apply(FOUR, plan_members(wanted(*FOUR.members[:3]), FOUR, None)) == ["a", "b", "c"]
+
+
+def test_more_than_a_quorum_can_lack_leave_only_by_force() -> None:
+    step = plan_members(wanted(*FOUR.members[:2]), FOUR, None)
+    assert isinstance(step, Refused)
+    assert (step.reason, step.names) == ("TooManyLeaving", ("c", "d"))
+    assert apply(FOUR, plan_members(wanted(*FOUR.members[:2]), FOUR, None, force=True)) == ["a", "b"]
+
+
+def test_the_last_member_stays() -> None:
+    one = first_directory({"a": 1})
+    step = plan_members([], one, None, force=True)
+    assert isinstance(step, Refused)
+    assert step.reason == "LastMember"
+    replaced = plan_members(wanted(member("b"), syncing=("b",)), one, None, force=True)
+    assert replaced == Wait("JoiningToSync", ("b",))
+
+
+def test_weight_and_address_follow_and_keys_are_left_to_rotation() -> None:
+    heavier = dataclasses.replace(FOUR.members[0], weight=3, peer_id="elsewhere", keys=member("x").keys)
+    step = plan_members(wanted(heavier, *FOUR.members[1:]), FOUR, None)
+    assert isinstance(step, PublishDirectory)
+    changed = next(iter(step.changes.members or ()))
+    assert (changed.weight, changed.peer_id, changed.keys) == (3, "elsewhere", FOUR.members[0].keys)
