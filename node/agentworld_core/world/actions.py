@@ -1,8 +1,8 @@
 """Actions: what an actor signs, which kinds there are, and what makes one admissible.
 
-``check_envelope`` needs nothing but the action; whether it passes is the same for everybody and for ever, so a block that holds an
-action which fails it is invalid. ``check_admission`` adds what can be said from a committed state; the kernel judges again when the
-action's turn comes, because the state may have changed until then.
+``check_envelope`` needs nothing but the action; whether it passes is the same for everybody and for ever, so a block
+that holds an action which fails it is invalid. ``check_admission`` adds what can be said from a committed state; the
+kernel judges again when the action's turn comes, because the state may have changed until then.
 """
 
 from __future__ import annotations
@@ -103,10 +103,11 @@ def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
 def check_admission(
     state: Reader, envelope: ActionEnvelope, *, world_id: str, now_ms: int | None = None, register_pending: bool = False
 ) -> None:
-    """Raises a typed error unless the action passes ``check_envelope`` and, as far as this state can tell, will not be refused.
+    """Raises a typed error unless the action passes ``check_envelope`` and, as far as this state can tell, will not be
+    refused.
 
-    ``now_ms``, when given, bounds how far ahead the action's time may be. ``register_pending`` says that a registration of
-    the actor is known to wait, so that an actor the state does not know yet may already act.
+    ``now_ms``, when given, bounds how far ahead the action's time may be. ``register_pending`` says that a registration
+    of the actor is known to wait, so that an actor the state does not know yet may already act.
     """
     check_envelope(envelope, world_id)
     if now_ms is not None and envelope.timestamp_ms > now_ms + MAX_CLOCK_AHEAD_MS:

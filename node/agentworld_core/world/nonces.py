@@ -1,7 +1,7 @@
 """Which nonces an actor's key has used: enough to refuse every duplicate for ever, in bounded space.
 
-A window knows the lowest nonce that may still be used and a bitmap of the used ones from there on. Using a nonce far ahead moves
-the window, and what falls out of it counts as used. A client that counts up leaves an empty bitmap.
+A window knows the lowest nonce that may still be used and a bitmap of the used ones from there on. Using a nonce far
+ahead moves the window, and what falls out of it counts as used. A client that counts up leaves an empty bitmap.
 """
 
 from __future__ import annotations

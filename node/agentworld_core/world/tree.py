@@ -1,7 +1,7 @@
 """The state of a world as a Merkle search tree: a persistent sorted map whose root hash follows from its content alone.
 
-An edit costs in proportion to what it changes, a lookup or proof in proportion to the depth; unchanged nodes are shared between
-versions. What a node looks like and why: ``tree_nodes``.
+An edit costs in proportion to what it changes, a lookup or proof in proportion to the depth; unchanged nodes are shared
+between versions. What a node looks like and why: ``tree_nodes``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ class Tree:
         """Returns the tree with this root from its stored nodes, each fetched by its content id.
 
         Raises HashMismatch for a node that does not hash to its id, and MalformedEncoding for nodes that no sequence of
-        edits could have made, so that later edits give the same roots here as everywhere. What ``fetch`` raises passes through.
+        edits could have made, so that later edits give the same roots here as everywhere. What ``fetch`` raises passes
+        through.
         """
         if root == EMPTY_ROOT:
             return cls.empty()
@@ -154,6 +155,15 @@ class Tree:
                 return False
             mine = mine.children.get(slot_of(node.first, mine.depth))
         return False
+
+    def has_subtree(self, node: Node, limit: int) -> bool:
+        """True when ``subtrees(limit)`` of this tree yields a node with the same digest."""
+        mine = self._node
+        while isinstance(mine, Inner) and mine.weight > limit:
+            if not shares(mine.first, node.first, mine.depth):
+                return False
+            mine = mine.children.get(slot_of(node.first, mine.depth))
+        return mine is not None and (mine is node or mine.digest == node.digest)
 
     def subtrees(self, limit: int) -> Iterator[Node]:
         """Yields, in order of keys, the largest subtrees of at most ``limit`` bytes (or single leaves) that make up the tree."""

@@ -1,7 +1,7 @@
 """Edits of the state tree: a new root that shares every node the edit did not touch.
 
-Changes come as a sorted list of (key, value), a value of None meaning removal. Every function returns the one canonical node
-of its content (see ``tree_nodes``), and the very same object when nothing changed.
+Changes come as a sorted list of (key, value), a value of None meaning removal. Every function returns the one canonical
+node of its content (see ``tree_nodes``), and the very same object when nothing changed.
 """
 
 from __future__ import annotations

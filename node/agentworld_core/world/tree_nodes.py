@@ -89,7 +89,11 @@ def path_prefix(key: bytes, depth: int) -> bytes:
 
 
 class Leaf:
-    """A chunk of entries; never changed once made."""
+    """A chunk of entries; never changed once made.
+
+    ``chunk`` remembers the content id and size of the snapshot chunk that holds just the entries of this node, if
+    known.
+    """
 
     __slots__ = ("_digest", "chunk", "keys", "values", "weight")
 

@@ -1,0 +1,241 @@
+"""The kernel: one step of the world, from a batch of actions to events, receipts and the next state.
+
+It is given actions that have passed ``check_envelope``. An action that the rules refuse is an event and a receipt with
+``ok`` false, and the step goes on. Every action that gets its turn uses up its nonce, refused or not, so that no action
+is ever executed twice; only one whose nonce is spent already changes nothing at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from agentworld_core.codec import Value
+from agentworld_core.messages import ActionEnvelope, DirectoryChange, Receipt, WorldEvent
+from agentworld_core.signing import key_id_of
+from agentworld_core.world.actions import (
+    AGENT_MOVE,
+    AGENT_REGISTER,
+    MAILBOX_CLEAR,
+    MESSAGE_SEND,
+    OBJECT_CREATE,
+    OBJECT_UPDATE,
+    Payload,
+    parse_payload,
+)
+from agentworld_core.world.errors import ActionRefused
+from agentworld_core.world.events import (
+    ACTION_REJECTED,
+    AGENT_MOVED,
+    AGENT_REGISTERED,
+    DIRECTORY_SCHEDULED,
+    MAILBOX_CLEARED,
+    MESSAGE_SENT,
+    NONCES_USED,
+    OBJECT_CREATED,
+    OBJECT_UPDATED,
+    STEP_STARTED,
+    apply_event,
+)
+from agentworld_core.world.nonces import NonceWindow
+from agentworld_core.world.state import (
+    AgentRecord,
+    Draft,
+    ObjectRecord,
+    agent_key,
+    nonce_key,
+    object_key,
+    read_meta,
+)
+from agentworld_core.world.tree import Tree
+
+MAILBOX_LIMIT = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInput:
+    """What a step is made of: the height it stands for, its time, its actions in order, and a directory to schedule."""
+
+    height: int
+    time_ms: int
+    actions: Sequence[ActionEnvelope]
+    directory_change: DirectoryChange | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step came to: its tick, its events in order, one receipt for each action, and the state after it."""
+
+    tick: int
+    events: tuple[WorldEvent, ...]
+    receipts: tuple[Receipt, ...]
+    tree: Tree
+
+
+def step(tree: Tree, given: StepInput) -> StepResult:
+    """Returns the result of one step; the same for the same state and input, everywhere and always."""
+    run = _Run(tree, given)
+    run.emit(STEP_STARTED, {"time_ms": given.time_ms})
+    if given.directory_change is not None:
+        change = given.directory_change
+        run.emit(
+            DIRECTORY_SCHEDULED,
+            {
+                "epoch": change.epoch,
+                "directory_hash": change.directory_hash,
+                "effective_height": change.effective_height,
+            },
+        )
+    receipts = tuple([run.take(position, action) for position, action in enumerate(given.actions)])
+    if run.used:
+        run.emit(NONCES_USED, {"used": run.used})
+    return StepResult(tick=run.tick, events=tuple(run.events), receipts=receipts, tree=tree.update(run.draft.changes()))
+
+
+def replay_events(tree: Tree, events: Iterable[WorldEvent]) -> Tree:
+    """Returns the state after a journal, with nothing but its events; the same errors as ``apply_event``."""
+    draft = Draft(tree)
+    for event in events:
+        apply_event(draft, event)
+    return tree.update(draft.changes())
+
+
+class _Run:
+    """One step in progress."""
+
+    def __init__(self, tree: Tree, given: StepInput):
+        meta = read_meta(tree)
+        self.draft = Draft(tree)
+        self.height = given.height
+        self.tick = meta.tick + 1
+        self.next_event = meta.next_event
+        self.events: list[WorldEvent] = []
+        self.used: list[Value] = []
+        self._windows: dict[bytes, NonceWindow] = {}
+
+    def emit(self, kind: str, payload: Payload, caused_by: str = "") -> int:
+        """Applies an event, then appends it to the journal; returns its id."""
+        event = WorldEvent(self.next_event, self.tick, caused_by, kind, payload)
+        apply_event(self.draft, event)
+        self.events.append(event)
+        self.next_event += 1
+        return event.event_id
+
+    def take(self, position: int, action: ActionEnvelope) -> Receipt:
+        """Executes one action and returns its receipt."""
+        code = message = ""
+        try:
+            kind, payload = self._execute(action)
+        except ActionRefused as refused:
+            code, message = refused.reason_code, refused.message
+            kind, payload = ACTION_REJECTED, {"actor_id": action.actor_id, "code": code, "reason": message}
+        event_id = self.emit(kind, payload, action.action_id)
+        return Receipt(
+            action_id=action.action_id,
+            height=self.height,
+            position=position,
+            ok=not code,
+            code=code,
+            message=message,
+            first_event_id=event_id,
+            event_count=1,
+        )
+
+    def _execute(self, action: ActionEnvelope) -> tuple[str, Payload]:
+        self._use_nonce(action)
+        agent = self.draft.record(agent_key(action.actor_id), AgentRecord)
+        if agent is not None and agent.public_key != action.public_key:
+            raise ActionRefused("unauthorized", f"another key signs for {action.actor_id}")
+        payload = parse_payload(action)
+        if action.action_kind == AGENT_REGISTER:
+            return _register(agent, action, payload)
+        if agent is None:
+            raise ActionRefused("not_found", f"{action.actor_id} is not registered")
+        return _HANDLERS[action.action_kind](self.draft, action, payload)
+
+    def _use_nonce(self, action: ActionEnvelope) -> None:
+        key_id = key_id_of(action.public_key)
+        key = nonce_key(action.actor_id, key_id)
+        window = self._windows.get(key)
+        if window is None:
+            window = self.draft.record(key, NonceWindow) or NonceWindow()
+        if not window.usable(action.nonce):
+            raise ActionRefused("nonce_used", f"nonce {action.nonce} is used or older than the window")
+        self._windows[key] = window.use(action.nonce)
+        self.used.append([action.actor_id, key_id, action.nonce])
+
+
+def _register(agent: AgentRecord | None, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    if agent is not None:
+        raise ActionRefused("already_exists", f"{action.actor_id} is registered")
+    return AGENT_REGISTERED, {
+        "agent_id": action.actor_id,
+        "public_key": action.public_key,
+        "position": payload["position"],
+    }
+
+
+def _move(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    agent = _agent(draft, action.actor_id)
+    return AGENT_MOVED, {"agent_id": action.actor_id, "from": [agent.x, agent.y], "to": payload["to"]}
+
+
+def _create(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    object_id = str(payload["object_id"])
+    if draft.record(object_key(object_id), ObjectRecord) is not None:
+        raise ActionRefused("already_exists", f"object {object_id} exists")
+    return OBJECT_CREATED, {"object_id": object_id, "owner": action.actor_id, "version": 1, "data": payload["data"]}
+
+
+def _update(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    object_id = str(payload["object_id"])
+    found = draft.record(object_key(object_id), ObjectRecord)
+    if found is None:
+        raise ActionRefused("not_found", f"there is no object {object_id}")
+    if found.owner != action.actor_id:
+        raise ActionRefused("unauthorized", f"object {object_id} belongs to {found.owner}")
+    return OBJECT_UPDATED, {
+        "object_id": object_id,
+        "owner": found.owner,
+        "version": found.version + 1,
+        "data": payload["data"],
+    }
+
+
+def _send(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    recipient = str(payload["to"])
+    agent = _agent(draft, recipient)
+    if agent.mail_next - agent.mail_first >= MAILBOX_LIMIT:
+        raise ActionRefused("mailbox_full", f"{MAILBOX_LIMIT} messages wait for {recipient}")
+    return MESSAGE_SENT, {
+        "from": action.actor_id,
+        "to": recipient,
+        "sequence": agent.mail_next,
+        "body": payload["body"],
+    }
+
+
+def _clear(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
+    agent = _agent(draft, action.actor_id)
+    up_to = payload["up_to"]
+    assert isinstance(up_to, int)
+    last = min(up_to, agent.mail_next - 1)
+    if last < agent.mail_first:
+        raise ActionRefused("not_found", f"no message up to {up_to} waits")
+    return MAILBOX_CLEARED, {"agent_id": action.actor_id, "first": agent.mail_first, "last": last}
+
+
+def _agent(draft: Draft, agent_id: str) -> AgentRecord:
+    agent = draft.record(agent_key(agent_id), AgentRecord)
+    if agent is None:
+        raise ActionRefused("not_found", f"{agent_id} is not registered")
+    return agent
+
+
+_HANDLERS: dict[str, Callable[[Draft, ActionEnvelope, Payload], tuple[str, Payload]]] = {
+    AGENT_MOVE: _move,
+    OBJECT_CREATE: _create,
+    OBJECT_UPDATE: _update,
+    MESSAGE_SEND: _send,
+    MAILBOX_CLEAR: _clear,
+}
