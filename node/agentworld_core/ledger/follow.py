@@ -31,7 +31,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class HeadChoice:
-    """The verdict, the heads to try in order (empty unless it is APPLY), and the heads that were refused, with the reason."""
+    """The verdict, the heads to try in order (none unless it is APPLY), and the refused heads with the reason."""
 
     verdict: Verdict
     targets: tuple[WorldHeadAnnounce, ...] = ()
@@ -108,8 +108,9 @@ def _distinct(
     certified: Sequence[WorldHeadAnnounce], unjudged: Sequence[WorldHeadAnnounce]
 ) -> tuple[WorldHeadAnnounce, ...]:
     """Returns one head for each block hash, best first."""
-    ranked = [(head.height, rank, head.timestamp_ms, head.block_hash, head) for rank, heads in ((1, certified), (0,
-    unjudged)) for head in heads] ranked.sort(key=lambda item: item[:4], reverse=True)
+    ranked = [(head.height, 1, head.timestamp_ms, head.block_hash, head) for head in certified]
+    ranked += [(head.height, 0, head.timestamp_ms, head.block_hash, head) for head in unjudged]
+    ranked.sort(key=lambda item: item[:4], reverse=True)
     best: dict[str, WorldHeadAnnounce] = {}
     for *_, head in ranked:
         best.setdefault(head.block_hash, head)

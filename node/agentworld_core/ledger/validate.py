@@ -72,7 +72,7 @@ def replay_bundle(chain: ChainState, bundle: BlockBundle, *, verified: Verified 
 
 
 def check_bundle(chain: ChainState, bundle: BlockBundle, *, verified: Verified | None = None) -> ChainState:
-    """Returns the chain with the bundle's block as its head, or raises a typed error that says what is wrong with it."""
+    """Returns the chain with the bundle's block as its head, or raises a typed error that says what is wrong."""
     return replay_bundle(chain, bundle, verified=verified).chain_after(bundle.block)
 
 

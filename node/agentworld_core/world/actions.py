@@ -83,7 +83,7 @@ def envelope_id(envelope: ActionEnvelope) -> str:
 
 
 def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
-    """Raises a typed error unless the action is of this world, in itself consistent, and signed by its ``public_key``."""
+    """Raises a typed error unless the action is of this world, consistent in itself and signed by its ``public_key``."""
     if envelope.world_id != world_id:
         raise WrongWorld("the action is of another world", field="world_id", value=envelope.world_id)
     if len(envelope.payload_cbor) > MAX_PAYLOAD_BYTES:
@@ -125,7 +125,7 @@ _ADMISSION_ERRORS: dict[str, type[AgentWorldError]] = {"too_large": TooLarge, "u
 
 
 def check_actor(state: Reader, envelope: ActionEnvelope, *, register_pending: bool = False) -> None:
-    """Raises Unauthorized when the state binds the actor to another key or to none, NonceUsed when the nonce is spent."""
+    """Raises Unauthorized when the state binds the actor to another key or none, NonceUsed when the nonce is spent."""
     agent = read_agent(state, envelope.actor_id)
     if agent is not None and agent.public_key != envelope.public_key:
         raise Unauthorized("another key signs for this actor", field="public_key", value=key_id_of(envelope.public_key))
@@ -138,7 +138,7 @@ def check_actor(state: Reader, envelope: ActionEnvelope, *, register_pending: bo
 
 
 def parse_payload(envelope: ActionEnvelope) -> Payload:
-    """Returns the payload of an action of a known kind; raises ActionRefused for unknown kinds and for wrong or missing fields."""
+    """Returns the payload of an action; raises ActionRefused for an unknown kind, and for wrong or missing fields."""
     fields = _FIELDS.get(envelope.action_kind)
     if fields is None:
         raise ActionRefused("unsupported", f"no rule for actions of kind {envelope.action_kind}")

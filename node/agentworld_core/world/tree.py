@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 
 from agentworld_core.codec import encode
 from agentworld_core.errors import HashMismatch, InvalidField, MalformedEncoding
@@ -166,7 +167,7 @@ class Tree:
         return mine is not None and (mine is node or mine.digest == node.digest)
 
     def subtrees(self, limit: int) -> Iterator[Node]:
-        """Yields, in order of keys, the largest subtrees of at most ``limit`` bytes (or single leaves) that make up the tree."""
+        """Yields in order of keys the largest subtrees of at most ``limit`` bytes (or single leaves) of the tree."""
         stack: list[Node] = [] if self._node is None else [self._node]
         while stack:
             node = stack.pop()
@@ -229,7 +230,7 @@ def _check_place(parsed: TreeInner, slot: int, child: Node) -> None:
 
 
 def tree_from_sorted(entries: list[tuple[bytes, bytes]]) -> Tree:
-    """Returns the tree of entries that are in strictly ascending order of keys; raises MalformedEncoding when they are not."""
-    if any(one[0] >= other[0] for one, other in zip(entries, entries[1:], strict=False)):
+    """Returns the tree of entries in strictly ascending order of keys; raises MalformedEncoding for another order."""
+    if any(one[0] >= other[0] for one, other in pairwise(entries)):
         raise MalformedEncoding("must be in ascending order", field="keys")
     return Tree(build(entries)) if entries else Tree.empty()

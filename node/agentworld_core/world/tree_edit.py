@@ -25,7 +25,7 @@ Change = tuple[bytes, bytes | None]
 
 
 def edit(node: Node | None, changes: list[Change]) -> Node | None:
-    """Returns the node with the changes made, or None when no entry is left; changes are sorted, distinct, at least one."""
+    """Returns the node with the changes (sorted, distinct, at least one) made, or None when no entry is left."""
     if node is None:
         added = _insertions(changes)
         return build(added) if added else None

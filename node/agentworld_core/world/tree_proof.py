@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated
 
 from agentworld_core.codec import bytes_up_to, decode, items_up_to, message
@@ -41,7 +42,7 @@ def parse_node(data: bytes) -> TreeLeaf | TreeInner:
 def _check_leaf(leaf: TreeLeaf) -> TreeLeaf:
     if len(leaf.keys) != len(leaf.values):
         raise MalformedEncoding("has another number of values than of keys", field="values")
-    if any(one >= other for one, other in zip(leaf.keys, leaf.keys[1:], strict=False)):
+    if any(one >= other for one, other in pairwise(leaf.keys)):
         raise MalformedEncoding("must be in ascending order", field="keys")
     return leaf
 
