@@ -1,0 +1,175 @@
+"""A real API server with nothing behind it: etcd and kube-apiserver on loopback, no nodes, no controllers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from tests.chart.crd import FILES, ROOT, crd
+
+SECONDS_TO_START = 60
+JSON = "application/json"
+GROUP = "/apis/agentworld.dev/v1alpha1"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+
+
+def programs() -> Path | None:
+    """The folder with etcd and kube-apiserver as `hack/cluster/cluster build` makes them; None when it has not."""
+    sys.path.insert(0, str(ROOT / "hack" / "cluster"))
+    try:
+        from localcluster.binaries import located
+        from localcluster.settings import DEFAULT_NAME, folders
+    finally:
+        sys.path.pop(0)
+    binaries = located(folders(DEFAULT_NAME).cache)
+    return binaries.bin if binaries.built else None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer of the API server."""
+
+    code: int
+    body: dict[str, Any]
+
+    @property
+    def message(self) -> str:
+        return str(self.body.get("message", ""))
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """Speaks JSON with an API server as its administrator."""
+
+    url: str
+    token: str
+
+    def call(
+        self, method: str, path: str, body: Any = None, *, content: str = JSON, accept: str = JSON, user: str = ""
+    ) -> Answer:
+        """Sends one request, as another user if need be; refusals are answers; OSError when nobody answers."""
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content, "Accept": accept}
+        if user:
+            headers["Impersonate-User"] = user
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, method=method, data=data, headers=headers)
+        # The certificate was made by the server for itself a moment ago, and the connection stays on loopback.
+        trusting = urllib.request.HTTPSHandler(context=ssl._create_unverified_context())
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), trusting)
+        try:
+            with opener.open(request, timeout=20) as answer:
+                return Answer(answer.status, _object(answer.read()))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, _object(error.read()))
+
+    def apply(self, path: str, manifest: dict[str, Any]) -> Answer:
+        """Server-side apply under a field manager of its own."""
+        query = "?fieldManager=tests&force=true&fieldValidation=Strict"
+        return self.call("PATCH", path + query, manifest, content="application/apply-patch+yaml")
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {"message": text.decode(errors="replace")}
+    return value if isinstance(value, dict) else {"message": str(value)}
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+@contextlib.contextmanager
+def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
+    """Runs an API server as long as the block; raises with the end of its log when it does not come up."""
+    etcd, peer, port = _free_ports(3)
+    token = secrets.token_hex(16)
+    (home / "tokens.csv").write_text(f"{token},admin,1,system:masters\n")
+    key = home / "service-accounts.key"
+    key.write_bytes(
+        rsa.generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+        )
+    )
+    peer_url, etcd_url = f"http://127.0.0.1:{peer}", f"http://127.0.0.1:{etcd}"
+    storage = [
+        f"{bin_folder}/etcd", "--name=e", f"--data-dir={home / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
+        f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
+        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
+        f"--initial-cluster=e={peer_url}",
+    ]  # fmt: skip
+    server = [
+        f"{bin_folder}/kube-apiserver", f"--etcd-servers={etcd_url}", "--bind-address=127.0.0.1",
+        f"--secure-port={port}", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+        f"--cert-dir={home / 'certificates'}", f"--token-auth-file={home / 'tokens.csv'}", "--authorization-mode=RBAC",
+        "--service-account-issuer=https://tests", f"--service-account-key-file={key}",
+        f"--service-account-signing-key-file={key}", "--service-cluster-ip-range=10.97.0.0/16",
+        "--disable-admission-plugins=ServiceAccount",
+    ]  # fmt: skip
+    log = home / "kube-apiserver.log"
+    with _running(storage, home / "etcd.log"), _running(server, log) as process:
+        api = ApiServer(f"https://127.0.0.1:{port}", token)
+        _wait_until_ready(api, process, log)
+        yield api
+
+
+def _wait_until_ready(api: ApiServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SECONDS_TO_START
+    while process.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            if api.call("GET", "/readyz").code == 200:
+                return
+        time.sleep(0.1)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    raise AssertionError(f"kube-apiserver did not come up within {SECONDS_TO_START} s:\n{tail}")
+
+
+def plural(kind: str) -> str:
+    return str(crd(kind)["spec"]["names"]["plural"])
+
+
+def install_definitions(api: ApiServer) -> None:
+    """Applies our three definitions and returns when they are served."""
+    for kind in FILES:
+        definition = crd(kind)
+        answer = api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
+        assert answer.code in (200, 201), answer.message
+    deadline = time.monotonic() + SECONDS_TO_START
+    for kind in FILES:
+        while api.call("GET", f"{GROUP}/{plural(kind)}").code != 200:
+            assert time.monotonic() < deadline, f"{plural(kind)} are not served"
+            time.sleep(0.05)
