@@ -5,13 +5,16 @@
     world.json                    the manifests as last applied
     genesis.cbor                  made once, never changed
     lease.json                    the writer lease
-    keys/<key>/g<n>.pem           one file a generation of a MembershipKey
+    peers.json                    all nodes and where they listen
+    keys/<key>/                   a MembershipKey: g<n>.pem, and ring.json, what is known of the generations
+    revocations/<key id>.cbor     signed statements
+    next-directory.cbor           the epoch that waits for a block, if one does
     nodes/<node>/config.json      what the node starts from
     nodes/<node>/identity.pem     its network identity
     nodes/<node>/keys/            its key folder: g<n>.pem and active
     nodes/<node>/data/            its log, blobs and index
     nodes/<node>/log              its output
-    peers.json                    all nodes and where they listen
+    supervisor.json, lock         of the supervisor that runs
 """
 
 from __future__ import annotations
@@ -19,18 +22,21 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentworld_client import keys as key_files
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import InvalidField
-from agentworld_core.messages import Genesis
+from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_core.names import peer_id_of
 from agentworld_core.signing import Ed25519Signer
 from agentworld_core.topology.node_config import NodeConfig
+from agentworld_node.supervisor.rings import KeyRing
+
+_T = TypeVar("_T")
 
 
 class WorldHome:
@@ -38,7 +44,18 @@ class WorldHome:
 
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def prepare(self) -> None:
+        """Makes the folder; refuses one that holds something else than a world."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            strangers = [path.name for path in self.folder.iterdir() if path.name not in _OWN_NAMES]
+        except OSError as error:
+            raise InvalidField(f"cannot be used: {error.strerror}", field="--data", value=self.folder) from error
+        if strangers and not (self.folder / "world.json").exists():
+            raise InvalidField(
+                "is not empty and holds no world", field="--data", value=self.folder, remedy="name an empty folder"
+            )
 
     @property
     def lease_file(self) -> Path:
@@ -59,6 +76,8 @@ class WorldHome:
         """The folder of a node."""
         return self.folder / "nodes" / node_id
 
+    # The world
+
     def manifests(self) -> list[dict[str, Any]]:
         """Returns the manifests as last applied; empty before the first time."""
         stored = self._read_json(self.folder / "world.json")
@@ -70,10 +89,7 @@ class WorldHome:
 
     def genesis(self) -> Genesis | None:
         """Returns the genesis, None before it was made."""
-        try:
-            return decode(Genesis, self.genesis_file.read_bytes())
-        except FileNotFoundError:
-            return None
+        return self._read_message(Genesis, self.genesis_file)
 
     def save_genesis(self, genesis: Genesis) -> None:
         """Stores the genesis; a world has one for ever."""
@@ -81,21 +97,89 @@ class WorldHome:
             raise InvalidField("has a genesis already", field=str(self.folder))
         write_file(self.genesis_file, encode(genesis))
 
-    def key_generations(self, key: str) -> dict[int, Ed25519Signer]:
+    def statements(self) -> list[Revocation]:
+        """Returns the revocations that were signed or learned of here, in the order of key ids."""
+        paths = sorted((self.folder / "revocations").glob("*.cbor"))
+        found = [self._read_message(Revocation, path) for path in paths]
+        return [statement for statement in found if statement is not None]
+
+    def save_statement(self, statement: Revocation) -> None:
+        """Stores a revocation; the first one for a key stays."""
+        path = self.folder / "revocations" / f"{statement.key_id}.cbor"
+        if not path.exists():
+            write_file(path, encode(statement))
+
+    def waiting_directory(self) -> Directory | None:
+        """Returns the signed directory that was submitted last and may still wait for a block."""
+        return self._read_message(Directory, self.folder / "next-directory.cbor")
+
+    def save_waiting_directory(self, directory: Directory | None) -> None:
+        """Stores the directory before it is submitted, so that a restart submits the same again; None forgets it."""
+        path = self.folder / "next-directory.cbor"
+        if directory is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_file(path, encode(directory))
+
+    # Keys
+
+    def signers(self, key: str) -> dict[int, Ed25519Signer]:
         """Returns the signers of a MembershipKey by generation."""
-        folder = self.folder / "keys" / key
-        if not folder.is_dir():
-            return {}
-        return {int(path.stem[1:]): key_files.load(path) for path in sorted(folder.glob("g*.pem"))}
+        found = {}
+        for path in sorted((self.folder / "keys" / key).glob("g*.pem")):
+            if path.stem[1:].isdecimal():
+                found[int(path.stem[1:])] = key_files.load(path)
+        return found
 
     def make_key(self, key: str, generation: int) -> Ed25519Signer:
-        """Makes the key of a generation, or returns it when it exists."""
+        """Makes the key of a generation, or returns it when it exists, whoever put it there."""
         path = self.folder / "keys" / key / f"g{generation}.pem"
-        if path.exists():
-            return key_files.load(path)
-        signer = key_files.generate()
-        key_files.save(signer, path)
-        return signer
+        if not path.exists():
+            key_files.save(key_files.generate(), path)
+        return key_files.load(path)
+
+    def ring(self, key: str) -> KeyRing:
+        """Returns what is known of the generations of a MembershipKey."""
+        return KeyRing.from_dict(self._read_json(self.folder / "keys" / key / "ring.json") or {})
+
+    def save_ring(self, key: str, ring: KeyRing) -> None:
+        """Stores what is known of the generations of a MembershipKey."""
+        self._write_json(self.folder / "keys" / key / "ring.json", ring.to_dict())
+
+    # Nodes
+
+    def node_configs(self) -> list[NodeConfig]:
+        """Returns the configurations of all nodes that have a folder, in the order of their ids."""
+        folders = sorted((self.folder / "nodes").glob("*/config.json"))
+        configs = [self.node_config(path.parent.name) for path in folders]
+        return [config for config in configs if config is not None]
+
+    def node_config(self, node_id: str) -> NodeConfig | None:
+        """Returns the configuration of a node as last written."""
+        path = self.node_folder(node_id) / "config.json"
+        stored = self._read_json(path)
+        try:
+            return None if stored is None else NodeConfig.from_dict(stored)
+        except InvalidField as error:
+            raise _damaged(path, error) from error
+
+    def save_node_config(self, config: NodeConfig) -> Path:
+        """Writes a node's configuration and returns its path."""
+        path = self.node_folder(config.node_id) / "config.json"
+        self._write_json(path, config.to_dict())
+        return path
+
+    def save_peers(self, configs: Iterable[NodeConfig]) -> None:
+        """Writes where every node listens."""
+        rows = [
+            {
+                "node_id": config.node_id,
+                "peer_id": peer_id_of(self.identity(config.node_id).public_key),
+                "addresses": [f"127.0.0.1:{config.p2p_port}"],
+            }
+            for config in configs
+        ]
+        self._write_json(self.peers_file, rows)
 
     def identity(self, node_id: str) -> Ed25519Signer:
         """Returns the network identity of a node, made at the first call."""
@@ -126,28 +210,12 @@ class WorldHome:
         except FileNotFoundError:
             return ""
 
-    def node_config(self, node_id: str) -> NodeConfig | None:
-        """Returns the configuration of a node as last written."""
-        stored = self._read_json(self.node_folder(node_id) / "config.json")
-        return None if stored is None else NodeConfig.from_dict(stored)
-
-    def save_node_config(self, config: NodeConfig) -> Path:
-        """Writes a node's configuration and returns its path."""
-        path = self.node_folder(config.node_id) / "config.json"
-        self._write_json(path, config.to_dict())
-        return path
-
-    def save_peers(self, configs: Iterable[NodeConfig]) -> None:
-        """Writes where every node listens."""
-        rows = [
-            {
-                "node_id": config.node_id,
-                "peer_id": peer_id_of(self.identity(config.node_id).public_key),
-                "addresses": [f"127.0.0.1:{config.p2p_port}"],
-            }
-            for config in configs
-        ]
-        self._write_json(self.peers_file, rows)
+    def remove_node(self, node_id: str, *, data: bool) -> None:
+        """Forgets a node that has left; its identity stays, and its data unless told otherwise."""
+        folder = self.node_folder(node_id)
+        (folder / "config.json").unlink(missing_ok=True)
+        if data:
+            shutil.rmtree(folder / "data", ignore_errors=True)
 
     def _read_json(self, path: Path) -> Any:
         try:
@@ -155,10 +223,27 @@ class WorldHome:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise InvalidField(f"is damaged: {error}", field=str(path), remedy="restore it, or start anew") from error
+            raise _damaged(path, error) from error
+
+    def _read_message(self, cls: type[_T], path: Path) -> _T | None:
+        try:
+            return decode(cls, path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except AgentWorldError as error:
+            raise _damaged(path, error) from error
 
     def _write_json(self, path: Path, value: Any) -> None:
         write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
+
+
+_OWN_NAMES = frozenset({"lock", "supervisor.json", "supervisor.log", "keys", "nodes"})
+
+
+def _damaged(path: Path, error: Exception) -> InvalidField:
+    return InvalidField(
+        f"is damaged: {error}", field=str(path), remedy="restore it, or begin a world in another folder"
+    )
 
 
 def write_file(path: Path, data: bytes) -> bool:
@@ -179,10 +264,3 @@ def write_file(path: Path, data: bytes) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
-
-
-def free_port() -> int:
-    """Returns a TCP port of the loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
