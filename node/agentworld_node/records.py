@@ -1,4 +1,4 @@
-"""What a node writes into its log, beside the messages of the wire: votes with the lock they stand on, snapshot marks."""
+"""What a node writes into its log beside messages of the wire: votes with the lock they stand on, snapshot marks."""
 
 from __future__ import annotations
 

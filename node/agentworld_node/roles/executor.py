@@ -30,7 +30,7 @@ EXECUTIONS_KEPT = 4
 
 
 class Executor:
-    """Turns waiting actions into signed blocks, and blocks into verdicts and executions that are used once more at commit."""
+    """Turns waiting actions into signed blocks and blocks into verdicts; keeps the executions for the commit."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Executor:
         ledger: Ledger,
         mempool: Mempool,
         keyring: NodeKeyring,
-        is_verified: Callable[[ActionEnvelope], bool],
+        is_verified: Callable[[str], bool],
     ):
         self._ledger = ledger
         self._mempool = mempool
@@ -51,7 +51,7 @@ class Executor:
     def has_work(self) -> bool:
         """True when the next block would not be empty, or is needed to bring a directory change into force."""
         chain = self._ledger.chain
-        return len(self._mempool) > 0 or chain.pending_directory is not None or self.proposed_directory() is not None
+        return len(self._mempool) > 0 or chain.pending is not None or self.proposed_directory() is not None
 
     def execution_of(self, bundle: BlockBundle) -> Execution | None:
         """Returns the execution of a block that this node has built or judged itself."""
@@ -63,7 +63,14 @@ class Executor:
         if signer is None or height != self._ledger.chain.height + 1 or not self.has_work():
             return None, ""
         now_ms = max(time.time_ns() // 1_000_000, self._ledger.chain.time_ms)
-        header = HeaderInput(height, round_.term, round_.attempt, self._keyring.node_id, signer.key_id, now_ms)
+        header = HeaderInput(
+            height=height,
+            term=round_.term,
+            attempt=round_.attempt,
+            proposer_id=self._keyring.node_id,
+            key_id=signer.key_id,
+            timestamp_ms=now_ms,
+        )
         actions = self._mempool.take_batch()
         return await asyncio.to_thread(self._build, header, actions, signer)
 
@@ -78,7 +85,7 @@ class Executor:
             term=header.term,
             proposer_id=header.proposer_id,
             timestamp_ms=header.timestamp_ms,
-            directory=self.proposed_directory() if chain.pending_directory is None else None,
+            directory=self.proposed_directory() if chain.pending is None else None,
         )
         batch = sign(batch, signer)
         execution = execute(chain, batch, header)

@@ -1,8 +1,8 @@
 """Takes actions from clients and from gossip into the mempool, and answers for them until they are in a block.
 
-``pooled`` says that this node has the action and passes it on; ``committed`` says that a quorum has made it part of the
-ledger and this node has it on disk. Only the second is a promise. An action that this node took from a client is gossiped
-again until it is committed, since gossip may lose it and the writer may change.
+``pooled`` says that this node has the action and passes it on; ``committed`` says that a quorum has made it part of
+the ledger and this node has it on disk. Only the second is a promise. An action that this node took from a client is
+gossiped again until it is committed, since gossip may lose it and the writer may change.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class GatewayRole:
         tasks.create_task(self._gossip_forever(), name="actions-from-gossip")
         tasks.create_task(self._repeat_forever(), name="repeat-actions")
 
-    def is_verified(self, action: ActionEnvelope) -> bool:
-        """True when exactly this signed action has passed the stateless checks here."""
-        return envelope_id(action) in self._verified
+    def is_verified(self, signed_action_id: str) -> bool:
+        """True when the signed action of this ``envelope_id`` has passed the stateless checks here."""
+        return signed_action_id in self._verified
 
     async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]:
         """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt."""
@@ -72,7 +72,7 @@ class GatewayRole:
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
         for index, action in enumerate(actions):
             known = self._known(action.action_id)
-            error = refusal if id(action) not in verdicts else verdicts[id(action)]
+            error = verdicts.get(id(action), refusal)
             if known is not None:
                 results[index] = {**known, "duplicate": True}
                 continue
@@ -149,7 +149,7 @@ class GatewayRole:
     def _judge_now(
         self, actions: Sequence[ActionEnvelope], registering: Container[str]
     ) -> list[tuple[ActionEnvelope, AgentWorldError | None]]:
-        state = self._ledger.chain.state
+        state = self._ledger.chain.tree
         now_ms = time.time_ns() // 1_000_000
         judged: list[tuple[ActionEnvelope, AgentWorldError | None]] = []
         for action in actions:
@@ -194,8 +194,8 @@ class GatewayRole:
                 self._metrics.count("agentworld_messages_refused_total", topic="action", code=error.code)
                 continue
             fresh = [action for action in actions if self._known(action.action_id) is None]
-            for action, error in await self._judge(fresh):
-                self._take(action, error)
+            for action, refusal in await self._judge(fresh):
+                self._take(action, refusal)
             if fresh:
                 self.on_change()
 
@@ -231,7 +231,7 @@ class GatewayRole:
 
     def _drop_stale(self, actors: Iterable[str]) -> None:
         """Drops waiting actions of these actors whose nonce or key the new state refuses for good."""
-        state = self._ledger.chain.state
+        state = self._ledger.chain.tree
         for actor_id in sorted(actors):
             for action in self._mempool.of_actor(actor_id):
                 try:

@@ -1,8 +1,8 @@
 """Takes what governance has signed, directories and revocations, keeps it, and passes it on until everybody has it.
 
-A revocation counts on this node from the moment it is durable here. A directory counts when a block has carried it; until
-then it is offered to whoever writes. Both are gossiped again while they are not settled, and the revocations a node
-misses are fetched by comparing digests.
+A revocation counts on this node from the moment it is durable here. A directory counts when a block has carried it;
+until then it is offered to whoever writes. Both are gossiped again while they are not settled, and the revocations a
+node misses are fetched by comparing digests.
 """
 
 from __future__ import annotations
@@ -57,12 +57,15 @@ class MembershipRole:
         tasks.create_task(self._repeat_forever(), name="repeat-membership")
         tasks.create_task(self._reconcile_forever(), name="reconcile-revocations")
 
+    def _latest(self) -> Directory:
+        return self._ledger.chain.directories[-1].directory
+
     def waiting_directory(self) -> Directory | None:
         """Returns the directory that the next block should carry, None when there is none that still fits."""
         waiting = self._waiting
         if waiting is None:
             return None
-        if waiting.epoch <= self._ledger.chain.latest_directory.epoch or is_expired(waiting, _now_ms()):
+        if waiting.epoch <= self._latest().epoch or is_expired(waiting, _now_ms()):
             self._waiting = None
         return self._waiting
 
@@ -77,7 +80,7 @@ class MembershipRole:
         """Takes a statement and makes it durable before answering; raises a typed error unless it proves itself."""
         check_revocation(
             statement,
-            self._ledger.chain.latest_directory,
+            self._latest(),
             revoked_key_ids=self._keyring.revoked_key_ids(),
             forced=force or statement.key_id in self._keyring.revocations,
         )
@@ -95,7 +98,7 @@ class MembershipRole:
         return self._keyring.revocations.as_message(self._world_id)
 
     def _take_directory(self, proposed: Directory) -> str:
-        latest = self._ledger.chain.latest_directory
+        latest = self._latest()
         if proposed.epoch <= latest.epoch:
             known = self._ledger.directory(proposed.epoch)
             if known is not None and directory_hash(known) == directory_hash(proposed):
@@ -134,7 +137,7 @@ class MembershipRole:
     def _on_directory(self, peer_id: str, payload: bytes) -> None:
         try:
             proposed = decode(Directory, payload, limit=MESSAGE_LIMIT)
-            if proposed.epoch > self._ledger.chain.latest_directory.epoch:
+            if proposed.epoch > self._latest().epoch:
                 self._take_directory(proposed)
         except AgentWorldError as error:
             self._refused("membership", peer_id, error)
@@ -151,7 +154,7 @@ class MembershipRole:
 
     def _check_passed_on(self, statement: Revocation) -> None:
         revoked = self._keyring.revoked_key_ids()
-        check_revocation(statement, self._ledger.chain.latest_directory, revoked_key_ids=revoked, forced=True)
+        check_revocation(statement, self._latest(), revoked_key_ids=revoked, forced=True)
 
     async def _repeat_forever(self) -> None:
         while True:

@@ -1,8 +1,8 @@
 """Drives the consensus engine of one node: feeds it what happens, does what it asks for, and signs nothing undurable.
 
 The engine decides; this shell owns the keys, the log, the network and the clock. Every message is checked against the
-directory in force at its height and the revocations known here before the engine sees it. What comes from the network is
-taken from one bounded queue in order; building and judging blocks run in worker threads beside it.
+directory in force at its height and the revocations known here before the engine sees it. What comes from the network
+is taken from one bounded queue in order; building and judging blocks run in worker threads beside it.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 4096
 PROPOSAL_LIMIT = 2 * 1024 * 1024
+EARLY_LIMIT = 512
 KEY_RETRY_SECONDS = 1.0
 EVIDENCE_KEPT = 64
 
@@ -82,6 +83,7 @@ class ValidatorRole:
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._working = False
+        self._early: list[tuple[str, str, bytes]] = []
         self._proposal_topic = topic(ledger.genesis.world_id, "consensus.proposal")
         self._vote_topic = topic(ledger.genesis.world_id, "consensus.vote")
         self.evidence: list[Equivocation] = []
@@ -141,6 +143,9 @@ class ValidatorRole:
 
     def _height_committed(self, _bundle: BlockBundle) -> None:
         self._offer(self._next_height())
+        early, self._early = self._early, []
+        for item in early:
+            self._offer(item)
         self.work_changed()
 
     async def _receive(self, kind: str, peer: str, data: bytes) -> Event | None:
@@ -148,11 +153,13 @@ class ValidatorRole:
             if kind == "vote":
                 vote = decode(Vote, data, limit=1024)
                 if not self._is_current(vote, peer):
+                    self._keep_early((kind, peer, data), vote.height)
                     return None
                 verify_vote(self._ledger.chain.directory_at(vote.height), self._keyring.revoked_key_ids(), vote)
                 return VoteReceived(vote)
             body = await asyncio.to_thread(decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
             if not self._is_current(body.proposal, peer):
+                self._keep_early((kind, peer, data), body.proposal.height)
                 return None
             directory = self._ledger.chain.directory_at(body.proposal.height)
             await asyncio.to_thread(verify_proposal, directory, self._keyring.revoked_key_ids(), body)
@@ -165,10 +172,15 @@ class ValidatorRole:
             return None
 
     def _is_current(self, message: Vote | Proposal, peer: str) -> bool:
-        height = self._ledger.chain.height
-        if message.height > height + 1:
+        chain = self._ledger.chain
+        if message.height > chain.next_height + 1:
             self.on_behind(peer, message.height - 1)
-        return height < message.height <= height + 2
+        return chain.height < message.height <= chain.horizon
+
+    def _keep_early(self, item: tuple[str, str, bytes], height: int) -> None:
+        """Keeps what a faster node says of the height after the next, until the next one is committed here."""
+        if height == self._ledger.chain.next_height + 1 and len(self._early) < EARLY_LIMIT:
+            self._early.append(item)
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:

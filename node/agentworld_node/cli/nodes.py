@@ -1,0 +1,75 @@
+"""``agentworld node``: run one node until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentworld_core.errors import InvalidField
+from agentworld_core.topology.node_config import NodeConfig
+from agentworld_node.cli.app import app, run
+
+
+@app.command()
+def node(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The node's configuration, a JSON file.")],
+    roles: Annotated[
+        str | None, typer.Option("--roles", help="Roles instead of those in the file, such as validator,storage.")
+    ] = None,
+    log_level: Annotated[str, typer.Option("--log-level", help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run one node of a world: vote, order, store, serve, as its roles say.
+
+    SIGTERM or Ctrl-C stops it cleanly: it hands the writer lease over and closes its log.
+    """
+    run(lambda: _run_node(config, roles, log_level))
+
+
+async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
+    from agentworld_node.node import Node
+
+    _configure_logging(log_level)
+    settings = read_config(path)
+    if roles is not None:
+        plain = dataclasses.replace(settings, roles=tuple(role.strip() for role in roles.split(","))).to_dict()
+        settings = NodeConfig.from_dict(plain)
+    running = Node(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.stop)
+    await running.run(
+        ready=lambda: logging.getLogger("agentworld").info(
+            "node %s of world %s at height %d, http port %d, peer id %s",
+            settings.node_id,
+            settings.world_id,
+            running.ledger.height,
+            running.http_port,
+            running.network.peer_id,
+        )
+    )
+
+
+def read_config(path: Path) -> NodeConfig:
+    """Returns the configuration of a file; InvalidField says what is wrong with it."""
+    try:
+        return NodeConfig.from_dict(json.loads(path.read_text()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidField(f"cannot be read: {error}", field="--config", value=path) from error
+    except ValueError as error:
+        raise InvalidField(f"is not JSON: {error}", field="--config", value=path) from error
+
+
+def _configure_logging(level: str) -> None:
+    names = ("debug", "info", "warning", "error")
+    if level.lower() not in names:
+        raise InvalidField("is not a level", field="--log-level", value=level, remedy=f"use {', '.join(names)}")
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", level=level.upper())
+    # The library reports every lost connection as an error with a traceback; the network adapter says what matters.
+    logging.getLogger("libp2p").setLevel(logging.CRITICAL)
