@@ -23,7 +23,7 @@ from agentworld_core.world.state import (
 from agentworld_core.world.tree import Tree
 
 FIRST_HEIGHT = 1
-MAX_BATCH_BYTES = 8 * 1024 * 1024
+MAX_BATCH_BYTES = 16 * 1024 * 1024
 _MAX_SEGMENTS = 4096
 _EVENTS_OF_A_STEP = 3
 

@@ -83,7 +83,7 @@ def envelope_id(envelope: ActionEnvelope) -> str:
 
 
 def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
-    """Raises a typed error unless the action is of this world, consistent in itself and signed by its ``public_key``."""
+    """Raises a typed error unless the action is of this world, consistent and signed by its ``public_key``."""
     if envelope.world_id != world_id:
         raise WrongWorld("the action is of another world", field="world_id", value=envelope.world_id)
     if len(envelope.payload_cbor) > MAX_PAYLOAD_BYTES:
@@ -145,7 +145,8 @@ def parse_payload(envelope: ActionEnvelope) -> Payload:
     try:
         payload = decode_value(envelope.payload_cbor, limit=MAX_PAYLOAD_BYTES)
     except MalformedEncoding as error:
-        raise ActionRefused("invalid_field", f"payload: {error.message}") from error
+        # The text becomes part of the ledger, so it must not be that of a library.
+        raise ActionRefused("invalid_field", "payload: is not a deterministic encoding") from error
     if not isinstance(payload, dict) or sorted(payload) != sorted(fields):
         raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(sorted(fields))}")
     for name, check in fields.items():
