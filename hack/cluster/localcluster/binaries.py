@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,9 +106,13 @@ def _go(arguments: list[str], folder: Path, running: Step, extra: dict[str, str]
     lines: list[str] = []
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line.rstrip())
-            running.update(f"{len(lines)} packages, now {lines[-1]}")
+        try:
+            for line in process.stderr:
+                lines.append(line.rstrip())
+                running.update(f"{len(lines)} packages, now {lines[-1]}")
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            raise
     if process.returncode != 0:
         raise ClusterError("go " + arguments[0] + " failed:\n" + "\n".join(lines[-20:]))
 

@@ -72,13 +72,13 @@ class Processes:
         self.logs = logs
         # nothing else of the user's environment: a proxy variable would keep the components from each other
         self.environment = {"PATH": path, "HOME": str(Path.home())}
+        self._children: list[subprocess.Popen[bytes]] = []  # those of this run, to be reaped
 
     def spawn(self, name: str, command: Sequence[str | Path], *, nested: bool = False) -> int:
         """Starts a command in a session of its own with its log in `<name>.log`, and returns its process id.
 
         With `nested` the command enters a process namespace, and it is the process inside that counts.
         """
-        self.pids.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         log = self.logs / f"{name}.log"
         if log.exists():
@@ -88,6 +88,7 @@ class Processes:
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env=self.environment, start_new_session=True, cwd="/",
             )  # fmt: skip
+        self._children.append(child)
         self.record(name, child.pid)
         if not nested:
             return child.pid
@@ -112,6 +113,7 @@ class Processes:
         stat = stat_of(pid)
         if stat is None:
             raise ClusterError(f"{name} ended at once:\n{self.tail(name)}")
+        self.pids.mkdir(parents=True, exist_ok=True)
         (self.pids / name).write_text(f"{pid} {stat.start} {boot_id()}\n")
 
     def recorded(self, name: str) -> Record | None:
@@ -156,6 +158,7 @@ class Processes:
         for name, record in records.items():
             wait_until(lambda record=record: not _members(record), what=f"{name} to end", seconds=10)  # type: ignore[misc]
             (self.pids / name).unlink()
+        self._children = [child for child in self._children if child.poll() is None]
 
 
 def _members(record: Record) -> list[int]:
