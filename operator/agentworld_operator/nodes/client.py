@@ -44,9 +44,10 @@ class NodeClient:
         """Hands a signed directory to the node; the same one twice is fine."""
         await self._request("POST", address, "/control/v1/directories", body=encode(directory))
 
-    async def push_revocation(self, address: str, statement: Revocation) -> None:
-        """Hands a signed revocation to the node; the same one twice is fine."""
-        await self._request("POST", address, "/control/v1/revocations", body=encode(statement))
+    async def push_revocation(self, address: str, statement: Revocation, *, force: bool) -> None:
+        """Hands a signed revocation to the node; the same one twice is fine, ``force`` spares no governance key."""
+        path = "/control/v1/revocations" + ("?force=true" if force else "")
+        await self._request("POST", address, path, body=encode(statement))
 
     async def _request(
         self, method: str, address: str, path: str, *, body: bytes | None = None, accept: str = "application/json"
@@ -86,6 +87,8 @@ def _refusal(status: int, body: bytes) -> NodeRefused:
         document: Any = json.loads(body)
     except ValueError:
         document = {}
+    if isinstance(document, dict) and isinstance(document.get("error"), dict):
+        document = document["error"]
     if not isinstance(document, dict):
         document = {}
     code = str(document.get("code", f"http_{status}"))[:64]

@@ -23,6 +23,6 @@ class NodeApi(Protocol):
         """Hands a signed directory to the node; the same one twice is fine."""
         ...
 
-    async def push_revocation(self, address: str, statement: Revocation) -> None:
-        """Hands a signed revocation to the node; the same one twice is fine."""
+    async def push_revocation(self, address: str, statement: Revocation, *, force: bool) -> None:
+        """Hands a signed revocation to the node; the same one twice is fine, ``force`` spares no governance key."""
         ...

@@ -17,7 +17,7 @@ from agentworld_core.membership.rotation import (
     Rotation,
     plan_rotation,
 )
-from agentworld_core.membership.steps import Done, MakeKey, PublishDirectory, Refused, Step, SwitchSigning
+from agentworld_core.membership.steps import MakeKey, PublishDirectory, Refused, Step, SwitchSigning
 from agentworld_core.messages import Directory, Member, RevokedKey
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_core.topology.resources import MembershipKey
@@ -45,7 +45,7 @@ class MembershipFacts:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MembershipPlan:
-    """What to do now; ``rotations`` say for each MembershipKey where it is, ``members`` what became of joins and leaves."""
+    """What to do now; ``rotations`` say where each MembershipKey is, ``members`` what became of joins and leaves."""
 
     make: tuple[tuple[str, int], ...]
     switch: tuple[tuple[str, str], ...]
@@ -61,7 +61,7 @@ class MembershipPlan:
 
 def plan_membership(facts: MembershipFacts) -> MembershipPlan:
     """Returns the next steps of all keys and of the membership as a whole; one directory is in flight at a time."""
-    rotations = {key.name: _rotation(facts, key) for key in facts.topology.keys if key.name in facts.rings}
+    rotations = {key.name: _rotation(facts, key) for key in keys_in_use(facts.topology) if key.name in facts.rings}
     members = _members(facts)
     steps = [(name, rotation.step) for name, rotation in rotations.items()]
     urgent = [name for name, active in facts.active.items() if _is_revoked(facts, active)]
@@ -71,7 +71,7 @@ def plan_membership(facts: MembershipFacts) -> MembershipPlan:
     ordered += [step for name, step in steps if name not in urgent]
     publish = next((step for step in ordered if isinstance(step, PublishDirectory)), None)
     if publish is None and facts.pending is None:
-        publish = _list_revocations(facts)
+        publish = _rules(facts) or _list_revocations(facts)
     return MembershipPlan(
         make=tuple((name, step.generation) for name, step in steps if isinstance(step, MakeKey)),
         switch=tuple((name, step.key_id) for name, step in steps if isinstance(step, SwitchSigning)),
@@ -79,6 +79,12 @@ def plan_membership(facts: MembershipFacts) -> MembershipPlan:
         rotations=rotations,
         members=members,
     )
+
+
+def keys_in_use(topology: Topology) -> list[MembershipKey]:
+    """Returns the MembershipKeys that sign for the world: its governance keys, and one key for each validator."""
+    used = [*topology.governance_keys, *(node.key for node in topology.nodes if node.kind == "validator")]
+    return [key for key in topology.keys if key.name in used]
 
 
 def wanted_generation(
@@ -157,11 +163,6 @@ def wanted_members(facts: MembershipFacts) -> list[WantedMember]:
 
 def _members(facts: MembershipFacts) -> Step:
     topology = facts.topology
-    forced = topology.world.metadata.annotations.get(FORCE_REMOVE) == "true" or all(
-        topology.validator(node.name).metadata.annotations.get(FORCE_REMOVE) == "true"
-        for node in topology.nodes
-        if node.kind == "validator" and node.leaving
-    )
     wanted = wanted_members(facts)
     here = [item.member.member_id for item in wanted]
     # A member whose identity or key cannot be read just now is not thereby asked to leave.
@@ -169,14 +170,14 @@ def _members(facts: MembershipFacts) -> Step:
         known = find_member(facts.current, node.node_id)
         if known is not None and node.node_id not in here:
             wanted.append(WantedMember(member=known, synced=False))
-    any_leaving = any(node.leaving for node in topology.nodes)
-    return plan_members(
-        wanted, facts.current, facts.pending, revoked=facts.revoked, force=(forced and any_leaving) or _forced(topology)
-    )
+    return plan_members(wanted, facts.current, facts.pending, revoked=facts.revoked, force=_is_forced(topology))
 
 
-def _forced(topology: Topology) -> bool:
-    return topology.world.metadata.annotations.get(FORCE_REMOVE) == "true"
+def _is_forced(topology: Topology) -> bool:
+    """True when a person has said, on the World or on all Validators that leave, that the quorum may suffer."""
+    annotations = [topology.validator(node.name).metadata.annotations for node in topology.nodes if node.leaving]
+    everyone = bool(annotations) and all(given.get(FORCE_REMOVE) == "true" for given in annotations)
+    return everyone or topology.world.metadata.annotations.get(FORCE_REMOVE) == "true"
 
 
 def _rotation(facts: MembershipFacts, key: MembershipKey) -> Rotation:
@@ -227,6 +228,27 @@ def _node_of(topology: Topology, key: MembershipKey) -> NodePlan | None:
     return None
 
 
+def _rules(facts: MembershipFacts) -> PublishDirectory | None:
+    """Returns the epoch that takes over a changed fault model, threshold, or list of governance keys."""
+    spec, current = facts.topology.world.spec, facts.current
+    rings = [facts.rings[name] for name in facts.topology.governance_keys if name in facts.rings]
+    kept = tuple(key for key in current.governance if any(ring.by_id(key.key_id) for ring in rings))
+    threshold = spec.governance.threshold
+    if len(rings) < len(facts.topology.governance_keys) or len(kept) < threshold:
+        # Keys that are still to be trusted come first; the rotation brings them in.
+        return None
+    same = len(kept) == len(current.governance) and threshold == current.governance_threshold
+    if same and spec.consensus.fault_model == current.fault_model:
+        return None
+    changes = Changes(
+        governance=kept,
+        governance_threshold=threshold,
+        fault_model=spec.consensus.fault_model,
+        revoked=tuple(facts.revoked),
+    )
+    return PublishDirectory(changes, "take over the rules of the World")
+
+
 def _list_revocations(facts: MembershipFacts) -> PublishDirectory | None:
     """Returns the epoch that lists revocations which no epoch lists yet, once nothing else carries them."""
     listed = [entry.key_id for entry in facts.current.revoked]
@@ -247,6 +269,3 @@ def _leaves_somebody_bare(members: Sequence[Member], entry: RevokedKey, step: Pu
         any(key.key_id == entry.key_id for key in member.keys) and all(key.key_id in revoked for key in member.keys)
         for member in members
     )
-
-
-IDLE = (Done,)

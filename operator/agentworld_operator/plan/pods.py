@@ -11,6 +11,7 @@ from agentworld_core.topology.pod_template import PodTemplate
 from agentworld_operator.plan import files, security
 from agentworld_operator.resources import names
 from agentworld_operator.resources.objects import (
+    NODE_ID,
     TEMPLATE_HASH,
     Object,
     digest_of,
@@ -40,6 +41,7 @@ def validator_pod(topology: Topology, node: NodePlan, image: Image, *, claim: st
         **template.pod_annotations,
         **meta["annotations"],
         TEMPLATE_HASH: template_hash(topology, node, image),
+        NODE_ID: node.node_id,
     }
     identity = topology.validator(node.name).spec.identity
     volumes = [

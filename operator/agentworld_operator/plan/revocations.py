@@ -71,12 +71,10 @@ def plan_revocations(
 
 
 def _breaks_quorum(directory: Directory, revoked: list[str]) -> bool:
-    """True when too few members keep a key that counts."""
-    able = sum(member.weight for member in directory.members if any(key.key_id not in revoked for key in member.keys))
-    unable_before = all(
-        any(key.key_id not in revoked[:-1] for key in member.keys)
-        for member in directory.members
-        if not any(key.key_id not in revoked for key in member.keys)
-    )
-    # A key that costs no further member is no reason to wait.
-    return able < quorum_weight(directory) and unable_before
+    """True when it is the last of these keys that leaves too few members with a key that counts."""
+    needed = quorum_weight(directory)
+    return _able_weight(directory, revoked) < needed <= _able_weight(directory, revoked[:-1])
+
+
+def _able_weight(directory: Directory, revoked: list[str]) -> int:
+    return sum(member.weight for member in directory.members if any(key.key_id not in revoked for key in member.keys))

@@ -62,6 +62,10 @@ class Applier:
         """Returns an object of ours as it is, None when there is none."""
         return self.children.get(kind, {}).get(name)
 
+    def ours(self, kind: str) -> dict[str, Object]:
+        """Returns the objects of a kind that were made for this very World."""
+        return {name: live for name, live in self.children.get(kind, {}).items() if self._is_ours(live)}
+
     async def ensure(self, desired: Object) -> Object | None:
         """Makes our fields of the object as desired; None when it is not ours or was refused."""
         desired = _with_digest(desired)
@@ -117,8 +121,8 @@ class Applier:
     async def remove_others(self, kind: str, keep: Iterable[str]) -> None:
         """Deletes the world's objects of a kind that are not among those to keep."""
         names = frozenset(keep)
-        for name, live in list(self.children.get(kind, {}).items()):
-            if name not in names and self._is_ours(live):
+        for name, live in self.ours(kind).items():
+            if name not in names:
                 await self.remove(live)
 
     async def _stranger(self, desired: Object) -> Object | None:

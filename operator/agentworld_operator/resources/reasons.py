@@ -12,6 +12,7 @@ DIRECTORY_CONVERGED = "DirectoryConverged"
 REVOCATIONS_CONVERGED = "RevocationsConverged"
 PAUSED = "Paused"
 FIELDS_EFFECTIVE = "FieldsEffective"
+FAULT_TOLERANT = "FaultTolerant"
 
 # Condition types of a Validator and of a MembershipKey.
 IN_SYNC = "InSync"
@@ -45,6 +46,10 @@ DIRECTORY_PENDING = "DirectoryPending"
 DIRECTORY_REFUSED = "DirectoryRefused"
 NOT_YET_EFFECTIVE = "NotYetEffective"
 NODES_PENDING = "NodesPending"
+NOT_IN_USE = "NotInUse"
+REPLACED_FIRST = "ReplacedFirst"
+KEY_REFUSED = "KeyRefused"
+ROTATION = "Rotation"
 
 # Reasons of events.
 WORLD_INITIALIZED = "WorldInitialized"

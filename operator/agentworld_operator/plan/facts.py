@@ -1,0 +1,100 @@
+"""Everything that the statuses of one world are made from, collected by one reconcile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from agentworld_core.errors import InvalidField
+from agentworld_core.membership.directory import find_member
+from agentworld_core.messages import Directory, Revocation
+from agentworld_core.topology.plan import NodePlan, Topology
+from agentworld_operator.nodes.status import Head, NodeStatus
+from agentworld_operator.plan.keys import KeyRing
+from agentworld_operator.plan.membership import MembershipPlan
+from agentworld_operator.plan.revocations import RevocationPlan
+from agentworld_operator.plan.running import PodFacts
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Complaints:
+    """What stands in the way, in words for people; empty when nothing does."""
+
+    foreign: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
+    directory: str = ""
+    keys: Mapping[str, InvalidField] = dataclasses.field(default_factory=dict)
+    """By resource, such as ``MembershipKey root``."""
+    revocations: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Nodes' refusals by key id."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WorldFacts:
+    """What one reconcile knows at its end; validators and their pods go by the name of the Validator resource."""
+
+    topology: Topology
+    now_ms: int
+    genesis_hash: str = ""
+    statuses: Mapping[str, NodeStatus] = dataclasses.field(default_factory=dict)
+    pods: Mapping[str, PodFacts] = dataclasses.field(default_factory=dict)
+    gateways: Mapping[str, PodFacts] = dataclasses.field(default_factory=dict)
+    directory: Directory | None = None
+    pending: Directory | None = None
+    plan: MembershipPlan | None = None
+    rings: Mapping[str, KeyRing] = dataclasses.field(default_factory=dict)
+    active: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    peer_ids: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    statements: Mapping[str, Revocation] = dataclasses.field(default_factory=dict)
+    revocations: RevocationPlan = dataclasses.field(default_factory=RevocationPlan)
+    complaints: Complaints = dataclasses.field(default_factory=Complaints)
+    lease: Mapping[str, Any] | None = None
+
+    @property
+    def validators(self) -> list[NodePlan]:
+        """All validators, those that are leaving included."""
+        return [node for node in self.topology.nodes if node.kind == "validator"]
+
+    def pod(self, name: str) -> PodFacts:
+        """Returns the facts of a validator's pod."""
+        return self.pods.get(name, PodFacts(name=name))
+
+    def is_member(self, node: NodePlan) -> bool:
+        """True when the directory in force holds the node."""
+        return self.directory is not None and find_member(self.directory, node.node_id) is not None
+
+    def is_suspended(self, node: NodePlan) -> bool:
+        """True when the node's pod is stopped on purpose."""
+        return self.topology.world.spec.hibernated or self.topology.validator(node.name).spec.suspend
+
+    @property
+    def head(self) -> Head | None:
+        """The highest head that any node reports, None when nobody answers."""
+        heads = [status.head for status in self.statuses.values()]
+        return max(heads, key=lambda head: (head.height, head.block_hash), default=None)
+
+    @property
+    def listeners(self) -> list[str]:
+        """The nodes that have to confirm what governance says: all that should run, by name."""
+        names = [node.name for node in self.validators if not self.is_suspended(node) and not node.leaving]
+        return names + [name for name, pod in sorted(self.gateways.items()) if pod.exists]
+
+    def unconfirmed(self, key_id: str) -> list[str]:
+        """Returns the nodes that have not confirmed that a key is revoked."""
+        return [
+            name for name in self.listeners if name not in self.statuses or key_id not in self.statuses[name].revoked
+        ]
+
+    def behind_directory(self) -> list[str]:
+        """Returns the nodes that do not apply the directory in force."""
+        epoch = self.directory.epoch if self.directory else 0
+        return [
+            name for name in self.listeners if name not in self.statuses or self.statuses[name].directory.epoch < epoch
+        ]
+
+    def can_vote(self, node: NodePlan) -> bool:
+        """True when the node is a member, at the head, and has a key that counts."""
+        status = self.statuses.get(node.name)
+        return self.is_member(node) and status is not None and status.in_sync and status.voting
