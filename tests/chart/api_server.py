@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tests.chart.crd import FILES, ROOT, crd
 
 SECONDS_TO_START = 60
+PAUSE = 0.05  # between two looks
 JSON = "application/json"
 GROUP = "/apis/agentworld.dev/v1alpha1"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -148,14 +149,25 @@ def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
 
 
 def _wait_until_ready(api: ApiServer, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + SECONDS_TO_START
-    while process.poll() is None and time.monotonic() < deadline:
+    def ready() -> bool:
+        assert process.poll() is None, "it has ended"
         with contextlib.suppress(OSError):
-            if api.call("GET", "/readyz").code == 200:
-                return
-        time.sleep(0.1)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
-    raise AssertionError(f"kube-apiserver did not come up within {SECONDS_TO_START} s:\n{tail}")
+            return api.call("GET", "/readyz").code == 200
+        return False
+
+    try:
+        wait_until(ready, "is not ready")
+    except AssertionError as error:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+        raise AssertionError(f"kube-apiserver: {error}\n{tail}") from error
+
+
+def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
+    """Returns as soon as the condition holds, and fails when it does not in time."""
+    deadline = time.monotonic() + SECONDS_TO_START
+    while not condition():
+        assert time.monotonic() < deadline, f"{otherwise} after {SECONDS_TO_START} s"
+        time.sleep(PAUSE)
 
 
 def plural(kind: str) -> str:
@@ -168,8 +180,8 @@ def install_definitions(api: ApiServer) -> None:
         definition = crd(kind)
         answer = api.apply(f"{DEFINITIONS}/{definition['metadata']['name']}", definition)
         assert answer.code in (200, 201), answer.message
-    deadline = time.monotonic() + SECONDS_TO_START
-    for kind in FILES:
-        while api.call("GET", f"{GROUP}/{plural(kind)}").code != 200:
-            assert time.monotonic() < deadline, f"{plural(kind)} are not served"
-            time.sleep(0.05)
+    wait_until(lambda: all(_served(api, kind) for kind in FILES), "our kinds are not served")
+
+
+def _served(api: ApiServer, kind: str) -> bool:
+    return api.call("GET", f"{GROUP}/{plural(kind)}").code == 200
