@@ -2,7 +2,7 @@
 
 A block is committed here when its log record (block, batch, certificate) is durable. Blobs and index are written after
 it and without waiting for the disk: after a crash the suffix since the last snapshot is executed again, which writes
-both again and heals what was torn. A snapshot makes all of it durable, so restart time follows the suffix, not the history.
+both again and heals what was torn. A snapshot makes all of it durable, so restart time follows the suffix alone.
 """
 
 from __future__ import annotations

@@ -13,7 +13,10 @@ from rich.table import Table
 
 from agentworld_core.errors import AgentWorldError
 
-console = Console(highlight=False, soft_wrap=True)
+PIPE_WIDTH = 160
+"""Columns where the output is not a terminal: enough for a hash and its name on one line."""
+
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_WIDTH)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
