@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from agentworld_core.codec import encode
-from agentworld_core.hashing import content_id
 from agentworld_core.messages import ActionBatch, Directory, Proposal, ProposalBody, Round, Vote, WorldBlock
 
 
@@ -29,6 +27,7 @@ def draft_proposal(
     directory: Directory,
     candidate: tuple[WorldBlock, ActionBatch],
     *,
+    block_hash: str,
     round_: Round,
     since: Round | None,
     proposer_id: str,
@@ -42,7 +41,7 @@ def draft_proposal(
         attempt=round_.attempt,
         valid_term=since.term if since is not None else None,
         valid_attempt=since.attempt if since is not None else None,
-        block_hash=content_id(encode(block)),
+        block_hash=block_hash,
         directory_epoch=directory.epoch,
         proposer_id=proposer_id,
         key_id="",

@@ -128,11 +128,15 @@ class VoteReceived:
 
 @dataclass(frozen=True)
 class CandidateBuilt:
-    """The answer to BuildCandidate: a signed block and its batch, or None where there is nothing to propose."""
+    """The answer to BuildCandidate: a signed block and its batch, or None where there is nothing to propose.
+
+    ``block_hash`` is the content id of the block where the caller has it; the engine computes it where it is empty.
+    """
 
     height: int
     round: Round
     candidate: tuple[WorldBlock, ActionBatch] | None
+    block_hash: str = ""
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import enum
 
+from agentworld_core.codec import encode
 from agentworld_core.consensus.certificates import certificate_of
 from agentworld_core.consensus.drafts import draft_proposal, draft_vote
 from agentworld_core.consensus.events import (
@@ -37,6 +38,7 @@ from agentworld_core.consensus.rebroadcast import what_to_repeat
 from agentworld_core.consensus.verify import proposal_round, valid_round
 from agentworld_core.consensus.votes import VoteBook, round_of
 from agentworld_core.errors import StateMismatch
+from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import find_member
 from agentworld_core.messages import PRECOMMIT, PREVOTE, ActionBatch, Proposal, ProposalBody, Round, Vote, WorldBlock
 
@@ -173,7 +175,8 @@ class HeightVoting:
             return
         if self._building != self.round or self.round in self._proposed or not self._may_propose():
             return
-        self._propose_block(built.candidate, since=None)
+        block_hash = built.block_hash or content_id(encode(built.candidate[0]))
+        self._propose_block(built.candidate, block_hash, since=None)
 
     def on_judged(self, block_hash: str, valid: bool) -> None:
         """The verdict on a block is known."""
@@ -274,7 +277,7 @@ class HeightVoting:
             return
         if self.valid is not None:
             body = self.valid.body
-            self._propose_block((body.block, body.batch), since=self.valid.round)
+            self._propose_block((body.block, body.batch), self.valid.block_hash, since=self.valid.round)
         elif self._building != self.round and (self.work_pending or self.proposals.seen):
             self._building = self.round
             self._effects.append(BuildCandidate(self.height, self.round))
@@ -363,10 +366,10 @@ class HeightVoting:
     def _may_propose(self) -> bool:
         return self.own_id is not None and self._live_proposer() == self.own_id
 
-    def _propose_block(self, candidate: tuple[WorldBlock, ActionBatch], *, since: Round | None) -> None:
-        own_id = self.own_id or ""
-        body = draft_proposal(self.directory, candidate, round_=self.round, since=since, proposer_id=own_id)
-        self._verdicts[body.proposal.block_hash] = True
+    def _propose_block(self, candidate: tuple[WorldBlock, ActionBatch], hash_: str, *, since: Round | None) -> None:
+        draft = {"block_hash": hash_, "proposer_id": self.own_id or ""}
+        body = draft_proposal(self.directory, candidate, round_=self.round, since=since, **draft)
+        self._verdicts[hash_] = True
         self._proposed[self.round] = None
         self._effects.append(PersistProposal(body))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict, Unpack
 
 from agentworld_core.codec import encode, encode_value
 from agentworld_core.errors import HashMismatch, InvalidField, TooLarge, WrongWorld
 from agentworld_core.hashing import content_id
-from agentworld_core.messages import ActionBatch, ActionEnvelope
+from agentworld_core.messages import ActionBatch, ActionEnvelope, Directory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,32 @@ class BatchLimits:
 def batch_id_of(actions: Sequence[ActionEnvelope]) -> str:
     """Returns the id of an ordered batch: it covers every byte of every action, with signatures, and their order."""
     return content_id(encode_value([content_id(encode(action)) for action in actions]))
+
+
+class BatchHeader(TypedDict):
+    """What a proposer says about its batch besides the actions; ``directory`` is the change it carries, if any."""
+
+    height: int
+    term: int
+    proposer_id: str
+    timestamp_ms: int
+    directory: NotRequired[Directory | None]
+
+
+def draft_batch(world_id: str, actions: Sequence[ActionEnvelope], **header: Unpack[BatchHeader]) -> ActionBatch:
+    """Returns the unsigned batch of these actions in this order."""
+    return ActionBatch(
+        world_id=world_id,
+        batch_id=batch_id_of(actions),
+        actions=tuple(actions),
+        proposer_id=header["proposer_id"],
+        timestamp_ms=header["timestamp_ms"],
+        signature=b"",
+        term=header["term"],
+        height=header["height"],
+        key_id="",
+        directory=header.get("directory"),
+    )
 
 
 def check_batch(batch: ActionBatch, *, world_id: str, limits: BatchLimits) -> None:

@@ -157,6 +157,8 @@ class LeaseKeeper:
 
     def _decide_own(self, record: LeaseRecord, now_ms: int, *, wanted: bool) -> Decision:
         if not wanted:
+            # Over with the decision, not with the answer: once written, another may take it before the answer is here.
+            self._held_until_ms = None
             return Release(self._write(None, record.term))
         if record.term < self._highest_term:
             return Acquire(self._write(self.holder_id, self._highest_term + 1))

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, replace
+
+import pytest
+
+from agentworld_core.errors import InvalidField
+from agentworld_core.ordering.lease import (
+    Acquire,
+    Decision,
+    LeaseKeeper,
+    LeaseRecord,
+    LeaseTimings,
+    LeaseWrite,
+    Release,
+    Renew,
+    Wait,
+)
+
+TIMINGS = LeaseTimings(duration_ms=50, renew_deadline_ms=30, retry_ms=10)
+
+
+@dataclass
+class Store:
+    """Compare-and-swap on one record."""
+
+    record: LeaseRecord | None = None
+    writes: int = 0
+
+    def write(self, wish: LeaseWrite) -> LeaseRecord | None:
+        if wish.expected_version != (self.record.version if self.record is not None else None):
+            return None
+        self.writes += 1
+        self.record = LeaseRecord(
+            holder=wish.holder, term=wish.term, duration_ms=wish.duration_ms, version=f"v{self.writes}"
+        )
+        return self.record
+
+
+def turn(keeper: LeaseKeeper, store: Store, now: int, *, wanted: bool = True, floor: int = 0) -> Decision:
+    """One turn of a back end: read, decide, write."""
+    keeper.observe(now, store.record)
+    decision = keeper.decide(now, wanted=wanted, term_floor=floor)
+    if not isinstance(decision, Wait):
+        stored = store.write(decision.write)
+        if stored is not None:
+            keeper.written(now, stored)
+    return decision
+
+
+def test_the_timeline_of_two_candidates() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    assert isinstance(turn(a, store, 100), Acquire)
+    assert a.view(100) == (1, "a")
+    assert turn(b, store, 105) == Wait(155, "held by a")
+    assert isinstance(turn(a, store, 120), Renew)
+    assert a.view(120) == (1, "a")
+    assert turn(b, store, 130) == Wait(180, "held by a")
+    assert a.is_held(149)
+    assert not a.is_held(150)
+    assert a.view(150) == (1, None)
+    assert turn(b, store, 179) == Wait(180, "held by a")
+    assert b.view(179) == (1, "a")
+    assert isinstance(turn(b, store, 180), Acquire)
+    assert b.view(180) == (2, "b")
+    assert a.decide(181, wanted=False) == Release(
+        LeaseWrite(holder=None, term=1, duration_ms=50, expected_version="v2")
+    )
+    assert store.write(LeaseWrite(holder=None, term=1, duration_ms=50, expected_version="v2")) is None
+    a.observe(181, store.record)
+    assert a.view(181) == (2, "b")
+
+
+def test_it_renews_no_more_often_than_it_retries() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    turn(a, store, 100)
+    assert turn(a, store, 109) == Wait(110, "held")
+    assert isinstance(turn(a, store, 110), Renew)
+    assert store.record is not None
+    assert store.record.term == 1
+
+
+def test_a_restarted_holder_keeps_its_lease_and_term() -> None:
+    store = Store()
+    turn(LeaseKeeper("a", TIMINGS), store, 100)
+    again = LeaseKeeper("a", TIMINGS)
+    again.observe(110, store.record)
+    assert again.view(110) == (1, None)
+    assert isinstance(turn(again, store, 110), Renew)
+    assert again.view(110) == (1, "a")
+
+
+def test_a_released_lease_is_taken_at_once_with_a_higher_term() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    turn(a, store, 100)
+    turn(b, store, 101)
+    assert isinstance(turn(a, store, 102, wanted=False), Release)
+    assert not a.is_held(102)
+    assert isinstance(turn(b, store, 103), Acquire)
+    assert b.view(103) == (2, "b")
+    turn(b, store, 104, wanted=False)
+    assert isinstance(turn(b, store, 105), Acquire)
+    assert b.view(105) == (3, "b")
+
+
+def test_giving_up_counts_from_the_decision_even_if_the_answer_is_lost() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    turn(a, store, 100)
+    decision = a.decide(101, wanted=False)
+    assert isinstance(decision, Release)
+    assert not a.is_held(101)
+
+
+def test_a_candidate_that_is_not_wanted_takes_nothing() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    assert isinstance(turn(a, store, 100, wanted=False), Wait)
+    assert store.record is None
+
+
+def test_terms_continue_above_the_chain_when_the_record_is_lost() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    assert isinstance(turn(a, store, 100, floor=7), Acquire)
+    assert a.view(100) == (8, "a")
+    store.record = None
+    assert isinstance(turn(a, store, 110), Acquire)
+    assert a.view(110) == (9, "a")
+
+
+def test_a_holder_that_is_fenced_off_takes_its_lease_anew() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    turn(a, store, 100)
+    decision = turn(a, store, 111, floor=5)
+    assert isinstance(decision, Acquire)
+    assert a.view(111) == (6, "a")
+
+
+def test_a_record_of_a_lower_term_has_no_holder() -> None:
+    keeper = LeaseKeeper("a", TIMINGS)
+    keeper.observe(10, LeaseRecord(holder="b", term=5, duration_ms=50, version="1"))
+    keeper.observe(20, LeaseRecord(holder="c", term=2, duration_ms=50, version="2"))
+    assert keeper.view(20) == (5, None)
+
+
+def test_a_write_whose_answer_was_lost_is_confirmed_by_another() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    a.observe(100, None)
+    decision = a.decide(100, wanted=True)
+    assert isinstance(decision, Acquire)
+    store.write(decision.write)
+    assert not a.is_held(105)
+    assert isinstance(turn(a, store, 105), Renew)
+    assert a.is_held(105)
+
+
+def test_expiry_is_what_this_clock_has_seen_unchanged_for_the_promised_time() -> None:
+    record = LeaseRecord(holder="a", term=3, duration_ms=500, version="1")
+    b = LeaseKeeper("b", TIMINGS)
+    b.observe(1_000_000, record)
+    b.observe(1_000_499, record)
+    assert b.decide(1_000_499, wanted=True) == Wait(1_000_500, "held by a")
+    b.observe(1_000_499, replace(record, version="2"))
+    assert b.decide(1_000_600, wanted=True) == Wait(1_000_999, "held by a")
+    assert isinstance(b.decide(1_000_999, wanted=True), Acquire)
+
+
+@pytest.mark.parametrize(
+    ("timings", "field"),
+    [
+        ({"duration_ms": 30}, "duration_ms"),
+        ({"retry_ms": 25}, "renew_deadline_ms"),
+        ({"retry_ms": 0}, "retry_ms"),
+    ],
+)
+def test_timings_that_could_overlap_are_refused(timings: dict[str, int], field: str) -> None:
+    with pytest.raises(InvalidField) as caught:
+        LeaseTimings(**{"duration_ms": 50, "renew_deadline_ms": 30, "retry_ms": 10, **timings})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_never_two_holders_and_never_a_term_twice_whatever_the_delays(seed: int) -> None:
+    """Candidates with clocks of their own read late, write late and stall; two must never hold at once."""
+    rng = random.Random(seed)
+    store = Store()
+    keepers = {name: LeaseKeeper(name, TIMINGS) for name in ("a", "b", "c")}
+    offsets = {name: rng.randrange(10_000) for name in keepers}
+    owners: dict[int, str] = {}
+    now = 0
+    for _ in range(400):
+        now += rng.choice((1, 3, 5, 20, 60) if rng.random() < 0.2 else (1, 2, 3))
+        name = rng.choice(list(keepers))
+        keeper, mine = keepers[name], now + offsets[name]
+        keeper.observe(mine, store.record)
+        decision = keeper.decide(mine, wanted=rng.random() < 0.95)
+        if not isinstance(decision, Wait) and rng.random() < 0.8:
+            late = rng.choice((0, 0, 2, 15))
+            stored = store.write(decision.write)
+            now += late
+            if stored is not None and rng.random() < 0.9:
+                keeper.written(mine, stored)
+        if store.record is not None and store.record.holder is not None:
+            assert owners.setdefault(store.record.term, store.record.holder) == store.record.holder
+        holders = [item for item, keeper in keepers.items() if keeper.is_held(now + offsets[item])]
+        assert len(holders) <= 1, holders
+    assert len(owners) > 2

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import pytest
+
+from agentworld_core.codec import encode
+from agentworld_core.errors import ActorLimit, Busy, NonceUsed, TooLarge
+from agentworld_core.ordering.batch import BatchLimits
+from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from tests.unit.core.ordering.actions import action
+
+SIZE = len(encode(action("a", 1)))
+
+
+def pool(*, max_actions: int = 100, max_per_actor: int = 100, max_bytes: int = 10**6, batch: int = 10**6) -> Mempool:
+    limits = MempoolLimits(max_actions=max_actions, max_per_actor=max_per_actor, max_bytes=max_bytes)
+    return Mempool(limits, BatchLimits(max_actions=512, max_bytes=batch))
+
+
+def places(mempool: Mempool, **limits: int) -> list[tuple[str, int]]:
+    taken = mempool.take_batch(BatchLimits(**limits) if limits else None)
+    return [(item.actor_id, item.nonce) for item in taken]
+
+
+def test_the_same_action_again_changes_nothing() -> None:
+    mempool = pool()
+    assert mempool.add(action("a", 1))
+    assert not mempool.add(action("a", 1))
+    assert len(mempool) == 1
+    assert action("a", 1).action_id in mempool
+    assert mempool.get(action("a", 1).action_id) == action("a", 1)
+    assert mempool.get("0" * 64) is None
+
+
+def test_another_action_under_a_waiting_nonce_is_refused() -> None:
+    mempool = pool()
+    mempool.add(action("a", 1))
+    with pytest.raises(NonceUsed):
+        mempool.add(action("a", 1, padding=1))
+
+
+def test_one_actor_has_its_limit_and_others_do_not_feel_it() -> None:
+    mempool = pool(max_per_actor=1)
+    mempool.add(action("a", 1))
+    with pytest.raises(ActorLimit):
+        mempool.add(action("a", 2))
+    assert mempool.add(action("b", 1))
+
+
+def test_a_full_mempool_refuses_the_new_and_keeps_the_old() -> None:
+    mempool = pool(max_actions=2)
+    mempool.add(action("a", 1))
+    mempool.add(action("b", 1))
+    with pytest.raises(Busy) as caught:
+        mempool.add(action("c", 1))
+    assert caught.value.retryable
+    assert places(mempool) == [("a", 1), ("b", 1)]
+
+
+def test_bytes_are_bounded_too_and_come_free_again() -> None:
+    mempool = pool(max_bytes=SIZE * 2)
+    mempool.add(action("a", 1))
+    mempool.add(action("b", 1))
+    with pytest.raises(Busy):
+        mempool.add(action("c", 1))
+    mempool.remove([action("a", 1).action_id])
+    assert mempool.add(action("c", 1))
+    assert mempool.bytes <= SIZE * 2
+
+
+def test_what_no_batch_can_hold_is_refused_at_the_door() -> None:
+    mempool = pool(batch=512)
+    with pytest.raises(TooLarge):
+        mempool.add(action("a", 1, padding=2048))
+    mempool.add(action("a", 2))
+    assert places(mempool) == [("a", 2)]
+
+
+def test_batches_follow_arrival_between_actors_and_nonces_within_one() -> None:
+    mempool = pool()
+    for actor, nonce in (("a", 5), ("b", 1), ("a", 2), ("c", 1), ("a", 3)):
+        mempool.add(action(actor, nonce))
+    assert places(mempool) == [("a", 2), ("b", 1), ("a", 3), ("c", 1), ("a", 5)]
+    assert places(mempool, max_actions=2) == [("a", 2), ("b", 1)]
+
+
+def test_a_batch_ends_before_the_first_that_does_not_fit() -> None:
+    mempool = pool()
+    mempool.add(action("a", 1))
+    mempool.add(action("b", 1, padding=900))
+    mempool.add(action("c", 1))
+    assert places(mempool, max_bytes=SIZE + 905) == [("a", 1)]
+    assert places(mempool, max_bytes=SIZE * 3 + 950) == [("a", 1), ("b", 1), ("c", 1)]
+    assert places(mempool, max_bytes=SIZE * 2) == [("a", 1), ("c", 1)]
+
+
+def test_taking_a_batch_removes_nothing_and_a_commit_does() -> None:
+    mempool = pool()
+    mempool.add(action("a", 1))
+    mempool.add(action("b", 1))
+    assert places(mempool) == places(mempool)
+    assert mempool.remove([action("a", 1).action_id, "f" * 64]) == 1
+    assert places(mempool) == [("b", 1)]
+    assert mempool.add(action("a", 1))
+
+
+def test_what_can_never_be_committed_is_swept_out() -> None:
+    mempool = pool()
+    for nonce in (1, 2, 3):
+        mempool.add(action("a", nonce))
+    mempool.add(action("b", 1))
+    assert [item.nonce for item in mempool.remove_where(lambda item: item.nonce < 3, actor_ids=["a"])] == [1, 2]
+    assert places(mempool) == [("a", 3), ("b", 1)]
+    assert len(mempool.remove_where(lambda _: True)) == 2
+    assert (len(mempool), mempool.bytes) == (0, 0)
