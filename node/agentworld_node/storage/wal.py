@@ -204,12 +204,12 @@ class WriteAheadLog:
     def _write_some(self, limit: int) -> int:
         """Makes some of the oldest waiting records durable, as many as the segment takes; returns how many."""
         segments = self._segments
-        if segments.active_size >= self._limits.segment_bytes:
+        if segments.room(self._limits.segment_bytes) == 0:
             segments.begin_segment(segments.link)
         with self._state:
             waiting = list(islice(self._pending, limit))
         link = segments.link
-        room = self._limits.segment_bytes - segments.active_size
+        room = segments.room(self._limits.segment_bytes)
         parts: list[bytes] = []
         for kind, payload in waiting:
             part, link = encode_record(kind, payload, mark=segments.mark, link=link, synced=segments.link.sequence)

@@ -118,10 +118,11 @@ class SegmentFolder:
         self._active.sync()
         self._files.sync_folder(self._folder)
 
-    @property
-    def active_size(self) -> int:
-        """Length of the segment that is being written."""
-        return self._segments[-1].size
+    def room(self, segment_bytes: int) -> int:
+        """Returns how many bytes the open segment takes before it is this long; an empty one always takes some."""
+        active = self._segments[-1]
+        empty = active.first_sequence > self.link.sequence
+        return max(int(empty), segment_bytes - active.size)
 
     def begin_segment(self, link: Link) -> None:
         """Continues the log in a new file; raises StorageFull and stays on the old one when there is no room."""

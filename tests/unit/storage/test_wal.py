@@ -224,6 +224,18 @@ def test_segments_rotate_and_are_read_across(disk, folder):
     assert log.append(1, b"") == 41
 
 
+@pytest.mark.parametrize("segment_bytes", [1, 60, 61, 129])
+def test_a_segment_takes_one_record_however_small_it_is(disk, folder, segment_bytes):
+    log = WriteAheadLog.open(folder, files=disk, segment_bytes=segment_bytes)
+    for number in range(5):
+        log.append(number, b"x")
+    log.sync_now()
+    disk.crash()
+    log = WriteAheadLog.open(folder, files=disk, segment_bytes=segment_bytes)
+    assert contents(log) == [(number + 1, number, b"x") for number in range(5)]
+    assert log.segment_count == 5
+
+
 def test_prune_drops_whole_segments_of_old_records_only(disk, folder):
     log = WriteAheadLog.open(folder, files=disk, segment_bytes=200)
     for number in range(20):
@@ -300,9 +312,8 @@ def test_no_room_leaves_the_log_as_it_was_and_the_records_waiting(disk, folder):
     disk.capacity = size + 90
     log.append(1, b"b" * 100)
     for _ in range(3):
-        with pytest.raises(StorageFull) as full:
+        with pytest.raises(StorageFull, match="no room"):
             log.sync_now()
-    assert full.value.code == "storage_full"
     assert disk.used() == size
     assert contents(log) == [(1, 1, b"a" * 100)]
     assert log.append(2, b"c") == 3
@@ -347,8 +358,9 @@ def test_no_room_for_a_new_segment_is_not_fatal(disk, folder, free):
 
 def test_no_room_at_the_first_opening_is_told_and_heals(disk, folder):
     disk.capacity = 10
-    with pytest.raises(StorageFull):
+    with pytest.raises(StorageFull) as full:
         WriteAheadLog.open(folder, files=disk)
+    assert (full.value.code, full.value.retryable) == ("storage_full", True)
     disk.capacity = None
     with WriteAheadLog.open(folder, files=disk) as log:
         assert log.append(1, b"") == 1

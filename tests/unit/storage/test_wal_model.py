@@ -84,9 +84,9 @@ class LogMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.failed)
     @rule(before=st.integers(0, 60))
     def prune(self, before):
-        before = min(before, self.durable)
+        first = self.log.first_sequence
         self.log.prune(before)
-        assert self.log.first_sequence <= max(1, before)
+        assert first <= self.log.first_sequence <= max(first, before)
 
     @rule()
     def crash(self):
@@ -99,8 +99,8 @@ class LogMachine(RuleBasedStateMachine):
         self.open()
 
     @precondition(lambda self: not self.failed)
-    @rule(operations=st.integers(1, 12))
-    def power_goes_while_working(self, operations):
+    @rule(operations=st.integers(1, 12), machine_too=st.booleans())
+    def dies_while_working(self, operations, machine_too):
         self.disk.cut_power_in(operations)
         try:
             self.log.append(1, b"last words")
@@ -110,7 +110,10 @@ class LogMachine(RuleBasedStateMachine):
             self.log.prune(self.durable)
         except (PowerCut, LogFailed, StorageFull):
             self.durable = max(self.durable, self.log.durable_sequence)
-        self.disk.crash()
+        if machine_too:
+            self.disk.crash()
+        else:
+            self.disk.kill()
         self.open()
 
     @precondition(lambda self: not self.failed)
