@@ -103,18 +103,20 @@ def change_of(scheduled: ScheduledDirectory) -> DirectoryChange:
 def directories_from_state(tree: Tree, directories: Iterable[Directory]) -> tuple[ScheduledDirectory, ...]:
     """Returns the directory schedule that a state records, given the documents from epoch 1 on, in order.
 
-    The state says which documents and since when; the documents prove each other. Raises StateMismatch when a document
-    is not the one that the state names, or one is missing.
+    The state says which documents and since when; the documents prove each other; later epochs than the state knows are
+    left out. Raises StateMismatch when a document is not the one that the state names, or one is missing.
     """
     found: list[ScheduledDirectory] = []
     for directory in directories:
+        record = read(tree, directory_key(directory.epoch), DirectoryRecord)
+        if record is None:
+            break
         if found:
             check_next_directory(found[-1].directory, directory)
-        record = read(tree, directory_key(directory.epoch), DirectoryRecord)
-        if record is None or record.directory_hash != directory_hash(directory):
+        if record.directory_hash != directory_hash(directory):
             raise StateMismatch("is not the epoch that the state names", field="directory", value=directory.epoch)
         found.append(ScheduledDirectory(directory, record.directory_hash, record.effective_height))
     last = found[-1].directory.epoch if found else 0
     if not found or read(tree, directory_key(last + 1), DirectoryRecord) is not None:
-        raise StateMismatch("the state names a later epoch than was given", field="directory", value=last)
+        raise StateMismatch(f"epoch {last + 1} is missing", field="directory", value=last)
     return tuple(found)
