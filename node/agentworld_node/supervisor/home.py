@@ -19,6 +19,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import secrets
@@ -30,11 +31,12 @@ from typing import Any, TypeVar
 from agentworld_client import keys as key_files
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.membership.rings import Generation, KeyRing
+from agentworld_core.membership.rotation import Progress
 from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_core.names import peer_id_of
 from agentworld_core.signing import Ed25519Signer
 from agentworld_core.topology.node_config import NodeConfig
-from agentworld_node.supervisor.rings import KeyRing
 
 _T = TypeVar("_T")
 
@@ -139,12 +141,28 @@ class WorldHome:
         return key_files.load(path)
 
     def ring(self, key: str) -> KeyRing:
-        """Returns what is known of the generations of a MembershipKey."""
-        return KeyRing.from_dict(self._read_json(self.folder / "keys" / key / "ring.json") or {})
+        """Returns the generations of a MembershipKey: the keys that there are, and what was stored about them.
+
+        What was stored may be lost: the newest key then counts as the active one, and waits begin anew.
+        """
+        stored = self._read_json(self.folder / "keys" / key / "ring.json") or {}
+        asked = stored.get("asked", {})
+        generations = tuple(
+            Generation(number=number, public_key=signer.public_key, asked=int(asked.get(str(number), number)))
+            for number, signer in sorted(self.signers(key).items())
+        )
+        ring = KeyRing(generations=generations, progress=Progress(**stored.get("progress", {})))
+        active = ring.by_id(stored.get("active_key_id", "")) or ring.newest
+        return ring if active is None else dataclasses.replace(ring, active_key_id=active.key_id)
 
     def save_ring(self, key: str, ring: KeyRing) -> None:
-        """Stores what is known of the generations of a MembershipKey."""
-        self._write_json(self.folder / "keys" / key / "ring.json", ring.to_dict())
+        """Stores what is known of the generations of a MembershipKey beside the keys themselves."""
+        stored = {
+            "asked": {str(item.number): item.asked for item in ring.generations},
+            "active_key_id": ring.active_key_id,
+            "progress": dataclasses.asdict(ring.progress),
+        }
+        self._write_json(self.folder / "keys" / key / "ring.json", stored)
 
     # Nodes
 
@@ -203,13 +221,6 @@ class WorldHome:
                 changed = True
         return changed
 
-    def active_key(self, node_id: str) -> str:
-        """Returns the key id that a node is told to sign with, empty before it was told."""
-        try:
-            return (self.node_folder(node_id) / "keys" / "active").read_text().strip()
-        except FileNotFoundError:
-            return ""
-
     def remove_node(self, node_id: str, *, data: bool) -> None:
         """Forgets a node that has left; its identity stays, and its data unless told otherwise."""
         folder = self.node_folder(node_id)
@@ -241,9 +252,7 @@ _OWN_NAMES = frozenset({"lock", "supervisor.json", "supervisor.log", "keys", "no
 
 
 def _damaged(path: Path, error: Exception) -> InvalidField:
-    return InvalidField(
-        f"is damaged: {error}", field=str(path), remedy="restore it, or begin a world in another folder"
-    )
+    return InvalidField(f"is damaged: {error}", field=str(path), remedy="restore it, or begin anew in another folder")
 
 
 def write_file(path: Path, data: bytes) -> bool:

@@ -188,7 +188,7 @@ def _items(document: object) -> list[object]:
 
 
 def _is_foreign(document: object) -> bool:
-    """True for an object of another API; without an apiVersion, or of one of our kinds, it is a mistake in one of ours."""
+    """True for an object of another API; of one of our kinds, or without a version, it is a mistaken one of ours."""
     if not isinstance(document, dict) or document.get("kind") in KINDS:
         return False
     version = document.get("apiVersion")

@@ -158,7 +158,7 @@ async def _end(pid: int, started: str) -> None:
         except ProcessLookupError:
             return
         deadline = loop.time() + STOP_SECONDS
-        while start_time(pid) == started and loop.time() < deadline:
+        while start_time(pid) == started and loop.time() < deadline:  # noqa: ASYNC110 - not our child: no event
             await asyncio.sleep(POLL_SECONDS)
 
 

@@ -1,4 +1,4 @@
-"""How a running supervisor is found: one lock that the system releases when it dies, and a file that says where it is."""
+"""How a running supervisor is found: a lock that the system releases when it dies, and a file that says where it is."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,9 +46,7 @@ class Lock:
     def acquire(self) -> None:
         """Takes the lock or raises AlreadyRuns that names the process that has it."""
         descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locks(descriptor):
             owner = os.pread(descriptor, 32, 0).decode(errors="replace").strip()
             os.close(descriptor)
             raise AlreadyRuns(
@@ -55,7 +54,7 @@ class Lock:
                 field="--data",
                 value=self._folder,
                 remedy="change the world with `agentworld apply -f`, or stop it with `agentworld down`",
-            ) from None
+            )
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
@@ -93,7 +92,7 @@ def remove_record(folder: Path) -> None:
 
 
 def find_supervisor(folder: Path) -> SupervisorRecord | None:
-    """Returns the record of the supervisor that runs in a folder; one that a dead supervisor left behind counts as none."""
+    """Returns the record of the supervisor that runs in a folder; one that a dead supervisor left counts as none."""
     if not is_running(folder):
         return None
     fields = _read(folder / RECORD)
@@ -113,6 +112,18 @@ def running_supervisor(folder: Path) -> SupervisorRecord:
         value=folder,
         remedy="start it with `agentworld up -f`, or name its folder with --data",
     )
+
+
+def _locks(descriptor: int) -> bool:
+    """Takes the exclusive lock; who only looks whether it is held has it shared for an instant, hence several tries."""
+    for _ in range(10):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.02)
+        else:
+            return True
+    return False
 
 
 def _read(path: Path) -> dict[str, Any] | None:
