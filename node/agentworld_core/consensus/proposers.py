@@ -8,7 +8,7 @@ _TERMS_KEPT = 8
 
 
 class Proposers:
-    """Remembers who held the lease in the latest terms; a term belongs to the first holder seen in it."""
+    """Remembers who held the lease in the latest terms, as the lease service was last seen to say it."""
 
     def __init__(self, *, leaseless: bool):
         self.leaseless = leaseless
@@ -26,12 +26,12 @@ class Proposers:
         if self.leaseless:
             return
         if holder is not None:
-            self._owners.setdefault(term, holder)
+            self._owners[term] = holder
             while len(self._owners) > _TERMS_KEPT:
                 del self._owners[min(self._owners)]
         if term >= self._live_term:
             self._live_term = term
-            self._live_holder = holder if holder == self._owners.get(term) else None
+            self._live_holder = holder
 
     def proposer_of(self, round_: Round, *, height: int, directory: Directory) -> str | None:
         """Returns whose proposals count in the round, or None where that is not known here (yet)."""

@@ -86,14 +86,14 @@ class HeightVoting:
 
     @property
     def in_progress(self) -> bool:
-        """True when there is a reason to hurry: work and somebody to propose it, or others who are at it already."""
+        """True when there is a reason to hurry: there is work, or others are at it already."""
         if self.decided or not self.is_validator:
             return False
         if self.locked is not None or self.valid is not None or self.proposals.seen:
             return True
         if self.book.others_weight() >= self.book.honest:
             return True
-        return self.work_pending and self._live_proposer() is not None
+        return self.work_pending
 
     @property
     def has_quorum_of_prevotes(self) -> bool:
@@ -360,11 +360,9 @@ class HeightVoting:
     def _locked_value(self, round_: Round, body: ProposalBody) -> LockedValue:
         return LockedValue(round_, body, self.book.tally(round_, PREVOTE).votes(body.proposal.block_hash))
 
-    def _live_proposer(self) -> str | None:
-        return self.proposers.live(self.round, height=self.height, directory=self.directory)
-
     def _may_propose(self) -> bool:
-        return self.own_id is not None and self._live_proposer() == self.own_id
+        live = self.proposers.live(self.round, height=self.height, directory=self.directory)
+        return self.own_id is not None and live == self.own_id
 
     def _propose_block(self, candidate: tuple[WorldBlock, ActionBatch], hash_: str, *, since: Round | None) -> None:
         draft = {"block_hash": hash_, "proposer_id": self.own_id or ""}

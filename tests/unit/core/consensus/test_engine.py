@@ -141,10 +141,11 @@ def test_nobody_but_the_holder_is_listened_to() -> None:
     assert cast(bench.propose(proposal("b", R(1, 0)))) != []
 
 
-def test_the_first_holder_seen_in_a_term_keeps_it() -> None:
+def test_the_lease_service_has_the_last_word_on_who_holds_a_term() -> None:
     bench = Bench()
     bench.give(LeaseObserved(1, "c"))
-    assert cast(bench.propose(proposal("c", R(1, 0)))) == []
+    assert cast(bench.propose(proposal("b", R(1, 0)))) == []
+    assert cast(bench.propose(proposal("c", R(1, 0)))) != []
 
 
 def test_a_proposal_of_an_unseen_term_waits_for_the_lease() -> None:

@@ -6,7 +6,6 @@ from agentworld_core.consensus.events import (
     BroadcastProposal,
     BroadcastVote,
     BuildCandidate,
-    LeaseObserved,
     SetTimer,
     TimerFired,
     WorkPending,
@@ -29,10 +28,9 @@ def test_one_liar_cannot_wake_an_idle_world() -> None:
     assert only(bench.hear(vote("c", R(1, 0), PREVOTE, None)), SetTimer)
 
 
-def test_work_without_a_holder_waits_for_one() -> None:
+def test_work_without_a_holder_is_voted_on_so_that_others_learn_the_round() -> None:
     bench = Bench(holder=None)
-    assert bench.effects == []
-    assert only(bench.give(LeaseObserved(1, "b")), SetTimer)
+    assert cast(bench.fire("propose")) == [(PREVOTE, None)]
 
 
 def test_when_the_work_goes_away_so_do_the_timers() -> None:
