@@ -9,6 +9,15 @@ from typing import Any
 from .settings import Addresses, Folders
 
 
+def healthy(url: str) -> bool:
+    """Tells whether a component's own health page says that all is well."""
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
 class Api:
     """Reads from the API server as its administrator."""
 

@@ -1,10 +1,8 @@
 """The control plane: etcd, API server, controller manager and scheduler as processes of the host, on loopback."""
 
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 
-from .api import Api
+from .api import Api, healthy
 from .commands import ClusterError, wait_until
 from .processes import Processes
 from .settings import Addresses, Folders
@@ -22,7 +20,7 @@ def start_storage_and_server(folders: Folders, addresses: Addresses, processes: 
     if not processes.alive(ETCD):
         processes.spawn(ETCD, _etcd(folders, addresses))
     url = f"http://127.0.0.1:{addresses.ports['etcd']}/health"
-    wait(processes, ETCD, lambda: _healthy(url), seconds=30)
+    wait(processes, ETCD, lambda: healthy(url), seconds=30)
     if not processes.alive(SERVER):
         processes.spawn(SERVER, _server(folders, addresses))
 
@@ -53,15 +51,6 @@ def wait(processes: Processes, name: str, condition: Callable[[], bool], *, seco
         wait_until(answers, what=f"{name} to answer", seconds=seconds)
     except ClusterError as error:
         raise ClusterError(f"{error}\n{processes.tail(name)}") from error
-
-
-def _healthy(url: str) -> bool:
-    try:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _etcd(folders: Folders, addresses: Addresses) -> list[str]:

@@ -65,6 +65,7 @@ class Local:
         with step("API server"):
             control_plane.start_controllers(self.folders, machine.addresses, self.processes, api)
         with step("kubelets, DNS, volumes"):
+            addons.apply(machine)
             for each in nodes:
                 each.join()
             addons.start(machine, nodes[0])

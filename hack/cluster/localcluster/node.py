@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from . import cgroups, pki
-from .api import Api
+from .api import Api, healthy
 from .binaries import Binaries
 from .commands import ClusterError, run, wait_until
 from .control_plane import wait
@@ -100,8 +100,10 @@ class Node:
         self.spawn("kube-proxy", [str(self.machine.binaries.bin / "kube-proxy"), f"--config={etc}/kube-proxy.yaml"])
 
     def wait_ready(self, api: Api) -> None:
-        """Returns once the API server has the node as Ready."""
+        """Returns once the API server has the node as Ready and kube-proxy has brought Services to it."""
         wait(self.machine.processes, f"{self.name}-kubelet", lambda: api.node_ready(self.name), seconds=90)
+        url = f"http://{self.machine.addresses.node_ip(self.number)}:10256/healthz"
+        wait(self.machine.processes, f"{self.name}-kube-proxy", lambda: healthy(url), seconds=60)
 
     def load(self, archives: list[Path]) -> None:
         """Imports image archives that are newer than what was imported of them before."""
@@ -194,8 +196,10 @@ class Node:
 
 
 def render(template: str, target: Path, values: dict[str, str]) -> None:
-    """Fills in one of the files of templates/."""
-    target.write_text(Template((HERE / "templates" / template).read_text()).substitute(values))
+    """Fills in one of the files of templates/; leaves a file that is as it should be alone: kube-proxy watches its own."""
+    text = Template((HERE / "templates" / template).read_text()).substitute(values)
+    if not target.exists() or target.read_text() != text:
+        target.write_text(text)
 
 
 def make_bridge(addresses: Addresses) -> None:
