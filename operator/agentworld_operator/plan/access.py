@@ -46,10 +46,16 @@ def node_access(topology: Topology, node: NodePlan) -> list[Object]:
     ]
 
 
-def leases(topology: Topology) -> list[Object]:
-    """Returns the Leases that nodes renew; the operator makes them empty, once, and never writes them again."""
+def leases(topology: Topology, *, last_term: int) -> list[Object]:
+    """Returns the Leases that nodes renew; the operator makes them without a holder, once, and never writes them again.
+
+    The term of a Lease is its ``leaseTransitions`` + 1; ``last_term`` 0 means that nobody has ever held it.
+    """
     world = topology.world.metadata
-    result = [_lease(metadata(world, names.sequencer_lease(world.name), component="sequencer"))]
+    writer = _lease(metadata(world, names.sequencer_lease(world.name), component="sequencer"))
+    if last_term > 0:
+        writer["spec"] = {"leaseTransitions": last_term - 1}
+    result = [writer]
     result += [
         _lease(metadata(world, node.name, component="validator", validator=node.name))
         for node in topology.nodes

@@ -17,7 +17,7 @@ from agentworld_core.membership.rotation import (
     Rotation,
     plan_rotation,
 )
-from agentworld_core.membership.steps import MakeKey, PublishDirectory, Refused, Step, SwitchSigning
+from agentworld_core.membership.steps import MakeKey, PublishDirectory, Refused, Step, SwitchSigning, Wait
 from agentworld_core.messages import Directory, Member, RevokedKey
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_core.topology.resources import MembershipKey
@@ -64,6 +64,7 @@ def plan_membership(facts: MembershipFacts) -> MembershipPlan:
     rotations = {key.name: _rotation(facts, key) for key in keys_in_use(facts.topology) if key.name in facts.rings}
     members = _members(facts)
     steps = [(name, rotation.step) for name, rotation in rotations.items()]
+    newcomers = [name for name, step in steps if isinstance(step, Wait) and step.reason == "NotAMember"]
     urgent = [name for name, active in facts.active.items() if _is_revoked(facts, active)]
     # First what replaces a revoked key, then who belongs to the world, then ordinary rotations.
     ordered: list[Step] = [step for name, step in steps if name in urgent]
@@ -73,8 +74,14 @@ def plan_membership(facts: MembershipFacts) -> MembershipPlan:
     if publish is None and facts.pending is None:
         publish = _rules(facts) or _list_revocations(facts)
     return MembershipPlan(
-        make=tuple((name, step.generation) for name, step in steps if isinstance(step, MakeKey)),
-        switch=tuple((name, step.key_id) for name, step in steps if isinstance(step, SwitchSigning)),
+        make=(
+            *((name, step.generation) for name, step in steps if isinstance(step, MakeKey)),
+            *_replacements(facts, newcomers),
+        ),
+        switch=(
+            *((name, step.key_id) for name, step in steps if isinstance(step, SwitchSigning)),
+            *_fresh_starts(facts, newcomers),
+        ),
         publish=publish,
         rotations=rotations,
         members=members,
@@ -219,6 +226,22 @@ def _confirmations(facts: MembershipFacts) -> list[Confirmation]:
             )
         )
     return result
+
+
+def _replacements(facts: MembershipFacts, newcomers: Sequence[str]) -> list[tuple[str, int]]:
+    """Returns the generations to make for those who are no members yet and whose key was revoked before they joined."""
+    newest = [(name, facts.rings[name].newest) for name in newcomers]
+    return [(name, item.number + 1) for name, item in newest if item is not None and _is_revoked(facts, item.key_id)]
+
+
+def _fresh_starts(facts: MembershipFacts, newcomers: Sequence[str]) -> list[tuple[str, str]]:
+    """Returns the keys that those who are no members yet change to: nobody trusts their old one anyway."""
+    newest = [(name, facts.rings[name].newest) for name in newcomers]
+    return [
+        (name, item.key_id)
+        for name, item in newest
+        if item is not None and facts.active.get(name) not in ("", item.key_id) and not _is_revoked(facts, item.key_id)
+    ]
 
 
 def _node_of(topology: Topology, key: MembershipKey) -> NodePlan | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentworld_core.membership.directory import quorum_weight, total_weight
@@ -113,42 +113,44 @@ def _progressing(facts: WorldFacts) -> Condition:
 
 
 def _degraded(facts: WorldFacts, stored: Stored) -> Condition:
-    kind, complaints = reasons.DEGRADED, facts.complaints
+    for reason, message in _obstacles(facts, stored):
+        return _so(reasons.DEGRADED, reason, message)
+    return _no(reasons.DEGRADED, reasons.AS_EXPECTED, "")
+
+
+def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
+    """Yields what stands in the way, the most pressing first."""
+    complaints, refusal = facts.complaints, facts.plan.refusal if facts.plan else None
     if complaints.foreign:
-        return _so(
-            kind,
-            reasons.FOREIGN_OBJECT,
-            f"objects under our names that we did not make: {listing(list(complaints.foreign))}."
-            " Rename or delete them; they are never adopted",
-        )
+        names = listing(list(complaints.foreign))
+        says = f"objects under our names that we did not make: {names}. Rename or delete them; they are never adopted"
+        yield reasons.FOREIGN_OBJECT, says
     if facts.topology.problems:
-        return _so(kind, reasons.INVALID_SPEC, "; ".join(str(problem) for problem in facts.topology.problems))
+        yield reasons.INVALID_SPEC, "; ".join(str(problem) for problem in facts.topology.problems)
     for pod in (*facts.pods.values(), *facts.gateways.values()):
         if pod.reason:
-            return _so(kind, pod.reason, pod.message)
+            yield pod.reason, pod.message
     if complaints.refused:
-        return _so(kind, reasons.OBJECTS_REFUSED, f"refused by the API server: {'; '.join(complaints.refused)}")
+        yield reasons.OBJECTS_REFUSED, f"refused by the API server: {'; '.join(complaints.refused)}"
     if complaints.keys:
         says = "; ".join(f"{name}: {problem}" for name, problem in sorted(complaints.keys.items()))
-        return _so(kind, reasons.INVALID_KEY, says)
-    if facts.plan is not None and facts.plan.refusal is not None:
-        refusal = facts.plan.refusal
-        says = (
-            f"{listing(list(refusal.names))} may not leave: {refusal.message}."
-            f' To remove them anyway, annotate them or the World with {FORCE_REMOVE}: "true"'
-        )
-        return _so(kind, reasons.REMOVAL_REFUSED, says)
+        yield reasons.INVALID_KEY, says
+    if refusal is not None:
+        says = f"{listing(list(refusal.names))} may not leave: {refusal.message}"
+        remedy = f'To remove them anyway, annotate them or the World with {FORCE_REMOVE}: "true"'
+        yield reasons.REMOVAL_REFUSED, f"{says}. {remedy}"
     if facts.revocations.refused:
-        return _so(kind, reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values()))
+        yield reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values())
     if complaints.directory:
-        return _so(kind, reasons.DIRECTORY_REFUSED, f"the nodes refuse the next directory: {complaints.directory}")
+        yield reasons.DIRECTORY_REFUSED, f"the nodes refuse the next directory: {complaints.directory}"
     started = stored.get(reasons.QUORUM_AVAILABLE, {}).get("reason") in (reasons.AS_EXPECTED, reasons.QUORUM_LOST)
-    missing = [node.name for node in facts.topology.members if facts.is_member(node) and not facts.can_vote(node)]
-    away = [name for name in missing if not facts.is_suspended(_node(facts, name))]
-    if started and away and not facts.topology.world.spec.hibernated:
-        says = f"cannot vote now: {listing(away)}. See the conditions of these Validators"
-        return _so(kind, reasons.NODES_NOT_READY, says)
-    return _no(kind, reasons.AS_EXPECTED, "")
+    away = [
+        node.name
+        for node in facts.topology.members
+        if facts.is_member(node) and not facts.can_vote(node) and not facts.is_suspended(node)
+    ]
+    if started and away:
+        yield reasons.NODES_NOT_READY, f"cannot vote now: {listing(away)}. See the conditions of these Validators"
 
 
 def _directory(facts: WorldFacts) -> Condition:

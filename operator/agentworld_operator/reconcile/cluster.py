@@ -46,8 +46,11 @@ class Cluster:
         for resource in self._topology.implied:
             await self._applier.ensure(implied_manifest(self._world.metadata, resource))
 
-    async def ensure_shared(self, peer_ids: dict[str, str]) -> None:
-        """Makes what all nodes share: configuration, Services, access, Leases, policies."""
+    async def ensure_shared(self, peer_ids: dict[str, str], *, last_term: int) -> None:
+        """Makes what all nodes share: configuration, Services, access, Leases, policies.
+
+        A writer's Lease that was deleted is made again with the last term that is known, so that terms only grow.
+        """
         desired = [
             files.node_config_map(self._topology, peer_ids),
             network.peers_service(self._topology),
@@ -60,7 +63,7 @@ class Cluster:
             desired += access.node_access(self._topology, node)
         for obj in desired:
             await self._applier.ensure(obj)
-        leases = access.leases(self._topology)
+        leases = access.leases(self._topology, last_term=last_term)
         for obj in leases:
             await self._applier.create(obj)
         keep = [(obj["kind"], name_of(obj)) for obj in (*desired, *leases)]
@@ -108,10 +111,10 @@ class Cluster:
             return gone
         staying = [node.name for node in self._validators()] + self._orphans()
         for pod in list(self._applier.ours("Pod").values()):
-            if label(pod, COMPONENT_LABEL) == "validator" and not self._is_node(name_of(pod)):
-                if find_member(directory, annotation(pod, NODE_ID)) is None:
-                    await self._applier.remove(pod)
-                    gone.append(name_of(pod))
+            orphaned = label(pod, COMPONENT_LABEL) == "validator" and not self._is_node(name_of(pod))
+            if orphaned and find_member(directory, annotation(pod, NODE_ID)) is None:
+                await self._applier.remove(pod)
+                gone.append(name_of(pod))
         for kind in ("Secret", "PersistentVolumeClaim"):
             if kind == "PersistentVolumeClaim" and self._world.spec.deletion_policy != "Delete":
                 continue

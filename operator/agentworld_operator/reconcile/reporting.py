@@ -1,0 +1,86 @@
+"""Writes statuses, each at most once a pass and only when it differs, and the events that follow from that."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from agentworld_operator.errors import KubernetesError
+from agentworld_operator.plan.facts import WorldFacts
+from agentworld_operator.plan.key_status import key_status
+from agentworld_operator.plan.validator_status import validator_status
+from agentworld_operator.plan.world_status import invalid_status, world_status
+from agentworld_operator.reconcile import events
+from agentworld_operator.reconcile.context import Context, Snapshot
+from agentworld_operator.resources import reasons
+from agentworld_operator.resources.objects import Object, name_of
+from agentworld_operator.resources.status import merge_patch
+
+log = logging.getLogger(__name__)
+
+Differ = Callable[[Object, Mapping[str, Any]], list[events.Happened]]
+
+
+async def report(context: Context, snapshot: Snapshot, facts: WorldFacts) -> None:
+    """Writes the statuses of a World and of its Validators and MembershipKeys."""
+    topology = facts.topology
+    raw = snapshot.raw_world
+    told = list(events.world_events(raw, world_status(facts, raw)))
+    await _write(context, raw, world_status(facts, raw))
+    for node in facts.validators:
+        stored = snapshot.raw_validators.get(node.name)
+        if stored is not None:
+            status = validator_status(facts, node, stored)
+            told += await _tell(context, stored, status, events.validator_events)
+    for key in topology.keys:
+        stored = snapshot.raw_keys.get(key.name)
+        if stored is not None:
+            told += await _tell(context, stored, key_status(facts, key, stored), events.key_events)
+    for happened in told:
+        await events.post(context.kube, raw, happened, now_ms=facts.now_ms)
+
+
+async def report_invalid(context: Context, snapshot: Snapshot) -> None:
+    """Says what is wrong with the manifests of a world; everything that runs is left as it is."""
+    resources = [snapshot.raw_world, *snapshot.raw_validators.values(), *snapshot.raw_keys.values()]
+    for raw in resources:
+        error = snapshot.invalid.get(f"{raw['kind']} {name_of(raw)}")
+        if error is not None:
+            message = "; ".join(str(violation) for violation in error.violations)
+        elif raw["kind"] == "World":
+            message = "; ".join(str(invalid) for invalid in snapshot.invalid.values())
+        else:
+            continue
+        status = invalid_status(raw, reasons.INVALID_SPEC, message, now_ms=context.now_ms())
+        differ = events.world_events if raw["kind"] == "World" else events.key_events
+        told = differ(raw, status)
+        if await _write(context, raw, status):
+            for happened in told:
+                await events.post(context.kube, raw, happened, now_ms=context.now_ms())
+
+
+async def _tell(context: Context, stored: Object, status: Mapping[str, Any], differ: Differ) -> list[events.Happened]:
+    """Writes a status and returns what changed, after posting it about the resource itself."""
+    told = differ(stored, status)
+    if not await _write(context, stored, status):
+        return []
+    for happened in told:
+        await events.post(context.kube, stored, happened, now_ms=context.now_ms())
+    return told
+
+
+async def _write(context: Context, stored: Object, status: Mapping[str, Any]) -> bool:
+    """Patches the status where it differs; True when it did."""
+    patch = merge_patch(stored.get("status") or {}, status)
+    if not patch:
+        return False
+    kind, namespace = stored["kind"], stored["metadata"]["namespace"]
+    try:
+        await context.kube.patch_status(kind, namespace, name_of(stored), patch)
+    except KubernetesError as error:
+        if error.status != 404:
+            raise
+        log.debug("%s %s went before its status was written", kind, name_of(stored))
+        return False
+    return True

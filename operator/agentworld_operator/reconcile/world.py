@@ -1,0 +1,259 @@
+"""Reconciles one world: reads everything fresh, plans, makes what is missing, and writes each status once.
+
+Every pass begins from nothing but the API server and the nodes. It goes as far as it can and leaves the rest to the
+next: after an event, after a change that a node reports, or when a wait is over.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.hashing import content_id
+from agentworld_core.messages import Directory, Genesis
+from agentworld_core.topology.genesis import MemberIdentity, build_genesis, sign_genesis
+from agentworld_core.topology.plan import plan_world
+from agentworld_core.topology.resources import World
+from agentworld_operator.nodes.status import NodeStatus
+from agentworld_operator.plan import files
+from agentworld_operator.plan.facts import Complaints, WorldFacts
+from agentworld_operator.plan.membership import wanted_generation
+from agentworld_operator.plan.running import PodFacts, pod_facts
+from agentworld_operator.reconcile import observe
+from agentworld_operator.reconcile.apply import Applier
+from agentworld_operator.reconcile.cluster import Cluster
+from agentworld_operator.reconcile.context import Context, Snapshot
+from agentworld_operator.reconcile.departures import release_orphans, release_validators
+from agentworld_operator.reconcile.material import KeyFolders, Material
+from agentworld_operator.reconcile.membership import Governed, drive_membership
+from agentworld_operator.reconcile.reading import read_world
+from agentworld_operator.reconcile.reporting import report, report_invalid
+from agentworld_operator.resources import names
+from agentworld_operator.resources.objects import Object, data_of, digest_of, name_of
+
+log = logging.getLogger(__name__)
+
+SOON_SECONDS = 1.0
+"""After a step of our own that the nodes have to follow."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """When to come back, and where the nodes are that tell of changes in between."""
+
+    again_seconds: float | None = None
+    pods: tuple[PodFacts, ...] = ()
+    fingerprint: tuple[object, ...] = ()
+
+
+async def reconcile_world(context: Context, namespace: str, name: str) -> Outcome:
+    """Takes one world as far towards its manifests as it can be taken now."""
+    raw = await context.kube.get("World", namespace, name)
+    if raw is None or raw["metadata"].get("deletionTimestamp"):
+        # Owner references take everything away; nothing of ours may hold it up.
+        await release_orphans(context, namespace, name)
+        return Outcome()
+    snapshot = await read_world(context.kube, raw)
+    if snapshot.world is None or snapshot.invalid:
+        await report_invalid(context, snapshot)
+        return Outcome()
+    return await _Pass(context, snapshot, snapshot.world).run()
+
+
+class _Pass:
+    """One pass over one world with valid manifests."""
+
+    def __init__(self, context: Context, snapshot: Snapshot, world: World):
+        self._context = context
+        self._snapshot = snapshot
+        self._world = world
+        self._now_ms = context.now_ms()
+        self._topology = plan_world(world, snapshot.validators, snapshot.keys)
+        self._applier = Applier(context.kube, world.metadata, snapshot.children, context.settled)
+        self._material = Material(context.kube, self._applier, world.metadata)
+        self._folders = KeyFolders(self._applier, world.metadata)
+        self._cluster = Cluster(self._applier, self._topology, context.settings)
+        self._acting = not world.spec.paused and not self._topology.problems
+
+    async def run(self) -> Outcome:
+        self._material.read(self._topology.keys)
+        if self._acting:
+            await self._prepare()
+        else:
+            await self._read_identities()
+        genesis = await self._genesis()
+        pods = self._pods()
+        asked = {pod.name: pod for pod in (*pods.values(), *self._gateways().values())}
+        answers = await observe.poll(self._context.nodes, asked.values())
+        genesis_hash = content_id(encode(genesis)) if genesis else ""
+        statuses = observe.of_world(answers, genesis_hash)
+        governed = await self._govern(genesis, statuses, asked)
+        if self._acting and genesis is not None:
+            await self._make_cluster(governed)
+        facts = self._facts(governed, statuses, genesis_hash)
+        await report(self._context, self._snapshot, facts)
+        return Outcome(
+            again_seconds=_again(governed, facts),
+            pods=tuple(asked.values()),
+            fingerprint=fingerprint(statuses),
+        )
+
+    async def _prepare(self) -> None:
+        """Makes the implied resources, and a first key and an identity for everybody."""
+        await self._cluster.ensure_implied()
+        wanted = {
+            key.name: wanted_generation(key, self._material.rings[key.name], now_ms=self._now_ms)
+            for key in self._topology.keys
+        }
+        await self._material.ensure_first(self._topology.keys, wanted)
+        await self._read_identities()
+
+    async def _read_identities(self) -> None:
+        """Reads the validators' identities; makes those that are missing, unless we may not act."""
+        for validator in self._topology.validators:
+            if self._acting or self._applier.live("Secret", names.identity_secret(validator.name)):
+                await self._material.identity(validator)
+
+    async def _genesis(self) -> Genesis | None:
+        """Returns the genesis of the world, made and stored when everything it names is there."""
+        live = self._applier.ours("ConfigMap").get(names.genesis_config(self._world.name))
+        if live is None and self._acting:
+            made = self._make_genesis()
+            if made is None:
+                return None
+            live = await self._applier.create(files.genesis_config_map(self._world.metadata, encode(made)))
+        if live is None:
+            return None
+        try:
+            return decode(Genesis, data_of(live, "binaryData").get(files.GENESIS_FILE, b""))
+        except AgentWorldError as error:
+            self._material.problems[f"ConfigMap {name_of(live)}"] = InvalidField(
+                f"does not hold the genesis that was stored in it: {error}",
+                remedy="restore it from a backup; the nodes keep running with what they have",
+            )
+            return None
+
+    def _make_genesis(self) -> Genesis | None:
+        rings, identities = self._material.rings, self._material.identities
+        members: dict[str, MemberIdentity] = {}
+        for node in self._topology.members:
+            ring = rings.get(node.key)
+            newest = ring.newest if ring else None
+            if node.name not in identities or newest is None:
+                return None
+            members[node.name] = MemberIdentity(
+                peer_id=self._material.peer_ids[node.name],
+                public_key=newest.public_key,
+                generation=newest.number,
+            )
+        governance = {}
+        signers = []
+        for name in self._topology.governance_keys:
+            newest = rings[name].newest if name in rings else None
+            if newest is None or newest.signer is None:
+                return None
+            governance[name] = (newest.public_key, newest.number)
+            signers.append(newest.signer)
+        genesis = build_genesis(self._topology, members, governance, created_at_ms=self._now_ms)
+        log.info("genesis of %s/%s: %d members", self._world.metadata.namespace, self._world.name, len(members))
+        return sign_genesis(genesis, signers)
+
+    async def _govern(
+        self, genesis: Genesis | None, statuses: Mapping[str, NodeStatus], asked: Mapping[str, PodFacts]
+    ) -> Governed:
+        """Finds the directory in force and takes keys, members and revocations one step further."""
+        directory: Directory | None = None
+        addresses = {name: pod.address for name, pod in asked.items() if name in statuses}
+        if genesis is not None:
+            known = [item.key_id for ring in self._material.rings.values() for item in ring.generations]
+            trust = observe.Trust(genesis=genesis, governance=known, judged=self._context.directories)
+            directory = await observe.current_directory(self._context.nodes, trust, statuses, addresses)
+        governed = Governed(
+            context=self._context,
+            applier=self._applier,
+            topology=self._topology,
+            material=self._material,
+            folders=self._folders,
+            statuses=statuses,
+            addresses=addresses,
+            genesis=genesis,
+            directory=directory,
+            now_ms=self._now_ms,
+        )
+        await drive_membership(governed, acting=self._acting)
+        return governed
+
+    async def _make_cluster(self, governed: Governed) -> None:
+        terms = [max(status.writer_term, status.head.term) for status in governed.statuses.values()]
+        await self._cluster.ensure_shared(self._material.peer_ids, last_term=max(terms, default=0))
+        config = self._applier.live("ConfigMap", names.node_config(self._world.name)) or {}
+        peers = digest_of((config.get("data") or {}).get(files.PEERS_FILE))
+        revisions, ready = {}, []
+        for validator in self._topology.validators:
+            folder = self._folders.revision(validator.name)
+            revisions[validator.name] = f"{folder}.{peers}"
+            if folder and validator.name in self._material.identities:
+                ready.append(validator.name)
+        await self._cluster.ensure_nodes(governed.directory, revisions, ready)
+        await self._cluster.remove_departed(governed.directory)
+        await release_validators(self._context, self._applier, self._snapshot, self._topology, governed.directory)
+
+    def _pods(self) -> dict[str, PodFacts]:
+        live = self._applier.ours("Pod")
+        return {
+            node.name: pod_facts(node.name, live.get(node.name))
+            for node in self._topology.nodes
+            if node.kind == "validator"
+        }
+
+    def _gateways(self) -> dict[str, PodFacts]:
+        return {name_of(pod): pod_facts(name_of(pod), pod) for pod in self._cluster.gateway_pods()}
+
+    def _facts(self, governed: Governed, statuses: Mapping[str, NodeStatus], genesis_hash: str) -> WorldFacts:
+        governance = governed.governance
+        return WorldFacts(
+            topology=self._topology,
+            now_ms=self._now_ms,
+            genesis_hash=genesis_hash,
+            statuses=statuses,
+            pods=self._pods(),
+            gateways=self._gateways(),
+            directory=governed.directory,
+            pending=governed.pending,
+            plan=governed.plan,
+            rings=self._material.rings,
+            active=governed.active,
+            peer_ids=self._material.peer_ids,
+            statements=governance.statements,
+            revocations=governed.revocations,
+            complaints=Complaints(
+                foreign=tuple(dict.fromkeys(self._applier.foreign)),
+                refused=tuple(self._applier.refused),
+                outdated=tuple(self._cluster.outdated),
+                directory=governance.complaint,
+                keys=self._material.problems,
+                revocations=governed.refusals,
+            ),
+            lease=self._lease(),
+        )
+
+    def _lease(self) -> Object | None:
+        return self._applier.ours("Lease").get(names.sequencer_lease(self._world.name))
+
+
+def fingerprint(statuses: Mapping[str, NodeStatus]) -> tuple[object, ...]:
+    """Returns what, when it changes, calls for another pass."""
+    return tuple((name, status.fingerprint()) for name, status in sorted(statuses.items()))
+
+
+def _again(governed: Governed, facts: WorldFacts) -> float | None:
+    """Returns when to look again although nothing may tell us to."""
+    if governed.moved:
+        return SOON_SECONDS
+    waits = [until for until in governed.waits if until > facts.now_ms]
+    if waits:
+        return max((min(waits) - facts.now_ms) / 1000, SOON_SECONDS)
+    return None
