@@ -77,6 +77,7 @@ class CrashDisk:
     def crash(self) -> None:
         """Turns the machine off and on: what was not synced may be gone, open files and locks are."""
         with self._guard:
+            visible = self._folders
             for inode in {id(i): i for i in (*self._files.values(), *self._durable_files.values())}.values():
                 self._lose(inode)
             for path, renamed in self._renames:
@@ -85,10 +86,11 @@ class CrashDisk:
                         self._durable_files.pop(path, None)
                     else:
                         self._durable_files[path] = renamed
-            for folder in sorted(self._folders - self._durable_folders):
-                if folder.parent in self._durable_folders and self.rng.random() < 0.5:
-                    self._durable_folders.add(folder)
-            self._folders = set(self._durable_folders)
+            self._folders = {self.root}
+            for folder in sorted(self._durable_folders | visible):
+                if folder.parent in self._folders and (folder in self._durable_folders or self.rng.random() < 0.5):
+                    self._folders.add(folder)
+            self._durable_folders = set(self._folders)
             self._durable_files = {p: i for p, i in self._durable_files.items() if p.parent in self._folders}
             self._files = dict(self._durable_files)
             self._renames.clear()
@@ -238,8 +240,7 @@ class CrashDisk:
                     else:
                         self._durable_files[name] = inode
             self._renames = [change for change in self._renames if change[0].parent != path]
-            if path in self._durable_folders:
-                self._durable_folders |= {folder for folder in self._folders if folder.parent == path}
+            self._durable_folders |= {folder for folder in self._folders if folder.parent == path}
             self.finish()
 
     def lock(self, path: Path) -> Closing:
