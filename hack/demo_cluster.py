@@ -1,7 +1,8 @@
 """The demo on Kubernetes: install the operator, make a world, act in it, verify it, rotate and revoke a key.
 
 It can be run again: the world of an earlier run is used as it is, and its keys are rotated once more. Every command
-that a reader could type is printed before it is run. Ends with ``demo-cluster: ok ...``, or with a reason and exit code 1.
+that a reader could type is printed before it is run. The last line is ``demo-cluster: ok ...``, or a reason with exit
+code 1.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ HASH = content_id(b"x")
 
 
 def action(**changes: Any) -> ActionEnvelope:
-    fields = {
+    fields: dict[str, Any] = {
         "world_id": "w1",
         "action_id": HASH,
         "actor_id": "agent-1",
