@@ -15,11 +15,11 @@ def events(count: int, first: int = 1) -> list[WorldEvent]:
     return [WorldEvent(first + index, 7, "", "step.started", {"n": index}) for index in range(count)]
 
 
-@pytest.mark.parametrize("count", [0, 1, 23, 24, 255, 256, 257, 70_000])
-@pytest.mark.parametrize("per_segment", [1, 24, 256, 100_000])
+@pytest.mark.parametrize(
+    ("count", "per_segment"),
+    [*[(count, per) for count in (0, 1, 23, 24, 255, 256, 257) for per in (1, 24, 256)], (65_536, 65_535)],
+)
 def test_segments_are_the_encoding_of_their_message(count, per_segment):
-    if count > 1000 and per_segment == 1:
-        return
     happened = events(count)
     cut = cut_events(happened, per_segment)
     assert cut.event_root == event_root_of(happened)
