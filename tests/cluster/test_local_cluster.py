@@ -107,14 +107,16 @@ def test_a_cluster_that_was_down_has_its_objects_and_volumes_again_and_can_grow(
 
 
 def test_up_starts_again_only_what_has_died(tool: Tool) -> None:
-    tool.run("up")
+    tool.run("up", "--nodes", "2")
     pids = Remains(tool.name).folders.pids
     before = {path.name: path.read_text() for path in pids.iterdir()}
-    os.kill(int(before["kube-scheduler"].split()[0]), signal.SIGKILL)
+    for name in ("kube-scheduler", "node2"):
+        os.kill(int(before[name].split()[0]), signal.SIGKILL)
     assert tool.try_run("status").returncode == 3
     tool.run("up")
     after = {path.name: path.read_text() for path in pids.iterdir()}
-    assert {name for name in before if before[name] != after[name]} == {"kube-scheduler"}
+    of_node = {name for name in before if name.startswith("node2")}
+    assert {name for name in before if before[name] != after[name]} == {"kube-scheduler", *of_node}
     assert tool.try_run("status").returncode == 0
 
 

@@ -37,8 +37,7 @@ class Local:
         self._check(nodes)
         with self._locked():
             self.build()
-            present = self._running_nodes()
-            wanted = sorted({*present, *range(1, nodes + 1)})
+            wanted = sorted({*self._started_nodes(), *range(1, nodes + 1)})
             addresses = slots.claim(self.folders)
             machine = self._machine(addresses)
             if self._complete(wanted, machine):
@@ -153,7 +152,7 @@ class Local:
             return False
         print(self._kubectl("get", "nodes", "--output=wide").rstrip())
         api = Api(self.folders, addresses)
-        return running == names and all(api.node_ready(f"node{number}") for number in self._running_nodes())
+        return running == names and all(api.node_ready(f"node{number}") for number in self._started_nodes())
 
     def logs(self, component: str | None, *, lines: int, follow: bool) -> None:
         """Shows the log of a component, of all nodes when several have it; without a component lists them."""
@@ -187,8 +186,12 @@ class Local:
         self.folders.state.mkdir(parents=True, exist_ok=True)
         return slots.locked(self.folders.state / ".lock", waiting_for=f"another run for cluster {self.folders.name}")
 
+    def _started_nodes(self) -> list[int]:
+        """The nodes that belong to the cluster since it came up, also those that have died."""
+        return [number for number in node.known(self.folders) if self.processes.recorded(f"node{number}")]
+
     def _running_nodes(self) -> list[int]:
-        return [number for number in node.known(self.folders) if self.processes.alive(f"node{number}")]
+        return [number for number in self._started_nodes() if self.processes.alive(f"node{number}")]
 
     def _complete(self, wanted: list[int], machine: Machine) -> bool:
         others = (*control_plane.COMPONENTS, node.FORWARDER, addons.VOLUMES, "node1-coredns")

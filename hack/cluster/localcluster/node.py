@@ -196,7 +196,7 @@ class Node:
 
 
 def render(template: str, target: Path, values: dict[str, str]) -> None:
-    """Fills in one of the files of templates/; leaves a file that is as it should be alone: kube-proxy watches its own."""
+    """Fills in one of the files of templates/; leaves one that is right alone: kube-proxy watches its own."""
     text = Template((HERE / "templates" / template).read_text()).substitute(values)
     if not target.exists() or target.read_text() != text:
         target.write_text(text)
