@@ -1,0 +1,210 @@
+"""A World from apply to deletion: it comes up, commits, verifies from outside, survives, grows, and goes without a trace."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from agentworld_client import keys
+from agentworld_client.gateway import GatewayClient
+from agentworld_client.submit import Agent, submit_all
+from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
+from tests.e2e.kube import Cluster, Namespace, Refused, RunningWorld, wait_until, world
+from tests.e2e.traffic import Traffic, assert_each_once
+
+LEASE_SECONDS = 15
+
+
+async def act(url: str, count: int = 1) -> list[str]:
+    """Commits actions of a new agent and returns their ids."""
+    async with GatewayClient(url, patience=60) as client:
+        signer = keys.generate()
+        agent = Agent(signer, world_id=(await client.genesis()).world_id, actor_id=f"agent-{signer.key_id[:12]}")
+        actions = [agent.act("agent.register", {"position": [0, 0]})]
+        actions += [agent.act("agent.move", {"to": [n, n]}) for n in range(count - 1)]
+        receipts = await submit_all(client, actions, wait=True)
+    assert all(item.get("status") == "committed" and item["ok"] for item in receipts), receipts
+    return [item["action_id"] for item in receipts]
+
+
+async def verify(url: str) -> VerificationReport:
+    """Replays the world from genesis with a store of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with GatewayClient(url, patience=60) as client:
+            verifier = Verifier(await client.genesis(), store=BundleStore(Path(folder)))
+            return await verifier.verify(client)
+
+
+def test_six_lines_become_a_world_that_verifies_from_outside(aurora: RunningWorld) -> None:
+    namespace = aurora.namespace
+    with aurora.gateway() as url:
+        asyncio.run(act(url, 50))
+        report = asyncio.run(verify(url))
+    assert report.height >= 1
+    aurora.wait(
+        "the status shows the verified head",
+        lambda: aurora.status.get("head", {}).get("stateRoot") == report.state_root,
+        seconds=30,
+    )
+    row = namespace.kubectl("get", "aw", "aurora", "--no-headers").split()
+    assert row[1] == "True"
+    assert "4/4" in row
+    assert aurora.writer()[0] in row
+    described = namespace.kubectl("describe", "aw", "aurora")
+    assert "QuorumAvailable" in described
+    assert "WorldInitialized" in namespace.reasons()
+    for pod, node in aurora.nodes().items():
+        assert node["signing"]["voting"], pod
+
+
+def test_a_killed_writer_is_replaced_and_terms_only_grow(aurora: RunningWorld) -> None:
+    writer, term = aurora.writer()
+    with aurora.gateway() as url:
+        asyncio.run(act(url))
+        aurora.kill(writer)
+
+        def act_again() -> bool:
+            asyncio.run(act(url))
+            return True
+
+        took = wait_until("the next block", act_again, seconds=LEASE_SECONDS + 5, explain=aurora.namespace.explain)
+        assert took <= LEASE_SECONDS + 5
+        assert aurora.writer()[1] > term
+        aurora.wait_ready()
+        asyncio.run(act(url))
+        asyncio.run(verify(url))
+    assert aurora.writer()[1] > term
+
+
+def test_a_deleted_validator_pod_comes_back_and_nothing_is_lost(aurora: RunningWorld) -> None:
+    with aurora.gateway() as url, Traffic(url) as traffic:
+        before = aurora.pod_identities()
+        victim = next(pod for pod in aurora.validators() if pod != aurora.writer()[0])
+        aurora.namespace.kubectl("delete", "pod", victim, "--wait=false")
+        aurora.wait(
+            "another pod in its place",
+            lambda: aurora.pod_identities().get(victim, ("",))[0] not in ("", before[victim][0]),
+            seconds=120,
+        )
+        aurora.wait(
+            "it votes again", lambda: aurora.node(victim).get("sync", {}).get("state") == "in_sync", seconds=120
+        )
+        aurora.wait_ready()
+        seen = len(traffic.committed)
+        aurora.wait("actions go on", lambda: len(traffic.committed) > seen, seconds=60)
+    with aurora.gateway() as url:
+        assert_each_once(url, traffic.committed)
+
+
+def test_all_pods_deleted_at_once_come_back_with_the_same_head(aurora: RunningWorld) -> None:
+    with aurora.gateway() as url:
+        promised = asyncio.run(act(url, 30))
+        before = asyncio.run(verify(url))
+    aurora.namespace.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
+    aurora.wait("the pods go", lambda: not aurora.namespace.is_true("aw", "aurora", "Ready"), seconds=60)
+    aurora.wait_ready()
+    with aurora.gateway() as url:
+        after = asyncio.run(verify(url))
+        assert (after.height, after.state_root) == (before.height, before.state_root)
+        assert_each_once(url, promised)
+        asyncio.run(act(url))
+
+
+def test_scaling_adds_a_validator_that_syncs_first_and_votes_later(aurora: RunningWorld) -> None:
+    namespace = aurora.namespace
+    epoch = aurora.status["directory"]["epoch"]
+    namespace.kubectl("scale", "aw/aurora", "--replicas=5")
+    aurora.wait(
+        "a fifth validator votes", lambda: aurora.node("aurora-4").get("signing", {}).get("voting"), seconds=240
+    )
+    assert aurora.node("aurora-4")["sync"]["lag"] == 0
+    aurora.wait("the epoch moved on", lambda: aurora.status["directory"]["epoch"] > epoch, seconds=60)
+    aurora.wait("5/5", lambda: aurora.status["validators"].get("summary") == "5/5", seconds=60)
+    namespace.kubectl("scale", "aw/aurora", "--replicas=4")
+    aurora.wait("the fifth is gone", lambda: "aurora-4" not in aurora.validators(), seconds=240)
+    aurora.wait_ready()
+    with aurora.gateway() as url:
+        asyncio.run(act(url))
+        asyncio.run(verify(url))
+    assert {"ValidatorJoined", "ValidatorLeft"} <= set(namespace.reasons())
+
+
+def test_a_deleted_world_leaves_nothing_but_its_volumes(namespace: Namespace) -> None:
+    namespace.apply(world("brief", validators={"replicas": 1}))
+    brief = RunningWorld(namespace, "brief")
+    brief.wait_ready()
+    with brief.gateway() as url:
+        asyncio.run(act(url))
+    namespace.kubectl("delete", "aw", "brief", "--timeout=120s")
+    kinds = (
+        "aw,awv,awk,pods,services,deployments,configmaps,secrets,leases,roles,rolebindings,serviceaccounts,pdb,netpol"
+    )
+
+    def left() -> list[str]:
+        given = {"kube-root-ca.crt", "default"}
+        found = namespace.list(kinds)
+        return [f"{item['kind']}/{item['metadata']['name']}" for item in found if item["metadata"]["name"] not in given]
+
+    wait_until("everything is gone", lambda: not left(), seconds=120, explain=lambda: f"left: {left()}")
+    volumes = [item["metadata"]["name"] for item in namespace.list("pvc")]
+    assert volumes, "the volumes must stay: deletionPolicy is Retain"
+
+
+def test_volumes_go_with_the_world_when_it_says_so(namespace: Namespace) -> None:
+    namespace.apply(world("gone", validators={"replicas": 1}, deletionPolicy="Delete"))
+    RunningWorld(namespace, "gone").wait_ready()
+    namespace.kubectl("delete", "aw", "gone", "--timeout=120s")
+    wait_until("volumes are gone", lambda: not namespace.list("pvc"), seconds=120, explain=namespace.explain)
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ({"validators": {"replicas": -1}}, "replicas"),
+        ({"sequencer": {"leaseDuration": "5s", "renewDeadline": "10s"}}, "renewDeadline"),
+        ({"validators": {"replicas": 1}, "revocation": {"delivery": {"sinks": [{"pager": {}}]}}}, "sink"),
+    ],
+)
+def test_an_invalid_world_is_refused_with_the_field(cluster: Cluster, spec: dict[str, object], says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        cluster.kubectl("apply", "--dry-run=server", "-f", "-", given=world("wrong", **spec))
+
+
+def test_what_cannot_start_says_why_and_does_not_harm(aurora: RunningWorld) -> None:
+    namespace = aurora.namespace
+    with pytest.raises(Refused, match="immutable"):
+        namespace.patch("aw", "aurora", {"worldId": "borealis"})
+    namespace.apply(world("empty", validators={"replicas": 0}))
+    wait_until(
+        "a condition that says what to do",
+        lambda: "replicas" in namespace.condition("aw", "empty", "Ready").get("message", ""),
+        seconds=60,
+        explain=namespace.explain,
+    )
+    assert namespace.condition("aw", "empty", "Ready")["reason"] == "InvalidSpec"
+    namespace.apply(world("imageless", validators={"replicas": 1}, image={"repository": "localhost/none", "tag": "no"}))
+    wait_until(
+        "ImagePullFailed",
+        lambda: namespace.condition("aw", "imageless", "Degraded").get("reason") == "ImagePullFailed",
+        seconds=120,
+        explain=namespace.explain,
+    )
+    for name in ("empty", "imageless"):
+        namespace.kubectl("delete", "aw", name, "--timeout=60s")
+    assert namespace.is_true("aw", "aurora", "Ready")
+
+
+def test_a_foreign_object_under_our_name_is_left_alone(namespace: Namespace) -> None:
+    foreign = {
+        "apiVersion": "coordination.k8s.io/v1",
+        "kind": "Lease",
+        "metadata": {"name": "taken-sequencer"},
+        "spec": {"holderIdentity": "somebody"},
+    }
+    namespace.apply(foreign, world("taken", validators={"replicas": 1}))
+    wait_until("an event", lambda: "ForeignObject" in namespace.reasons(), seconds=60, explain=namespace.explain)
+    assert namespace.get("lease", "taken-sequencer")["spec"]["holderIdentity"] == "somebody"
+    assert not namespace.is_true("aw", "taken", "Ready")
