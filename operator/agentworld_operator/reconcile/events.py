@@ -39,7 +39,7 @@ def validator_events(stored: Object, status: Mapping[str, Any]) -> list[Happened
     name, before = name_of(stored), stored.get("status") or {}
     result = list(_invalid(stored, status))
     old, new = _condition(stored, reasons.MEMBER), _of(status, reasons.MEMBER)
-    if new.get("status") == TRUE and old.get("status") != TRUE and before:
+    if new.get("status") == TRUE and old.get("status") != TRUE:
         says = f"{name} is a member of the directory of epoch {status.get('directoryEpoch', '?')}"
         result.append(Happened(type=NORMAL, reason=reasons.VALIDATOR_JOINED, message=says))
     if new.get("status") == FALSE and old.get("status") == TRUE:

@@ -1,0 +1,369 @@
+"""From a manifest to a running world, and back: the whole reconciler against an API server and nodes in memory."""
+
+import json
+from typing import Any
+
+import pytest
+
+from agentworld_core.topology.node_config import NodeConfig
+from tests.unit.operator.fake_nodes import secret
+from tests.unit.operator.harness import Harness, running
+
+
+async def test_a_six_line_world_comes_up_and_is_ready() -> None:
+    harness = await running(4)
+    assert harness.condition("World", "aurora", "Ready") == ("True", "AsExpected")
+    status = harness.world
+    assert status["phase"] == "Ready"
+    assert status["validators"] == {
+        "desired": 4,
+        "ready": 4,
+        "inSync": 4,
+        "quorum": 3,
+        "tolerates": 1,
+        "summary": "4/4",
+    }
+    assert status["sequencer"] == {"holder": "aurora-0", "term": 1, "lease": "aurora-sequencer"}
+    assert status["directory"]["epoch"] == 1
+    assert status["directory"]["appliedBy"] == 5
+    assert status["endpoints"] == {"gateway": "http://aurora-gateway.default.svc:8080"}
+    assert [harness.status("Validator", f"aurora-{n}")["phase"] for n in range(4)] == ["Voting"] * 4
+    for name in ("aurora-governance", "aurora-0", "aurora-3"):
+        assert harness.condition("MembershipKey", name, "Ready") == ("True", "AsExpected")
+        assert harness.status("MembershipKey", name)["keys"][0]["state"] == "Active"
+    assert harness.condition("World", "aurora", "Degraded") == ("False", "AsExpected")
+    assert harness.condition("World", "aurora", "FaultTolerant") == ("True", "AsExpected")
+
+
+async def test_the_events_of_coming_up_are_told_once() -> None:
+    harness = await running(4)
+    assert len(harness.events("WorldInitialized")) == 1
+    assert harness.events("WriterChanged") == ["WriterChanged: aurora-0 orders the actions (term 1)"]
+    assert len(harness.events("ValidatorJoined")) == 4
+    assert harness.events("QuorumLost") == []
+
+
+async def test_a_world_that_stands_still_is_not_written_to() -> None:
+    harness = await running(4)
+    before = len(harness.kube.writes)
+    for _ in range(120):  # ten minutes
+        await harness.once()
+    assert harness.kube.writes[before:] == []
+
+
+async def test_not_even_by_an_operator_that_has_just_started() -> None:
+    harness = await running(4)
+    before = len(harness.kube.writes)
+    harness.restart()
+    await harness.once()
+    assert harness.kube.writes[before:] == []
+
+
+async def test_while_blocks_are_committed_only_statuses_are_written() -> None:
+    harness = await running(4)
+    before = len(harness.kube.writes)
+    for _ in range(5):
+        harness.nodes.commit()
+        await harness.once()
+    assert harness.world["head"]["height"] == harness.nodes.height
+    assert {write.split()[0] for write in harness.kube.writes[before:]} == {"status"}
+    per_pass = (len(harness.kube.writes) - before) / 5
+    assert per_pass == 5  # the World and its four Validators, once each
+
+
+async def test_everything_but_retained_volumes_is_owned_by_the_world() -> None:
+    harness = await running(4)
+    uid = harness.kube.read("World", "aurora")["metadata"]["uid"]
+    for (kind, _, name), obj in harness.kube.objects.items():
+        owners = [owner["uid"] for owner in obj["metadata"].get("ownerReferences", [])]
+        if kind in ("World", "Event", "PersistentVolumeClaim"):
+            assert owners == [], name
+        elif not name.startswith("aurora-gateway-") or kind != "Pod":
+            assert owners == [uid], f"{kind} {name}"
+
+
+async def test_deleting_a_world_leaves_volumes_only_and_no_finalizer() -> None:
+    harness = await running(4)
+    harness.kube.remove("World", "aurora")
+    await harness.once()
+    kinds = {kind for kind, _, _ in harness.kube.objects}
+    assert kinds == {"PersistentVolumeClaim", "Event"}
+    assert harness.kube.names("PersistentVolumeClaim") == [f"aurora-{n}" for n in range(4)]
+
+
+async def test_with_deletion_policy_delete_volumes_go_too_even_when_it_was_set_late() -> None:
+    harness = await running(4)
+    harness.apply("World", "aurora", deletionPolicy="Delete")
+    await harness.settle()
+    harness.kube.remove("World", "aurora")
+    await harness.once()
+    assert {kind for kind, _, _ in harness.kube.objects} == {"Event"}
+
+
+async def test_a_new_world_of_the_same_name_never_mounts_the_old_volumes() -> None:
+    harness = await running(1)
+    harness.kube.remove("World", "aurora")
+    await harness.once()
+    fresh = Harness()
+    fresh.kube.objects = harness.kube.objects
+    fresh.kube._uid = 500
+    fresh.apply("World", "aurora", validators={"replicas": 1})
+    await fresh.settle()
+    assert fresh.condition("World", "aurora", "Ready")[0] == "True"
+    claim = fresh.kube.read("Pod", "aurora-0")["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    assert claim != "aurora-0"
+    assert fresh.kube.names("PersistentVolumeClaim") == sorted(["aurora-0", claim])
+    fresh.kube.remove("PersistentVolumeClaim", "aurora-0")
+    fresh.kube.remove("Pod", "aurora-0")
+    await fresh.settle()
+    again = fresh.kube.read("Pod", "aurora-0")["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+    assert again == claim
+
+
+async def test_a_deleted_pod_comes_back_with_its_volume() -> None:
+    harness = await running(4)
+    harness.kube.remove("Pod", "aurora-2")
+    await harness.settle()
+    assert harness.nodes.restarts.count("aurora-2") == 2
+    assert harness.kube.names("PersistentVolumeClaim") == [f"aurora-{n}" for n in range(4)]
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+
+
+async def test_what_somebody_changes_or_deletes_is_put_right() -> None:
+    harness = await running(4)
+    harness.kube.merge("Service", "aurora-gateway", {"spec": {"selector": {"app": "other"}}})
+    harness.kube.remove("Role", "aurora-1")
+    await harness.settle()
+    assert "app" in harness.kube.read("Service", "aurora-gateway")["spec"]["selector"]  # theirs, and harmless
+    assert harness.kube.read("Service", "aurora-gateway")["spec"]["selector"]["agentworld.dev/world"] == "aurora"
+    assert "aurora-1" in harness.kube.names("Role")
+
+
+async def test_a_deleted_writer_lease_comes_back_with_a_term_that_only_grows() -> None:
+    harness = await running(4)
+    harness.kube.merge("Lease", "aurora-sequencer", {"spec": {"holderIdentity": "nobody", "leaseTransitions": 6}})
+    await harness.settle()
+    assert harness.world["sequencer"]["term"] == 8
+    harness.kube.remove("Lease", "aurora-sequencer")
+    await harness.settle()
+    assert harness.world["sequencer"]["term"] == 9
+
+
+async def test_each_node_gets_a_configuration_that_it_can_start_from() -> None:
+    harness = await running(4, sequencer={"leaseDuration": "6s", "renewDeadline": "4s", "retryPeriod": "1s"})
+    files = harness.kube.read("ConfigMap", "aurora-config")["data"]
+    assert sorted(files) == [*(f"aurora-{n}.json" for n in range(4)), "aurora-gateway.json", "peers.json"]
+    config = NodeConfig.from_dict(json.loads(files["aurora-2.json"]))
+    assert (config.node_id, config.lease.kind, config.lease.name) == ("aurora-2", "kubernetes", "aurora-sequencer")
+    assert (config.lease.heartbeat_name, config.lease.duration_ms) == ("aurora-2", 6_000)
+    assert NodeConfig.from_dict(json.loads(files["aurora-gateway.json"])).roles == ("gateway", "storage")
+    peers = json.loads(files["peers.json"])
+    assert next(peer["addresses"] for peer in peers) == ["aurora-0.aurora-peers.default.svc:4001"]
+    assert all(peer["peer_id"].startswith("12D3Koo") for peer in peers)
+
+
+async def test_hibernation_stops_pods_and_keeps_data() -> None:
+    harness = await running(4)
+    harness.apply("World", "aurora", hibernated=True)
+    await harness.settle()
+    assert harness.kube.names("Pod") == []
+    assert harness.world["phase"] == "Hibernated"
+    assert len(harness.kube.names("PersistentVolumeClaim")) == 4
+    harness.apply("World", "aurora", hibernated=False)
+    await harness.settle()
+    assert harness.world["phase"] == "Ready"
+
+
+async def test_a_paused_world_is_watched_and_not_touched() -> None:
+    harness = await running(4)
+    harness.apply("World", "aurora", paused=True)
+    await harness.settle()
+    harness.kube.remove("Pod", "aurora-1")
+    harness.nodes.commit()
+    await harness.settle()
+    assert "aurora-1" not in harness.kube.names("Pod")
+    assert harness.condition("World", "aurora", "Paused") == ("True", "Paused")
+    assert harness.world["head"]["height"] == harness.nodes.height
+    harness.apply("World", "aurora", paused=False)
+    await harness.settle()
+    assert "aurora-1" in harness.kube.names("Pod")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sequencer": {"leaseDuration": "5s"}}, "spec.sequencer.leaseDuration"),
+        ({"validators": {"replicas": 0}}, "spec.validators.replicas"),
+        ({"revocation": {"delivery": {"sinks": [{"pigeon": {}}]}}}, "spec.revocation.delivery.sinks[0]"),
+        ({"governance": {"keys": ["nobody"]}}, "spec.governance.keys"),
+    ],
+)
+async def test_an_invalid_spec_is_explained_and_the_running_world_left_alone(
+    change: dict[str, Any], field: str
+) -> None:
+    harness = await running(4)
+    pods = {name: harness.kube.read("Pod", name)["metadata"]["uid"] for name in harness.kube.names("Pod")}
+    harness.apply("World", "aurora", **change)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Ready") == ("False", "InvalidSpec")
+    assert field in harness.message("World", "aurora", "Ready")
+    assert harness.world["phase"] == "Invalid"
+    assert len(harness.events("InvalidSpec")) == 1
+    assert pods == {name: harness.kube.read("Pod", name)["metadata"]["uid"] for name in harness.kube.names("Pod")}
+    assert harness.members == [f"aurora-{n}" for n in range(4)]
+
+
+async def test_an_invalid_validator_does_not_count_as_one_that_left() -> None:
+    harness = await running(4)
+    harness.kube.merge("Validator", "aurora-1", {"spec": {"weight": 0}})
+    await harness.settle()
+    assert harness.condition("Validator", "aurora-1", "Ready") == ("False", "InvalidSpec")
+    assert "aurora-1" in harness.message("World", "aurora", "Ready")
+    assert harness.members == [f"aurora-{n}" for n in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "api_version", "name"),
+    [
+        ("Lease", "coordination.k8s.io/v1", "aurora-sequencer"),
+        ("Secret", "v1", "aurora-1-keys"),
+        ("ConfigMap", "v1", "aurora-config"),
+        ("Pod", "v1", "aurora-0"),
+    ],
+)
+async def test_a_foreign_object_is_never_adopted(kind: str, api_version: str, name: str) -> None:
+    harness = Harness()
+    theirs = {"apiVersion": api_version, "kind": kind, "metadata": {"name": name, "namespace": "default"}, "spec": {}}
+    stored = harness.kube.put(theirs)
+    version = stored["metadata"]["resourceVersion"]
+    harness.nodes.nodes = {}
+    harness.apply("World", "aurora", validators={"replicas": 4})
+    for _ in range(4):
+        await harness.context.kube.find("World", "default")
+        from agentworld_operator.reconcile.world import reconcile_world
+
+        await reconcile_world(harness.context, "default", "aurora")
+    assert harness.kube.read(kind, name)["metadata"]["resourceVersion"] == version
+    assert harness.condition("World", "aurora", "Degraded") == ("True", "ForeignObject")
+    assert f"{kind} {name}" in harness.message("World", "aurora", "Degraded")
+    assert len(harness.events("ForeignObject")) == 1
+
+
+async def test_a_missing_image_is_explained_and_recovers() -> None:
+    harness = Harness()
+    harness.nodes.image_missing = True
+    harness.apply("World", "aurora", validators={"replicas": 4})
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Degraded") == ("True", "ImagePullFailed")
+    assert "node:1" in harness.message("World", "aurora", "Degraded")
+    assert harness.status("Validator", "aurora-0")["phase"] == "Failed"
+    assert len(harness.events("ImagePullFailed")) == 1
+    harness.nodes.image_missing = False
+    await harness.settle()
+    assert harness.world["phase"] == "Ready"
+
+
+async def test_a_lost_quorum_is_told_once_and_its_return_shown() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = ["aurora-1", "aurora-3"]
+    await harness.settle()
+    assert harness.condition("World", "aurora", "QuorumAvailable") == ("False", "QuorumLost")
+    assert "aurora-1" in harness.message("World", "aurora", "QuorumAvailable")
+    assert harness.world["phase"] == "QuorumLost"
+    assert len(harness.events("QuorumLost")) == 1
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert harness.world["phase"] == "Ready"
+
+
+async def test_one_of_four_lost_is_degraded_and_still_ready() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = ["aurora-1"]
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+    assert harness.condition("World", "aurora", "Degraded") == ("True", "NodesNotReady")
+    assert harness.world["validators"]["summary"] == "3/4"
+
+
+async def test_when_nobody_answers_the_last_known_head_stands() -> None:
+    harness = await running(1)
+    harness.nodes.commit(7)
+    await harness.settle()
+    head = harness.world["head"]
+    harness.nodes.unreachable = list(harness.nodes.nodes)
+    await harness.settle()
+    assert harness.world["head"] == head
+    assert harness.world["phase"] == "QuorumLost"
+
+
+async def test_a_changed_template_restarts_nothing_by_itself_and_says_so() -> None:
+    harness = await running(4)
+    harness.apply("World", "aurora", image={"tag": "2"})
+    await harness.settle()
+    assert all(harness.nodes.restarts.count(f"aurora-{n}") == 1 for n in range(4))
+    assert harness.condition("World", "aurora", "Progressing") == ("False", "RolloutPending")
+    for number in range(4):
+        harness.kube.remove("Pod", f"aurora-{number}")
+        await harness.settle()
+    assert harness.condition("World", "aurora", "Progressing") == ("False", "AsExpected")
+    image = harness.kube.read("Pod", "aurora-3")["spec"]["containers"][0]["image"]
+    assert image == "node:2"
+
+
+async def test_fields_without_effect_are_named_in_one_condition() -> None:
+    harness = await running(4, observers={"replicas": 2})
+    assert harness.condition("World", "aurora", "FieldsEffective") == ("False", "NotYetEffective")
+    assert "spec.observers.replicas" in harness.message("World", "aurora", "FieldsEffective")
+
+
+async def test_a_world_of_one_warns_that_it_tolerates_no_fault() -> None:
+    harness = await running(1)
+    assert harness.condition("World", "aurora", "FaultTolerant") == ("False", "NoFaultTolerated")
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+    assert harness.kube.names("PodDisruptionBudget") == []
+
+
+async def test_a_lost_status_is_made_anew() -> None:
+    harness = await running(4)
+    before = harness.world
+    harness.kube.merge("World", "aurora", {"status": None})
+    await harness.settle()
+    after = harness.world
+    for field in ("head", "directory", "validators", "genesisHash", "phase", "sequencer"):
+        assert after[field] == before[field]
+
+
+async def test_a_validator_without_a_world_says_so() -> None:
+    harness = Harness("elsewhere")
+    harness.apply("Validator", "v", world="elsewhere")
+    await harness.once()
+    assert harness.condition("Validator", "v", "Ready") == ("False", "WorldMissing")
+    before = len(harness.kube.writes)
+    await harness.once()
+    assert len(harness.kube.writes) == before
+
+
+async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
+    harness = await running(4)
+    vote = {"validator_id": "aurora-2", "height": 9, "term": 1, "attempt": 0, "phase": 2}
+    harness.nodes.evidence = [{"first": {**vote, "block_hash": "a" * 64}, "second": {**vote, "block_hash": None}}]
+    await harness.settle()
+    assert harness.status("Validator", "aurora-2")["evidence"] == [
+        {"height": 9, "term": 1, "attempt": 0, "phase": "precommit", "firstBlockHash": "a" * 64}
+    ]
+    assert len(harness.events("Equivocation")) == 1
+    assert "evidence" not in harness.status("Validator", "aurora-1")
+
+
+async def test_an_identity_that_a_person_brought_is_used() -> None:
+    from agentworld_core.names import peer_id_of
+    from agentworld_core.signing import Ed25519Signer
+
+    mine = Ed25519Signer(b"m" * 32)
+    harness = Harness()
+    harness.kube.put(secret("my-identity", identity_pem=mine.pem()))
+    harness.apply("Validator", "own", world="aurora", identity={"secretRef": {"name": "my-identity"}})
+    harness.apply("World", "aurora", validators={"replicas": 3})
+    await harness.settle()
+    assert harness.status("Validator", "own")["peerId"] == peer_id_of(mine.public_key)
+    assert "own" in harness.members
