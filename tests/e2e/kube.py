@@ -1,10 +1,11 @@
-"""A real cluster as the end-to-end tests use it: kubectl, the operator by helm, and worlds that they look at and break."""
+"""A real cluster as the end-to-end tests use it: kubectl, the operator by helm, and worlds to look at and break."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import select
 import signal
 import subprocess
 import time
@@ -20,6 +21,8 @@ IMAGES = {"node": "localhost/agent-world/node:dev", "operator": "localhost/agent
 SYSTEM = "agent-world"
 OPERATOR = "app.kubernetes.io/name=agent-world"
 
+POLL_SECONDS = 0.3
+
 Body = dict[str, Any]
 
 
@@ -28,23 +31,13 @@ class Refused(Exception):
 
 
 def wait_until(what: str, check: Callable[[], bool], *, seconds: float, explain: Callable[[], object] = str) -> float:
-    """Waits until the check holds and returns the seconds it took; fails with ``explain()`` when it does not in time."""
+    """Waits until the check holds and returns the seconds it took; fails with ``explain()`` when it is too late."""
     started = time.monotonic()
-    tick = _Ticker()
     while not check():
         if time.monotonic() - started > seconds:
             raise AssertionError(f"after {seconds:.0f} s still waiting for: {what}\n{explain()}")
-        tick.wait()
+        select.select([], [], [], POLL_SECONDS)
     return time.monotonic() - started
-
-
-class _Ticker:
-    """Paces polling by waiting on a pipe that nobody writes to."""
-
-    def wait(self, seconds: float = 0.3) -> None:
-        import select
-
-        select.select([], [], [], seconds)
 
 
 class Cluster:
@@ -117,7 +110,7 @@ class Namespace:
         """Returns an object; raises Refused when there is none."""
         return dict(json.loads(self.kubectl("get", kind, name, "-o", "json")))
 
-    def list(self, kinds: str, selector: str = "") -> list[Body]:
+    def find(self, kinds: str, selector: str = "") -> list[Body]:
         """Returns all objects of some kinds."""
         words = ["-l", selector] if selector else []
         return list(json.loads(self.kubectl("get", kinds, *words, "-o", "json"))["items"])
@@ -143,7 +136,7 @@ class Namespace:
 
     def reasons(self) -> list[str]:
         """Returns the reasons of all events of our operator in the namespace."""
-        events = self.list("events")
+        events = self.find("events")
         return [event["reason"] for event in events if "agentworld" in str(event.get("reportingComponent", ""))]
 
     def explain(self) -> str:
@@ -180,7 +173,7 @@ class RunningWorld:
     def validators(self) -> list[str]:
         """Returns the names of the validator pods, in order."""
         selector = f"agentworld.dev/world={self.name},agentworld.dev/validator"
-        return sorted(pod["metadata"]["name"] for pod in self.namespace.list("pods", selector))
+        return sorted(pod["metadata"]["name"] for pod in self.namespace.find("pods", selector))
 
     def node(self, pod: str) -> Body:
         """Returns what a node says of itself, through the API server's proxy; empty while it does not answer."""
@@ -202,7 +195,7 @@ class RunningWorld:
     def pod_identities(self) -> dict[str, tuple[str, int]]:
         """Returns for every validator pod its uid and how often its container was restarted."""
         found = {}
-        for pod in self.namespace.list("pods", f"agentworld.dev/world={self.name},agentworld.dev/validator"):
+        for pod in self.namespace.find("pods", f"agentworld.dev/world={self.name},agentworld.dev/validator"):
             restarts = sum(row["restartCount"] for row in pod["status"].get("containerStatuses", []))
             found[pod["metadata"]["name"]] = (pod["metadata"]["uid"], restarts)
         return found

@@ -1,4 +1,4 @@
-"""A world in which nothing happens costs nothing: the operator writes nothing, the nodes write nothing but their Leases."""
+"""A world in which nothing happens costs nothing: the operator writes nothing at all."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def versions(namespace: Namespace) -> dict[str, str]:
     """Returns the resource version of every object that the operator looks after."""
     return {
         f"{item['kind']}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
-        for item in namespace.list(KINDS)
+        for item in namespace.find(KINDS)
     }
 
 

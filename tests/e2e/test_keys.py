@@ -1,4 +1,4 @@
-"""Rotation and revocation on a running world: nothing lost, no pod restarted, finished whatever happens to the operator."""
+"""Rotation and revocation on a running world: nothing lost, no pod restarted, finished whatever happens."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_revoked_key_is_refused_by_all_nodes_within_seconds(aurora: RunningWor
 
 
 def secret_exists(aurora: RunningWorld, generation: int) -> bool:
-    return any(item["metadata"]["name"] == f"{KEY}-g{generation}" for item in aurora.namespace.list("secrets"))
+    return any(item["metadata"]["name"] == f"{KEY}-g{generation}" for item in aurora.namespace.find("secrets"))
 
 
 def state_of(aurora: RunningWorld, generation: int) -> str:

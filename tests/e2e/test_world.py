@@ -1,4 +1,4 @@
-"""A World from apply to deletion: it comes up, commits, verifies from outside, survives, grows, and goes without a trace."""
+"""A World from apply to deletion: it comes up, commits, verifies, survives, grows, and goes without a trace."""
 
 from __future__ import annotations
 
@@ -145,11 +145,11 @@ def test_a_deleted_world_leaves_nothing_but_its_volumes(namespace: Namespace) ->
 
     def left() -> list[str]:
         given = {"kube-root-ca.crt", "default"}
-        found = namespace.list(kinds)
+        found = namespace.find(kinds)
         return [f"{item['kind']}/{item['metadata']['name']}" for item in found if item["metadata"]["name"] not in given]
 
     wait_until("everything is gone", lambda: not left(), seconds=120, explain=lambda: f"left: {left()}")
-    volumes = [item["metadata"]["name"] for item in namespace.list("pvc")]
+    volumes = [item["metadata"]["name"] for item in namespace.find("pvc")]
     assert volumes, "the volumes must stay: deletionPolicy is Retain"
 
 
@@ -157,7 +157,7 @@ def test_volumes_go_with_the_world_when_it_says_so(namespace: Namespace) -> None
     namespace.apply(world("gone", validators={"replicas": 1}, deletionPolicy="Delete"))
     RunningWorld(namespace, "gone").wait_ready()
     namespace.kubectl("delete", "aw", "gone", "--timeout=120s")
-    wait_until("volumes are gone", lambda: not namespace.list("pvc"), seconds=120, explain=namespace.explain)
+    wait_until("volumes are gone", lambda: not namespace.find("pvc"), seconds=120, explain=namespace.explain)
 
 
 @pytest.mark.parametrize(
