@@ -117,10 +117,10 @@ class ConsensusEngine:
                 return self._beyond(voting, vote.height, event)
             case ProposalReceived(body) if body.proposal.height != voting.height:
                 return self._beyond(voting, body.proposal.height, event)
-            case VoteReceived(vote):
-                voting.on_vote(vote)
-            case ProposalReceived(body):
-                voting.on_proposal(body)
+            case VoteReceived():
+                voting.on_vote(event)
+            case ProposalReceived():
+                voting.on_proposal(event)
             case CandidateBuilt(height=height) if height == voting.height:
                 voting.on_built(event)
             case CandidateJudged(height=height) if height == voting.height:
@@ -160,14 +160,16 @@ class ConsensusEngine:
         voting.restore(_at_height(self._durable, started.height))
         for event in self._next.take(started.height):
             if isinstance(event, VoteReceived):
-                voting.on_vote(event.vote)
+                voting.on_vote(event)
             else:
-                voting.on_proposal(event.body)
+                voting.on_proposal(event)
         self._voting = voting
 
     def _beyond(self, voting: HeightVoting, height: int, event: VoteReceived | ProposalReceived) -> list[Effect]:
         """Keeps what is for the next height, and notices when others are far ahead."""
         if height < voting.height:
+            return []
+        if event.as_proof:
             return []
         if height == voting.height + 1:
             self._next.add(event)

@@ -114,16 +114,18 @@ class WorkPending:
 
 @dataclass(frozen=True)
 class ProposalReceived:
-    """A proposal that ``verify_proposal`` has passed."""
+    """A verified proposal, from ``receive_proposal``; ``as_proof``: under a key that has been revoked since."""
 
     body: ProposalBody
+    as_proof: bool = False
 
 
 @dataclass(frozen=True)
 class VoteReceived:
-    """A vote that ``verify_vote`` has passed."""
+    """A verified vote, from ``receive_vote``; ``as_proof``: under a key that has been revoked since."""
 
     vote: Vote
+    as_proof: bool = False
 
 
 @dataclass(frozen=True)

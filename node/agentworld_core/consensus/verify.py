@@ -10,6 +10,7 @@ from collections.abc import Collection
 from typing import Protocol
 
 from agentworld_core.codec import encode
+from agentworld_core.consensus.events import ProposalReceived, VoteReceived
 from agentworld_core.errors import HashMismatch, InvalidField, KeyRevoked, StateMismatch, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import key_in_directory
@@ -24,6 +25,29 @@ class _Live(Protocol):
     def directory_epoch(self) -> int: ...
     @property
     def key_id(self) -> str: ...
+
+
+def receive_vote(directory: Directory, revoked_key_ids: Collection[str], vote: Vote) -> VoteReceived:
+    """Returns the event for a vote that has arrived, or raises as ``verify_vote`` does.
+
+    A vote under a revoked key counts for nothing new. But somebody may have locked on a quorum with it before knowing
+    of the revocation, and can give up that lock as little as a promise; were the proof refused, those who know and
+    those who are locked could wait for each other for ever. So the engine gets it, marked, as proof about past rounds.
+    """
+    verify_vote(directory, (), vote)
+    as_proof = vote.key_id in revoked_key_ids
+    if as_proof and (vote.phase != PREVOTE or vote.block_hash is None):
+        raise KeyRevoked("is revoked", field="key_id", value=vote.key_id)
+    return VoteReceived(vote, as_proof)
+
+
+def receive_proposal(directory: Directory, revoked_key_ids: Collection[str], body: ProposalBody) -> ProposalReceived:
+    """Returns the event for a proposal that has arrived, or raises as ``verify_proposal`` does.
+
+    One under a revoked key is never voted on; it is passed on, marked, since others may be locked on its block.
+    """
+    verify_proposal(directory, (), body)
+    return ProposalReceived(body, body.proposal.key_id in revoked_key_ids)
 
 
 def verify_vote(directory: Directory, revoked_key_ids: Collection[str], vote: Vote) -> None:

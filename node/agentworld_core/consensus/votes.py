@@ -113,6 +113,7 @@ class VoteBook:
         self._tallies: dict[tuple[Round, int], Tally] = {}
         self._rounds: dict[str, dict[Round, None]] = {}
         self._reported: set[tuple[str, Round, int]] = set()
+        self._agreed: dict[int, dict[Round, str]] = {PREVOTE: {}, PRECOMMIT: {}}
 
     def counts(self, vote: Vote) -> bool:
         """True when the vote is by a member of the epoch with a key that it lists."""
@@ -126,6 +127,8 @@ class VoteBook:
         tally = self._tallies.setdefault((round_, vote.phase), Tally())
         first = tally.first_of(vote.validator_id)
         new = tally.add(vote, self._weights[vote.validator_id])
+        if new and vote.block_hash is not None and tally.weight_of(vote.block_hash) >= self.quorum:
+            self._agreed[vote.phase].setdefault(round_, vote.block_hash)
         self._rounds.setdefault(vote.validator_id, {})[round_] = None
         place = (vote.validator_id, round_, vote.phase)
         if first is None or first.block_hash == vote.block_hash or place in self._reported:
@@ -143,11 +146,11 @@ class VoteBook:
 
     def polkas(self) -> list[tuple[Round, str]]:
         """Returns the rounds in which a quorum prevoted a block, with that block, in order."""
-        return self._decisions(PREVOTE)
+        return sorted(self._agreed[PREVOTE].items())
 
     def decisions(self) -> list[tuple[Round, str]]:
         """Returns the rounds in which a quorum precommitted a block, with that block, in order."""
-        return self._decisions(PRECOMMIT)
+        return sorted(self._agreed[PRECOMMIT].items())
 
     def is_backed(self, block_hash: str) -> bool:
         """True when at least one honest validator must have voted for the block in some round."""
@@ -179,28 +182,18 @@ class VoteBook:
     def prune(self, current: Round) -> None:
         """Forgets past rounds but the latest few and the latest few that a quorum agreed on a block in."""
         past = sorted({round_ for round_, _ in self._tallies if round_ < current}, reverse=True)
-        agreed = [round_ for round_ in past if self._agreed(round_)]
+        agreed = [round_ for round_ in past if any(round_ in found for found in self._agreed.values())]
         kept = {*past[:PAST_ROUNDS_KEPT], *agreed[:PAST_ROUNDS_KEPT]}
         for round_ in past:
             if round_ not in kept:
-                self._tallies.pop((round_, PREVOTE), None)
-                self._tallies.pop((round_, PRECOMMIT), None)
+                for phase, found in self._agreed.items():
+                    self._tallies.pop((round_, phase), None)
+                    found.pop(round_, None)
         for rounds in self._rounds.values():
             for round_ in [item for item in rounds if item < current and item not in kept]:
                 # The last known round of a validator says how far it has come, even where its votes are gone.
                 if len(rounds) > 1:
                     del rounds[round_]
-
-    def _agreed(self, round_: Round) -> bool:
-        return any(self.tally(round_, phase).block_with(self.quorum) is not None for phase in (PREVOTE, PRECOMMIT))
-
-    def _decisions(self, phase: int) -> list[tuple[Round, str]]:
-        found = []
-        for (round_, its_phase), tally in self._tallies.items():
-            value = tally.block_with(self.quorum) if its_phase == phase else None
-            if value is not None:
-                found.append((round_, value))
-        return sorted(found)
 
     def _make_room(self, validator_id: str, round_: Round, current: Round) -> bool:
         """Keeps the rounds per validator bounded: of the future the highest, of the past those that came first."""
@@ -216,8 +209,10 @@ class VoteBook:
         if round_ < lowest:
             return False
         del known[lowest]
-        for phase in (PREVOTE, PRECOMMIT):
+        for phase, found in self._agreed.items():
             tally = self._tallies.get((lowest, phase))
             if tally is not None:
                 tally.remove(validator_id, self._weights[validator_id])
+                if lowest in found and tally.weight_of(found[lowest]) < self.quorum:
+                    del found[lowest]
         return True

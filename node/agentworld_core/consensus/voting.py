@@ -29,8 +29,10 @@ from agentworld_core.consensus.events import (
     LockedValue,
     PersistProposal,
     PersistVote,
+    ProposalReceived,
     RecordEvidence,
     RequestSync,
+    VoteReceived,
 )
 from agentworld_core.consensus.proposals import Proposals
 from agentworld_core.consensus.proposers import Proposers
@@ -142,15 +144,15 @@ class HeightVoting:
             self._building = None
         self.work_pending = pending
 
-    def on_proposal(self, body: ProposalBody) -> None:
+    def on_proposal(self, event: ProposalReceived) -> None:
         """A verified proposal of this height has arrived."""
-        proposal = body.proposal
+        body, proposal = event.body, event.body.proposal
         round_, block_hash = proposal_round(proposal), proposal.block_hash
         if self.decided or not self._in_scope(proposal) or body.block.term < self.parent_term:
             return
         if self.book.is_backed(block_hash):
             self.proposals.keep(body)
-        if round_ < self.round:
+        if round_ < self.round or event.as_proof:
             return
         owner = self.proposers.proposer_of(round_, height=self.height, directory=self.directory)
         if round_ == self.round and owner == proposal.proposer_id:
@@ -158,9 +160,10 @@ class HeightVoting:
         elif round_ > self.round or owner is None or self._is_vouched(body):
             self.proposals.wait(body)
 
-    def on_vote(self, vote: Vote) -> None:
-        """A verified vote of this height has arrived."""
-        if not self._in_scope(vote) or not self.book.counts(vote):
+    def on_vote(self, event: VoteReceived) -> None:
+        """A verified vote of this height has arrived; one under a revoked key says something of past rounds only."""
+        vote = event.vote
+        if not self._in_scope(vote) or not self.book.counts(vote) or (event.as_proof and round_of(vote) >= self.round):
             return
         if vote.validator_id == self.own_id and round_of(vote) >= self.round:
             # Ours, and unknown here only if our own record of it was lost: never contradict it.

@@ -1,0 +1,67 @@
+"""Virtual time: one queue of events, one seed, and nothing else that could make two runs differ."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import random
+from collections import deque
+from collections.abc import Callable
+
+TRACE_KEPT = 60
+
+
+class Violation(AssertionError):
+    """An invariant does not hold."""
+
+    def __init__(self, invariant: str, says: str):
+        super().__init__(f"{invariant}: {says}")
+        self.invariant = invariant
+
+
+class Kernel:
+    """A heap of (virtual milliseconds, draw, number, action); equal times are put in an order drawn from the seed."""
+
+    def __init__(self, seed: int):
+        self.seed = seed
+        self.now = 0
+        self._heap: list[tuple[int, float, int, Callable[[], None]]] = []
+        self._count = 0
+        self._order = self.rng("order")
+        self._digest = hashlib.sha256()
+        self.trace: deque[str] = deque(maxlen=TRACE_KEPT)
+        self.reached: dict[str, int] = {}
+
+    def rng(self, purpose: str) -> random.Random:
+        """A stream of its own for every purpose, so that one more draw here changes nothing there."""
+        return random.Random(f"{self.seed}/{purpose}")
+
+    def after(self, delay: int, action: Callable[[], None]) -> None:
+        """Does something later."""
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + max(delay, 0), self._order.random(), self._count, action))
+
+    def note(self, line: str) -> None:
+        """Adds a line to the trace."""
+        self._digest.update(f"{self.now} {line}\n".encode())
+        self.trace.append(f"{self.now:>7} {line}")
+
+    def reach(self, name: str) -> None:
+        """Counts that a rare state was reached, so that a test can tell whether the chaos is any good."""
+        self.reached[name] = self.reached.get(name, 0) + 1
+
+    def run(self, until: int, *, done: Callable[[], bool] = lambda: False) -> bool:
+        """Runs to a time; True as soon as ``done`` says so."""
+        while self._heap and self._heap[0][0] <= until:
+            at, _, _, action = heapq.heappop(self._heap)
+            self.now = at
+            action()
+            if done():
+                return True
+        self.now = until
+        return done()
+
+    @property
+    def digest(self) -> str:
+        """A fingerprint of everything noted so far."""
+        return self._digest.hexdigest()

@@ -1,0 +1,428 @@
+"""One node: the production engine, mempool, lease keeper and keyring on a simulated disk, network and clock."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agentworld_core.codec import decode_value, encode, encode_value
+from agentworld_core.consensus.certificates import check_certificate
+from agentworld_core.consensus.engine import ConsensusEngine
+from agentworld_core.consensus.events import (
+    BroadcastProposal,
+    BroadcastVote,
+    BuildCandidate,
+    CancelTimer,
+    CandidateBuilt,
+    CandidateJudged,
+    Commit,
+    ConsensusSettings,
+    DurableVotes,
+    Effect,
+    Event,
+    HeightStarted,
+    JudgeCandidate,
+    LeaseObserved,
+    PersistProposal,
+    PersistVote,
+    ProposalDurable,
+    RecordEvidence,
+    RequestSync,
+    SetTimer,
+    Timeouts,
+    TimerFired,
+    VoteDurable,
+    VoteReceived,
+    WorkPending,
+)
+from agentworld_core.consensus.verify import receive_proposal, receive_vote
+from agentworld_core.errors import AgentWorldError, HashMismatch, StateMismatch
+from agentworld_core.hashing import content_id
+from agentworld_core.membership.directory import check_next_directory
+from agentworld_core.membership.keyring import Keyring
+from agentworld_core.membership.revocation import check_revocation
+from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
+from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
+from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from agentworld_core.signing import sign
+from tests.simulation.chain import LIMITS, Chain
+from tests.simulation.disk import Disk
+from tests.simulation.net import Frame
+from tests.unit.core.membership.worlds import WORLD, signer
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+TIMEOUTS = Timeouts(
+    propose_ms=800,
+    propose_step_ms=300,
+    vote_ms=300,
+    vote_step_ms=150,
+    longest_ms=5000,
+    rebroadcast_ms=400,
+    rebroadcast_longest_ms=1600,
+)
+LEASE = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=400)
+BUNDLES_AT_ONCE = 4
+
+
+class SimNode:
+    """A node under a name (its member id) at an end of the network."""
+
+    honest = True
+
+    def __init__(self, world: World, end: str, name: str):
+        self.world = world
+        self.kernel = world.kernel
+        self.end = end
+        self.name = name
+        self.signer = signer(name)
+        self.disk = Disk(world.kernel, end)
+        self.rng = world.kernel.rng(f"node/{end}")
+        self.clock_start = self.rng.randrange(10**6)
+        self.clock_rate = 1 + self.rng.uniform(-0.02, 0.02)
+        self.up = False
+        self.life = 0
+        self.paused_until = 0
+        world.net.attach(end, self.receive)
+
+    # Life
+
+    def boot(self) -> None:
+        """Starts from what is on disk."""
+        self.up = True
+        self.life += 1
+        self.timers: dict[str, int] = {}
+        self.timer_number = 0
+        self.committing = False
+        self.wanted_directory: Directory | None = None
+        self.work: bool | None = None
+        self.view: tuple[int, str | None] = (0, None)
+        self.chain = Chain(Keyring(self.world.first_directory))
+        for kind, value in self.disk.durable:
+            if kind == "commit" and value.block.height == self.chain.height + 1:
+                self.chain.append(value)
+            elif kind == "revoke":
+                self.chain.keyring.revocations.add(value)
+        self.mempool = Mempool(MempoolLimits(max_actions=64, max_per_actor=16), LIMITS)
+        self.keeper = LeaseKeeper(self.name, LEASE)
+        settings = ConsensusSettings(
+            world_id=WORLD,
+            validator_id=self.name,
+            leaseless=self.world.scenario.leaseless,
+            block_interval_ms=self.world.scenario.block_interval_ms,
+            timeouts=TIMEOUTS,
+        )
+        self.engine = ConsensusEngine(settings)
+        self.perform(self.engine.start(self.now, self.durable_votes()))
+        self.start_height()
+        self.every(300, self.keep_lease)
+        self.every(500, self.announce)
+        self.kernel.note(f"{self.end} boots at height {self.chain.height}")
+        self.world.oracles.booted(self)
+
+    def boot_if_down(self) -> None:
+        """Starts it unless it runs."""
+        if not self.up:
+            self.boot()
+
+    def crash(self) -> None:
+        """Loses memory and whatever was not synced."""
+        self.kernel.note(f"{self.end} crashes")
+        self.up = False
+        self.life += 1
+        self.disk.crash()
+
+    @property
+    def now(self) -> int:
+        """This node's monotonic clock."""
+        return int(self.clock_start + self.kernel.now * self.clock_rate)
+
+    def later(self, delay: int, action: Callable[[], None]) -> None:
+        """Does something after a delay of its own clock, unless it has crashed by then; a pause holds it up."""
+        life = self.life
+
+        def run() -> None:
+            if life != self.life:
+                return
+            if self.paused_until > self.kernel.now:
+                self.kernel.after(self.paused_until - self.kernel.now, run)
+                return
+            action()
+
+        self.kernel.after(int(delay / self.clock_rate), run)
+
+    def every(self, interval: int, action: Callable[[], None]) -> None:
+        """Does something again and again until it crashes."""
+
+        def run() -> None:
+            action()
+            self.later(interval, run)
+
+        self.later(self.rng.randrange(interval), run)
+
+    # Consensus
+
+    def durable_votes(self) -> DurableVotes:
+        """Returns what the log holds for the heights that are not committed."""
+        votes = [value for kind, value in self.disk.durable if kind == "vote"]
+        return DurableVotes(
+            votes=tuple(vote for vote, _ in votes if vote.height > self.chain.height),
+            proposals=tuple(
+                body
+                for kind, body in self.disk.durable
+                if kind == "proposal" and body.proposal.height > self.chain.height
+            ),
+            locks=tuple(lock for vote, lock in votes if lock is not None and vote.height > self.chain.height),
+        )
+
+    def start_height(self) -> None:
+        """Tells the engine that the next height begins."""
+        height = self.chain.height + 1
+        self.update_work()
+        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term))
+
+    def step(self, event: Event) -> None:
+        """Gives the engine an event and carries out what it asks for."""
+        if isinstance(event, VoteReceived):
+            self.world.oracles.vote_accepted(self, event)
+        self.perform(self.engine.step(self.now, event))
+
+    def perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case SetTimer(name, delay_ms):
+                    self.set_timer(name, delay_ms)
+                case CancelTimer(name):
+                    self.timers.pop(name, None)
+                case BroadcastVote(vote):
+                    self.world.oracles.vote_sent(self, vote)
+                    self.send(("vote", encode(vote)))
+                case BroadcastProposal(body):
+                    self.send(("proposal", encode(body)))
+                case PersistVote():
+                    self.persist_vote(effect)
+                case PersistProposal(body):
+                    self.persist_proposal(body)
+                case BuildCandidate():
+                    self.later(self.rng.randint(1, 20), functools.partial(self.build, effect))
+                case JudgeCandidate(body):
+                    self.later(self.rng.randint(1, 20), functools.partial(self.judge, body))
+                case Commit(_, _, body, certificate):
+                    self.commit(BlockBundle(body.block, body.batch, certificate))
+                case RecordEvidence(evidence):
+                    self.world.oracles.evidence_found(self, evidence)
+                case RequestSync():
+                    self.send(("want", encode_value(self.chain.height + 1)))
+
+    def set_timer(self, name: str, delay_ms: int) -> None:
+        self.timer_number += 1
+        number = self.timers[name] = self.timer_number
+
+        def fire() -> None:
+            if self.timers.get(name) == number:
+                del self.timers[name]
+                self.step(TimerFired(name))
+
+        self.later(delay_ms, fire)
+
+    def persist_vote(self, effect: PersistVote) -> None:
+        signed = sign(effect.vote, self.signer)
+        self.disk.append(("vote", (signed, effect.lock)), lambda: self.step(VoteDurable(signed)))
+
+    def persist_proposal(self, body: ProposalBody) -> None:
+        signed = replace(body, proposal=sign(body.proposal, self.signer))
+        self.disk.append(("proposal", signed), lambda: self.step(ProposalDurable(signed)))
+
+    def build(self, effect: BuildCandidate) -> None:
+        if effect.height != self.chain.height + 1:
+            return
+        actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
+        directory = self.wanted_directory if self.may_change_directory() else None
+        made = self.chain.build(self.signer, effect.round, proposer=self.name, actions=actions, directory=directory)
+        self.step(CandidateBuilt(effect.height, effect.round, made))
+
+    def may_include(self, action: ActionEnvelope) -> bool:
+        return action.action_id not in self.chain.applied
+
+    def may_change_directory(self) -> bool:
+        keyring = self.chain.keyring
+        if self.wanted_directory is None or keyring.pending_at(self.chain.height + 1) is not None:
+            return False
+        return self.wanted_directory.epoch == keyring.newest.epoch + 1
+
+    def judge(self, body: ProposalBody) -> None:
+        wrong = self.chain.judge(body.block, body.batch)
+        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, wrong is None, wrong or ""))
+
+    def update_work(self) -> None:
+        pending = len(self.mempool) > 0 or self.may_change_directory()
+        pending = pending or self.chain.keyring.pending_at(self.chain.height + 1) is not None
+        if pending != self.work:
+            self.work = pending
+            self.step(WorkPending(pending))
+
+    # The ledger
+
+    def commit(self, bundle: BlockBundle) -> None:
+        """Stores a decided block, and takes it up once it is stored."""
+        if self.committing or bundle.block.height != self.chain.height + 1:
+            return
+        self.committing = True
+        self.disk.append(("commit", bundle), lambda: self.take_up(bundle))
+
+    def take_up(self, bundle: BlockBundle) -> None:
+        self.committing = False
+        self.world.oracles.committing(self, bundle)
+        self.chain.append(bundle)
+        self.mempool.remove(action.action_id for action in bundle.batch.actions)
+        self.kernel.note(f"{self.end} commits {bundle.block.height} {self.chain.head[:8]} term {bundle.block.term}")
+        self.acknowledge(bundle)
+        self.start_height()
+
+    def acknowledge(self, bundle: BlockBundle) -> None:
+        self.world.oracles.confirmed(self, bundle.block.height)
+        for action in bundle.batch.actions:
+            self.world.oracles.acknowledged(self, action.action_id)
+
+    def submit(self, action: ActionEnvelope) -> None:
+        """A client hands in an action; it may do so again elsewhere until it is acknowledged."""
+        if action.action_id in self.chain.applied:
+            self.world.oracles.acknowledged(self, action.action_id)
+        elif self.take_in(action):
+            self.send(("action", encode(action)))
+
+    def take_in(self, action: ActionEnvelope) -> bool:
+        if action.action_id in self.chain.applied:
+            return False
+        try:
+            new = self.mempool.add(action)
+        except AgentWorldError:
+            self.kernel.reach("mempool refuses")
+            return False
+        self.update_work()
+        return new
+
+    # Timers of the shell
+
+    def announce(self) -> None:
+        """Says how far it has come, and repeats some of what waits."""
+        self.send(("head", encode_value(self.chain.height)))
+        for action in self.mempool.take_batch()[:4]:
+            self.send(("action", encode(action)))
+        for statement in self.chain.keyring.revocations.missing_from(()):
+            self.send(("revocation", encode(statement)))
+        if self.may_change_directory() and self.wanted_directory is not None:
+            self.send(("directory", encode(self.wanted_directory)))
+
+    def keep_lease(self) -> None:
+        """One turn of the lease loop; the write takes a while, and its answer may be lost."""
+        if self.world.scenario.leaseless:
+            return
+        store = self.world.lease_store
+        if not store.away:
+            self.keeper.observe(self.now, store.read(self.name))
+            wanted = self.engine.is_validator and self.rng.random() < 0.98
+            decision = self.keeper.decide(self.now, wanted=wanted, term_floor=self.engine.highest_term)
+            if not isinstance(decision, Wait):
+                self.write_lease(decision.write)
+        self.report_lease()
+
+    def write_lease(self, wish: LeaseWrite) -> None:
+        started, fate = self.now, self.rng.random()
+
+        def arrive() -> None:
+            stored = self.world.lease_store.write(self.name, wish) if not self.world.lease_store.away else None
+            if stored is not None and fate > 0.05:
+                self.keeper.written(started, stored)
+                self.world.oracles.lease_checked()
+                self.report_lease()
+
+        self.later(self.rng.choice((1, 5, 100)), arrive)
+
+    def report_lease(self) -> None:
+        view = self.keeper.view(self.now)
+        if view != self.view:
+            self.view = view
+            self.step(LeaseObserved(*view))
+
+    # Messages
+
+    def send(self, frame: Frame) -> None:
+        self.world.net.broadcast(self.end, frame)
+
+    def receive(self, source: str, frame: Frame) -> None:
+        if not self.up:
+            return
+        if self.paused_until > self.kernel.now:
+            self.later(0, lambda: self.receive(source, frame))
+            return
+        kind, data = frame
+        try:
+            self.handle(source, kind, data)
+        except AgentWorldError as error:
+            self.world.count_refused(kind, error)
+
+    def handle(self, source: str, kind: str, data: bytes) -> None:
+        match kind:
+            case "vote":
+                self.handle_vote(self.world.decode(Vote, data))
+            case "proposal":
+                self.handle_proposal(self.world.decode(ProposalBody, data))
+            case "action":
+                self.take_in(self.world.decode(ActionEnvelope, data))
+            case "head" if (height := decode_value(data)) and isinstance(height, int) and height > self.chain.height:
+                self.world.net.send(self.end, source, ("want", encode_value(self.chain.height + 1)))
+            case "want" if isinstance(first := decode_value(data), int) and 0 < first <= self.chain.height:
+                bundles = tuple(self.chain.bundles[first - 1 : first - 1 + BUNDLES_AT_ONCE])
+                self.world.net.send(self.end, source, ("blocks", encode(Blocks(bundles))))
+            case "blocks":
+                for bundle in self.world.decode(Blocks, data).bundles:
+                    self.handle_bundle(bundle)
+            case "revocation":
+                self.handle_revocation(self.world.decode(Revocation, data))
+            case "directory":
+                self.handle_directory(self.world.decode(Directory, data))
+
+    def handle_vote(self, vote: Vote) -> None:
+        if self.chain.height < vote.height <= self.chain.height + 2:
+            self.step(receive_vote(self.chain.keyring.at(vote.height), self.revoked(), vote))
+
+    def handle_proposal(self, body: ProposalBody) -> None:
+        if self.chain.height < body.proposal.height <= self.chain.height + 2:
+            self.step(receive_proposal(self.chain.keyring.at(body.proposal.height), self.revoked(), body))
+
+    def revoked(self) -> frozenset[str]:
+        return self.chain.keyring.revoked_key_ids
+
+    def handle_bundle(self, bundle: BlockBundle) -> None:
+        if bundle.block.height != self.chain.height + 1:
+            return
+        check_certificate(bundle.certificate, self.chain.keyring.at(bundle.block.height))
+        if content_id(encode(bundle.block)) != bundle.certificate.block_hash:
+            raise HashMismatch("is not the certified block")
+        wrong = self.chain.judge(bundle.block, bundle.batch)
+        if wrong is not None:
+            raise StateMismatch(wrong)
+        self.kernel.reach("synced a block")
+        self.commit(bundle)
+
+    def handle_revocation(self, statement: Revocation) -> None:
+        keyring = self.chain.keyring
+        if statement.key_id in keyring.revocations:
+            return
+        check_revocation(statement, keyring.newest, revoked_key_ids=keyring.revoked_key_ids, forced=True)
+        self.disk.append(("revoke", statement), lambda: self.know_revocation(statement))
+
+    def know_revocation(self, statement: Revocation) -> None:
+        self.chain.keyring.revocations.add(statement)
+        self.world.oracles.revocation_known(self, statement.key_id)
+
+    def handle_directory(self, directory: Directory) -> None:
+        if directory.epoch <= self.chain.keyring.newest.epoch:
+            return
+        check_next_directory(self.chain.keyring.newest, directory)
+        self.wanted_directory = directory
+        self.update_work()
