@@ -35,7 +35,7 @@ async def obey(network: Libp2pNetwork, command: dict[str, Any]) -> dict[str, Any
 
 async def main(seed: str, port: str) -> None:
     network = Libp2pNetwork(Libp2pConfig(seed=bytes.fromhex(seed), listen_port=int(port)))
-    network.subscribe(TOPIC, lambda author, payload: emit(event="message", author=author, payload=payload.hex()))
+    network.subscribe(TOPIC, lambda author, payload: emit(event="message", author=author, payload=payload[:64].hex()))
     network.serve("/aw/rr/1.0.0/echo", echo)
     await network.start()
     loop = asyncio.get_running_loop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import json
@@ -129,14 +130,23 @@ async def echo(_peer_id: str, payload: bytes) -> bytes:
 
 @asynccontextmanager
 async def group(kind: str) -> AsyncIterator[Group]:
-    """A group that must leave no thread behind."""
-    before = set(threading.enumerate())
+    """A group that must leave no thread and no socket behind."""
+    threads, sockets = set(threading.enumerate()), open_sockets()
     networks = Group(kind)
     try:
         yield networks
     finally:
         await networks.close()
-    assert set(threading.enumerate()) <= before
+    assert set(threading.enumerate()) <= threads
+    assert open_sockets() <= sockets
+
+
+def open_sockets() -> set[str]:
+    found = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the listing itself
+            found.add(str(descriptor.readlink()))
+    return {name for name in found if name.startswith("socket:")}
 
 
 async def in_network(network: AnyNetwork, work: Callable[[Session], Awaitable[Any]]) -> Any:

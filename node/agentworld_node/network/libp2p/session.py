@@ -12,6 +12,7 @@ from libp2p.abc import INetConn, INetStream, INetwork, INotifee
 from libp2p.host.basic_host import BasicHost
 from libp2p.peer.id import ID
 from libp2p.tools.anyio_service import background_trio_service
+from libp2p.tools.anyio_service.api import ManagerAPI
 
 from agentworld_core.errors import NotAvailable
 from agentworld_node.network.counters import Counters
@@ -92,11 +93,15 @@ class Session:
         async with AsyncExitStack() as stack:
             # Whatever hangs while the host is taken down is cancelled.
             last = stack.enter_context(trio.CancelScope())
-            for service in (self._swarm, self._pubsub, self._router):
+            services = [
                 await stack.enter_async_context(background_trio_service(service))
+                for service in (self._swarm, self._pubsub, self._router)
+            ]
             await self._pubsub.wait_until_ready()
             nursery = await stack.enter_async_context(trio.open_nursery())
             stack.callback(nursery.cancel_scope.cancel)
+            for manager in services:
+                nursery.start_soon(_watch, manager)
             self._begin(nursery)
             await self._listen()
             started(self.port)
@@ -225,6 +230,12 @@ class _Notifee(INotifee):
 
     async def listen_close(self, network: INetwork, multiaddr: Any) -> None:
         """Of no interest."""
+
+
+async def _watch(manager: ManagerAPI) -> None:
+    """Makes a breakdown of a service that ends without a word."""
+    await manager.wait_finished()
+    raise RuntimeError("a libp2p service has ended")
 
 
 def _announced(config: Libp2pConfig) -> list[Any] | None:
