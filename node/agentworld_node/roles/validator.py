@@ -31,16 +31,14 @@ from agentworld_core.consensus.events import (
     PersistProposal,
     PersistVote,
     ProposalDurable,
-    ProposalReceived,
     RecordEvidence,
     RequestSync,
     SetTimer,
     TimerFired,
     VoteDurable,
-    VoteReceived,
     WorkPending,
 )
-from agentworld_core.consensus.verify import verify_proposal, verify_vote
+from agentworld_core.consensus.verify import receive_proposal, receive_vote
 from agentworld_core.errors import AgentWorldError, NotAvailable
 from agentworld_core.messages import BlockBundle, Equivocation, Proposal, ProposalBody, Vote
 from agentworld_core.names import topic
@@ -155,17 +153,16 @@ class ValidatorRole:
                 if not self._is_current(vote, peer):
                     self._keep_early((kind, peer, data), vote.height)
                     return None
-                verify_vote(self._ledger.chain.directory_at(vote.height), self._keyring.revoked_key_ids(), vote)
-                return VoteReceived(vote)
+                return receive_vote(self._ledger.chain.directory_at(vote.height), self._keyring.revoked_key_ids(), vote)
             body = await asyncio.to_thread(decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
             if not self._is_current(body.proposal, peer):
                 self._keep_early((kind, peer, data), body.proposal.height)
                 return None
             directory = self._ledger.chain.directory_at(body.proposal.height)
-            await asyncio.to_thread(verify_proposal, directory, self._keyring.revoked_key_ids(), body)
+            event = await asyncio.to_thread(receive_proposal, directory, self._keyring.revoked_key_ids(), body)
             if body.proposal.term > self._executor.lease_term:
                 self.on_unknown_term(body.proposal.term)
-            return ProposalReceived(body)
+            return event
         except AgentWorldError as error:
             self._metrics.count("agentworld_messages_refused_total", topic=kind, code=error.code)
             log.debug("%s from %s refused: %s", kind, peer, error)
