@@ -116,6 +116,6 @@ def exit_code(error: AgentWorldError) -> int:
 def main() -> None:
     """Runs the command line."""
     # Commands register themselves when their modules are imported.
-    from agentworld_node.cli import agents, keys, nodes  # noqa: F401
+    from agentworld_node.cli import agents, keys, nodes, worlds  # noqa: F401
 
     app()

@@ -133,10 +133,13 @@ class WorldHome:
                 found[int(path.stem[1:])] = key_files.load(path)
         return found
 
-    def make_key(self, key: str, generation: int) -> Ed25519Signer:
-        """Makes the key of a generation, or returns it when it exists, whoever put it there."""
+    def make_key(self, key: str, generation: int, *, asked: int) -> Ed25519Signer:
+        """Makes the key of a generation, for which ``spec.generation`` was ``asked``, or returns it when it exists."""
         path = self.folder / "keys" / key / f"g{generation}.pem"
         if not path.exists():
+            ring_file = path.with_name("ring.json")
+            stored = self._read_json(ring_file) or {}
+            self._write_json(ring_file, stored | {"asked": stored.get("asked", {}) | {str(generation): asked}})
             key_files.save(key_files.generate(), path)
         return key_files.load(path)
 
@@ -248,7 +251,7 @@ class WorldHome:
         write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
-_OWN_NAMES = frozenset({"lock", "supervisor.json", "supervisor.log", "keys", "nodes"})
+_OWN_NAMES = frozenset({"keys", "lock", "supervisor.json", "supervisor.log", "supervisor.out"})
 
 
 def _damaged(path: Path, error: Exception) -> InvalidField:
