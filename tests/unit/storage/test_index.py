@@ -263,7 +263,11 @@ def damage_pages(data):
         data[offset : offset + 64] = b"\xa5" * 64
 
 
-@pytest.mark.parametrize("damage", [damage_header, damage_everything, cut_in_half, damage_pages])
+def damage_last_page(data):
+    data[-4096:-4032] = b"\xa5" * 64
+
+
+@pytest.mark.parametrize("damage", [damage_header, damage_everything, cut_in_half, damage_pages, damage_last_page])
 def test_a_damaged_file_is_set_aside_and_an_empty_index_takes_its_place(path, damage, caplog):
     index, _ = Index.open(path)
     with index:
@@ -280,6 +284,21 @@ def test_a_damaged_file_is_set_aside_and_an_empty_index_takes_its_place(path, da
         index.put_block(block(1), receipts(1))
     assert path.with_name(path.name + ".damaged").read_bytes() == bytes(data)
     assert reopened(path) == (block(1), False)
+
+
+def test_what_a_damaged_file_had_not_yet_taken_in_does_not_reach_the_new_one(path, tmp_path):
+    """SQLite keeps the newest changes in a second file, which must go with the damaged one."""
+    copy = tmp_path / "copy.sqlite"
+    index, _ = Index.open(path)
+    with index:
+        index.checkpoint()
+        index.put_block(block(1), receipts(1))
+        copy.write_bytes(b"damaged" * 1000)
+        newest = path.with_name(path.name + "-wal").read_bytes()
+        copy.with_name(copy.name + "-wal").write_bytes(newest)
+    assert newest
+    assert reopened(copy) == (None, True)
+    assert reopened(copy) == (None, False)
 
 
 def test_a_second_damaged_file_replaces_the_first(path):

@@ -339,6 +339,22 @@ async def test_no_room_reaches_every_waiter_and_none_is_told_a_lie(disk, folder)
     assert len(contents(WriteAheadLog.open(folder, files=disk))) >= durable
 
 
+async def test_no_room_for_later_records_is_no_failure_of_those_that_are_durable(disk, folder):
+    log = WriteAheadLog.open(folder, files=disk, segment_bytes=1)
+    with log._writing:  # so that both records go into one attempt
+        log.append(1, b"first")
+        first = asyncio.ensure_future(log.sync())
+        await asyncio.sleep(0)
+        log.append(1, b"second")
+        second = asyncio.ensure_future(log.sync())
+        await asyncio.sleep(0)
+        disk.capacity = disk.used() + 100
+    await first
+    with pytest.raises(StorageFull):
+        await second
+    assert contents(log) == [(1, 1, b"first")]
+
+
 @pytest.mark.parametrize("free", range(0, 200, 7))
 def test_no_room_for_a_new_segment_is_not_fatal(disk, folder, free):
     log = WriteAheadLog.open(folder, files=disk, segment_bytes=100)
