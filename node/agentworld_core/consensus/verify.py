@@ -83,6 +83,9 @@ def verify_proposal(directory: Directory, revoked_key_ids: Collection[str], body
     if content_id(encode(block)) != proposal.block_hash:
         raise HashMismatch("is not the content id of the block", field="block_hash", value=proposal.block_hash)
     verify(block, key_in_directory(directory, block.proposer_id, block.key_id).public_key)
+    # The proposal signs the block alone: a batch exchanged on the way would make a right block look wrong.
+    if content_id(encode(body.batch)) != block.action_root:
+        raise HashMismatch("is not the content id of the batch", field="block.action_root", value=block.action_root)
 
 
 def proposal_round(proposal: Proposal) -> Round:

@@ -85,6 +85,7 @@ def test_a_revoked_key_counts_for_nothing_live_but_for_certificates_until_the_di
         (replace(BODY, block=replace(BODY.block, height=2)), StateMismatch),
         (replace(BODY, block=replace(BODY.block, directory_epoch=9)), StateMismatch),
         (replace(BODY, batch=replace(BODY.batch, height=2)), StateMismatch),
+        (replace(BODY, batch=replace(BODY.batch, timestamp_ms=8)), HashMismatch),
         (proposal("c", R(2, 0), of=BODY, since=R(2, 0)), StateMismatch),
         (proposal("c", R(3, 0), of=proposal("b", R(2, 0)), since=R(1, 0)), StateMismatch),
         (replace(BODY, proposal=sign(replace(BODY.proposal, valid_term=0), signer("b"))), InvalidField),
