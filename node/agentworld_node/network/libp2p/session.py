@@ -90,6 +90,12 @@ class Session:
 
     async def run(self, started: Callable[[int], None]) -> None:
         """Serves until ``stop``; calls ``started`` with the port once peers can connect."""
+        try:
+            await self._serve(started)
+        finally:
+            await self._swarm.cut_all()
+
+    async def _serve(self, started: Callable[[int], None]) -> None:
         async with AsyncExitStack() as stack:
             # Whatever hangs while the host is taken down is cancelled.
             last = stack.enter_context(trio.CancelScope())

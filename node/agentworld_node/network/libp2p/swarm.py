@@ -8,6 +8,7 @@ first, dead or alive; closing a connection whose peer is frozen blocks on the la
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -76,9 +77,11 @@ class AdmittingSwarm(Swarm):
         self._gates: dict[ID, trio.Lock] = {}
         self._opened_at: dict[ID, float] = {}
         self._gone: dict[INetConn, trio.Event] = {}
+        self._made: weakref.WeakSet[IMuxedConn] = weakref.WeakSet()
 
     async def add_conn(self, muxed_conn: IMuxedConn, direction: str = "unknown") -> SwarmConn:
         peer_id = muxed_conn.peer_id
+        self._made.add(muxed_conn)
         if not self._admit(peer_id):
             self._counters.add("refused_peers")
             await _cut(muxed_conn)
@@ -130,6 +133,12 @@ class AdmittingSwarm(Swarm):
         with trio.move_on_after(_CLOSE_SECONDS):
             for gone in [self.abort(connection) for connection in self.get_connections()]:
                 await gone.wait()
+
+    async def cut_all(self) -> None:
+        """Closes the sockets of all connections there ever were; for when the swarm has broken down."""
+        with trio.CancelScope(shield=True):
+            for muxed_conn in list(self._made):
+                await _cut(muxed_conn)
 
     async def _close(self, connection: INetConn) -> None:
         with trio.move_on_after(_CLOSE_SECONDS):
