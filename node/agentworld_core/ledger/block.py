@@ -84,11 +84,12 @@ def action_root_of(batch: ActionBatch) -> str:
     return content_id(encode(batch))
 
 
-def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput) -> Execution:
+def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput, *, action_root: str | None = None) -> Execution:
     """Returns what the batch comes to on top of the chain, by which a proposer makes a block and everybody judges it.
 
-    The actions must have passed ``check_envelope`` (``ledger.validate`` checks those of others' blocks). Raises
-    StateMismatch for a header that does not follow the chain, and what ``plan_directory_change`` raises.
+    The actions must have passed ``check_envelope`` (``ledger.validate`` checks those of others' blocks).
+    ``action_root`` is that of the batch, for who knows it already. Raises StateMismatch for a header that does not
+    follow the chain, and what ``plan_directory_change`` raises.
     """
     _check_header(chain, header)
     scheduled = None
@@ -112,7 +113,7 @@ def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput) -> Execu
         world_id=chain.world_id,
         height=header.height,
         prev_block_hash=chain.block_hash,
-        action_root=action_root_of(batch),
+        action_root=action_root or action_root_of(batch),
         event_root=journal.event_root,
         state_root=result.tree.root,
         journal_ref=journal.journal_ref,

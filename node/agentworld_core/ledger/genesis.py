@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentworld_core.codec import encode, encode_value
+from agentworld_core.codec import encode
 from agentworld_core.errors import InvalidField, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.ids import check_id
@@ -19,6 +19,7 @@ from agentworld_core.world.state import (
     Record,
     WorldRecord,
     directory_key,
+    encode_record,
 )
 from agentworld_core.world.tree import Tree
 
@@ -72,7 +73,7 @@ def genesis_state(genesis: Genesis) -> Tree:
         WORLD_KEY: WorldRecord(genesis.world_id, genesis_hash(genesis)),
         directory_key(first.epoch): DirectoryRecord(directory_hash(first), FIRST_HEIGHT),
     }
-    return Tree.of({key: encode_value(record.to_value()) for key, record in records.items()})
+    return Tree.of({key: encode_record(record) for key, record in records.items()})
 
 
 def chain_from_genesis(genesis: Genesis) -> ChainState:

@@ -57,7 +57,7 @@ def check_block(
             with _naming(None, "directory"):
                 plan_directory_change(chain, batch.directory, time_ms=block.timestamp_ms)
         _check_actions(batch, chain.parameters, verified)
-    execution = execute(chain, batch, HeaderInput.of(block))
+    execution = execute(chain, batch, HeaderInput.of(block), action_root=block.action_root)
     _compare(block, execution.block)
     return execution
 

@@ -19,7 +19,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Protocol, TypeVar
 
-from agentworld_core.codec import Value, decode_value, encode_value
+import cbor2
+
+from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import MalformedEncoding
 from agentworld_core.world.nonces import NonceWindow, of_size
 
@@ -131,20 +133,20 @@ class AgentRecord:
 
     def to_value(self) -> Value:
         return {
-            "public_key": self.public_key,
             "position": [self.x, self.y],
-            "mail_first": self.mail_first,
             "mail_next": self.mail_next,
+            "mail_first": self.mail_first,
+            "public_key": self.public_key,
         }
 
     @classmethod
     def from_value(cls, value: Value) -> AgentRecord:
         match of_size(value, 4):
             case {
-                "public_key": bytes(key),
                 "position": [int(x), int(y)],
-                "mail_first": int(first),
                 "mail_next": int(following),
+                "mail_first": int(first),
+                "public_key": bytes(key),
             }:
                 return cls(key, x, y, first, following)
         raise MalformedEncoding("is not an agent record", field="agent")
@@ -209,7 +211,24 @@ class DirectoryRecord:
 def read(reader: Reader, key: bytes, kind: type[_R]) -> _R | None:
     """Returns the record of a kind under a key, or None; raises MalformedEncoding when something else is there."""
     data = reader.get(key)
-    return None if data is None else kind.from_value(decode_value(data))
+    if data is None:
+        return None
+    try:
+        # What is in a state was encoded here or is proved by its root; to check it again would cost more than the rest.
+        value = cbor2.loads(data)
+    except (cbor2.CBORDecodeError, ValueError) as error:
+        raise MalformedEncoding("is not an encoded value", field=key.decode()) from error
+    return kind.from_value(value)
+
+
+def encode_record(record: Record) -> bytes:
+    """Returns the deterministic encoding of a record.
+
+    Records without data of others give their maps in canonical order already, and need not be sorted and checked again.
+    """
+    if isinstance(record, AgentRecord | NonceWindow | Meta):
+        return cbor2.dumps(record.to_value())
+    return encode_value(record.to_value())
 
 
 def read_agent(reader: Reader, agent_id: str) -> AgentRecord | None:
@@ -261,6 +280,4 @@ class Draft:
 
     def changes(self) -> dict[bytes, bytes | None]:
         """Returns the encoded values of all keys that were set or removed."""
-        return {
-            key: None if record is None else encode_value(record.to_value()) for key, record in self._changed.items()
-        }
+        return {key: None if record is None else encode_record(record) for key, record in self._changed.items()}

@@ -89,8 +89,10 @@ class Tree:
     def get(self, key: bytes) -> bytes | None:
         """Returns the value of the key, or None when it has none."""
         node = self._node
+        halves = 2 * len(key)
+        # Whether the key shares the prefixes on the way need not be asked: the leaf says what is there.
         while isinstance(node, Inner):
-            if not shares(node.first, key, node.depth):
+            if halves < node.depth:
                 return None
             node = node.children.get(slot_of(key, node.depth))
         if node is None:
