@@ -8,12 +8,13 @@ from typing import Any
 
 from agentworld_core.errors import InvalidField
 from agentworld_core.membership.directory import find_member
+from agentworld_core.membership.steps import Refused
+from agentworld_core.membership.upkeep import UpkeepPlan
+from agentworld_core.membership.wishes import RevocationPlan
 from agentworld_core.messages import Directory, Revocation
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_operator.nodes.status import Head, NodeStatus
-from agentworld_operator.plan.keys import KeyRing
-from agentworld_operator.plan.membership import MembershipPlan
-from agentworld_operator.plan.revocations import RevocationPlan
+from agentworld_operator.plan.keys import HeldKeys
 from agentworld_operator.plan.running import PodFacts
 
 
@@ -43,14 +44,19 @@ class WorldFacts:
     gateways: Mapping[str, PodFacts] = dataclasses.field(default_factory=dict)
     directory: Directory | None = None
     pending: Directory | None = None
-    plan: MembershipPlan | None = None
-    rings: Mapping[str, KeyRing] = dataclasses.field(default_factory=dict)
+    plan: UpkeepPlan | None = None
+    held: Mapping[str, HeldKeys] = dataclasses.field(default_factory=dict)
     active: Mapping[str, str] = dataclasses.field(default_factory=dict)
     peer_ids: Mapping[str, str] = dataclasses.field(default_factory=dict)
     statements: Mapping[str, Revocation] = dataclasses.field(default_factory=dict)
     revocations: RevocationPlan = dataclasses.field(default_factory=RevocationPlan)
     complaints: Complaints = dataclasses.field(default_factory=Complaints)
     lease: Mapping[str, Any] | None = None
+
+    @property
+    def refusal(self) -> Refused | None:
+        """Why members that should leave may not, None when all may."""
+        return self.plan.members if self.plan is not None and isinstance(self.plan.members, Refused) else None
 
     @property
     def validators(self) -> list[NodePlan]:

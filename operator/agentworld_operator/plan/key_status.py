@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from agentworld_core.membership.rings import next_rotation_ms
 from agentworld_core.membership.rotation import KeyState, Rotation
 from agentworld_core.membership.steps import Done, MakeKey, PublishDirectory, SwitchSigning, Wait
+from agentworld_core.membership.upkeep import keys_in_use
 from agentworld_core.topology.resources import MembershipKey
 from agentworld_operator.plan.facts import WorldFacts
-from agentworld_operator.plan.keys import Generation, KeyRing
-from agentworld_operator.plan.membership import keys_in_use, next_rotation_ms
+from agentworld_operator.plan.keys import HeldKey, HeldKeys
 from agentworld_operator.resources import reasons
 from agentworld_operator.resources.status import (
     FALSE,
@@ -26,13 +27,13 @@ from agentworld_operator.resources.status import (
 
 def key_status(facts: WorldFacts, key: MembershipKey, stored: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the whole status of a MembershipKey; ``stored`` is the resource as read."""
-    ring = facts.rings.get(key.name) or KeyRing(name=key.name)
+    held = facts.held.get(key.name) or HeldKeys(name=key.name)
     rotation = facts.plan.rotations.get(key.name) if facts.plan else None
     before = {row.get("keyId"): row for row in (stored.get("status") or {}).get("keys") or []}
-    active = ring.by_id(facts.active.get(key.name, ""))
-    rows = [_row(facts, key, item, rotation, before.get(item.key_id) or {}) for item in ring.generations]
+    active = held.by_id(facts.active.get(key.name, ""))
+    rows = [_row(facts, key, item, rotation, before.get(item.key_id) or {}) for item in held.keys]
     conditions = [_ready(facts, key, active), _rotating(rotation), _revocations(facts, key)]
-    due = next_rotation_ms(key, ring, active=facts.active.get(key.name, ""))
+    due = next_rotation_ms(key.spec, held.ring(facts.active.get(key.name, "")))
     generation = key.metadata.generation
     return without_empty(
         {
@@ -49,7 +50,7 @@ def key_status(facts: WorldFacts, key: MembershipKey, stored: Mapping[str, Any])
 
 
 def _row(
-    facts: WorldFacts, key: MembershipKey, item: Generation, rotation: Rotation | None, before: Mapping[str, Any]
+    facts: WorldFacts, key: MembershipKey, item: HeldKey, rotation: Rotation | None, before: Mapping[str, Any]
 ) -> dict[str, Any]:
     state = _state(facts, key, item, rotation, before)
     statement = facts.statements.get(item.key_id)
@@ -74,7 +75,7 @@ def _row(
 
 
 def _state(
-    facts: WorldFacts, key: MembershipKey, item: Generation, rotation: Rotation | None, before: Mapping[str, Any]
+    facts: WorldFacts, key: MembershipKey, item: HeldKey, rotation: Rotation | None, before: Mapping[str, Any]
 ) -> KeyState:
     if item.key_id in facts.statements:
         return KeyState.REVOKED
@@ -89,14 +90,14 @@ def _state(
 
 def _not_after(facts: WorldFacts, key: MembershipKey, state: KeyState, before: Mapping[str, Any]) -> str:
     """Returns until when a key is trusted, known once its successor signs."""
-    ring = facts.rings.get(key.name)
-    newest = ring.newest if ring else None
+    held = facts.held.get(key.name)
+    newest = held.newest if held else None
     if state is KeyState.RETIRING and newest is not None and newest.progress.signing_since_ms:
         return timestamp(newest.progress.signing_since_ms + key.spec.rotation.overlap_ms)
     return str(before.get("notAfter") or "") if state in (KeyState.RETIRED, KeyState.REVOKED) else ""
 
 
-def _ready(facts: WorldFacts, key: MembershipKey, active: Generation | None) -> Condition:
+def _ready(facts: WorldFacts, key: MembershipKey, active: HeldKey | None) -> Condition:
     kind = reasons.READY
     problem = facts.complaints.keys.get(f"MembershipKey {key.name}")
     if problem is not None:

@@ -7,12 +7,11 @@ import json
 from collections.abc import Iterable, Mapping
 
 from agentworld_core.errors import InvalidField
-from agentworld_core.membership.rotation import KeyMaterial, Progress
-from agentworld_core.messages import KeyEntry
+from agentworld_core.membership.rings import Generation, KeyRing
+from agentworld_core.membership.rotation import Progress
 from agentworld_core.signing import Ed25519Signer, key_id_of
 from agentworld_operator.plan.files import PRIVATE_KEY
 from agentworld_operator.resources.objects import Object, annotation, data_of, label, name_of
-from agentworld_operator.resources.status import milliseconds_of
 
 KEY_LABEL = "agentworld.dev/membership-key"
 SPEC_GENERATION = "agentworld.dev/spec-generation"
@@ -23,59 +22,65 @@ PROGRESS = "agentworld.dev/rotation-progress"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Generation:
-    """One generation of a MembershipKey; ``signer`` is None once the private key was destroyed."""
+class HeldKey:
+    """One generation of a MembershipKey in its Secret; ``signer`` is None once the private key was destroyed."""
 
     secret: str
-    number: int
-    key_id: str
-    public_key: bytes
+    generation: Generation
     signer: Ed25519Signer | None = None
-    spec_generation: int = 1
-    created_ms: int = 0
     progress: Progress = dataclasses.field(default_factory=Progress)
 
     @property
-    def entry(self) -> KeyEntry:
-        """The directory's entry of this key."""
-        return KeyEntry(key_id=self.key_id, public_key=self.public_key, generation=self.number)
+    def key_id(self) -> str:
+        """The id of the key."""
+        return self.generation.key_id
 
     @property
-    def material(self) -> KeyMaterial:
-        """The generation as the rotation plan knows it."""
-        return KeyMaterial(self.number, self.public_key)
+    def number(self) -> int:
+        """The number of the generation."""
+        return self.generation.number
+
+    @property
+    def public_key(self) -> bytes:
+        """The public half."""
+        return self.generation.public_key
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KeyRing:
+class HeldKeys:
     """All generations of one MembershipKey in order, and what is wrong with the Secrets that cannot be used."""
 
     name: str
-    generations: tuple[Generation, ...] = ()
+    keys: tuple[HeldKey, ...] = ()
     problems: tuple[InvalidField, ...] = ()
 
     @property
-    def newest(self) -> Generation | None:
+    def newest(self) -> HeldKey | None:
         """The generation with the highest number."""
-        return self.generations[-1] if self.generations else None
+        return self.keys[-1] if self.keys else None
 
     @property
-    def usable(self) -> tuple[Generation, ...]:
+    def usable(self) -> tuple[HeldKey, ...]:
         """The generations whose private key still exists."""
-        return tuple(generation for generation in self.generations if generation.signer is not None)
+        return tuple(key for key in self.keys if key.signer is not None)
 
-    def by_id(self, key_id: str) -> Generation | None:
+    def by_id(self, key_id: str) -> HeldKey | None:
         """Returns the generation with that key id."""
-        for generation in self.generations:
-            if generation.key_id == key_id:
-                return generation
-        return None
+        return next((key for key in self.keys if key.key_id == key_id), None)
+
+    def ring(self, active_key_id: str) -> KeyRing:
+        """Returns the generations as the plans of membership know them."""
+        return KeyRing(
+            generations=tuple(key.generation for key in self.keys),
+            active_key_id=active_key_id,
+            progress=self.newest.progress if self.newest else Progress(),
+        )
 
 
-def read_key_rings(names: Iterable[str], secrets: Mapping[str, Object]) -> dict[str, KeyRing]:
-    """Returns the key ring of each MembershipKey from the world's Secrets."""
+def read_keys(names: Iterable[str], secrets: Mapping[str, Object]) -> dict[str, HeldKeys]:
+    """Returns the generations of each MembershipKey from the world's Secrets."""
     return {
-        name: _ring(name, [secret for secret in secrets.values() if label(secret, KEY_LABEL) == name]) for name in names
+        name: _held(name, [secret for secret in secrets.values() if label(secret, KEY_LABEL) == name]) for name in names
     }
 
 
@@ -89,19 +94,19 @@ def read_private_key(secret: Mapping[str, object], entry: str, *, where: str) ->
     return Ed25519Signer.from_pem(data[entry], field=f"{where}, entry {entry}")
 
 
-def _ring(name: str, secrets: list[Object]) -> KeyRing:
-    generations: list[Generation] = []
+def _held(name: str, secrets: list[Object]) -> HeldKeys:
+    keys: list[HeldKey] = []
     problems: list[InvalidField] = []
     for secret in secrets:
         try:
-            generations.append(_generation(name, secret))
+            keys.append(_held_key(name, secret))
         except InvalidField as error:
             problems.append(error)
-    ordered = tuple(sorted(generations, key=lambda item: item.number))
-    return KeyRing(name=name, generations=ordered, problems=tuple(problems))
+    ordered = tuple(sorted(keys, key=lambda item: item.number))
+    return HeldKeys(name=name, keys=ordered, problems=tuple(problems))
 
 
-def _generation(key: str, secret: Object) -> Generation:
+def _held_key(key: str, secret: Object) -> HeldKey:
     where = f"Secret {name_of(secret)}"
     number = name_of(secret).removeprefix(f"{key}-g")
     if not number.isdecimal():
@@ -121,14 +126,13 @@ def _generation(key: str, secret: Object) -> Generation:
             value=stated,
             remedy="restore the Secret, or raise spec.generation of the MembershipKey",
         )
-    return Generation(
+    asked = annotation(secret, SPEC_GENERATION)
+    return HeldKey(
         secret=name_of(secret),
-        number=int(number),
-        key_id=key_id_of(public_key),
-        public_key=public_key,
+        generation=Generation(
+            number=int(number), public_key=public_key, asked=int(asked) if asked.isdecimal() else int(number)
+        ),
         signer=signer,
-        spec_generation=_whole(annotation(secret, SPEC_GENERATION), int(number)),
-        created_ms=milliseconds_of(secret["metadata"].get("creationTimestamp")),
         progress=_progress(annotation(secret, PROGRESS)),
     )
 
@@ -159,7 +163,3 @@ def _progress(text: str) -> Progress:
         return Progress(**data) if isinstance(data, dict) else Progress()
     except (ValueError, TypeError):
         return Progress()
-
-
-def _whole(text: str, default: int) -> int:
-    return int(text) if text.isdecimal() else default

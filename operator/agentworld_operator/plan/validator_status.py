@@ -35,8 +35,8 @@ def validator_status(facts: WorldFacts, node: NodePlan, stored: Mapping[str, Any
     stage = phase(facts, node)
     conditions = _conditions(facts, node, stage)
     generation = validator.metadata.generation
-    ring = facts.rings.get(node.key)
-    active = ring.by_id(facts.active.get(node.key, "")) if ring else None
+    held = facts.held.get(node.key)
+    active = held.by_id(facts.active.get(node.key, "")) if held else None
     result = without_empty(
         {
             "observedGeneration": generation,
@@ -99,7 +99,7 @@ def _ready(facts: WorldFacts, node: NodePlan, stage: str) -> Condition:
     kind, pod = reasons.READY, facts.pod(node.name)
     if stage == "Voting" and pod.ready:
         return Condition(type=kind, status=TRUE, reason=reasons.VOTING)
-    refusal = facts.plan.refusal if facts.plan else None
+    refusal = facts.refusal
     if node.leaving and refusal is not None and node.node_id in refusal.names:
         return _no(kind, reasons.REMOVAL_REFUSED, refusal.message)
     problem = facts.complaints.keys.get(f"Validator {node.name}")
@@ -147,12 +147,12 @@ def _member(facts: WorldFacts, node: NodePlan) -> Condition:
 
 
 def _key_ready(facts: WorldFacts, node: NodePlan) -> Condition:
-    kind, ring = reasons.KEY_READY, facts.rings.get(node.key)
+    kind, held = reasons.KEY_READY, facts.held.get(node.key)
     problem = facts.complaints.keys.get(f"MembershipKey {node.key}")
     if problem is not None:
         return _no(kind, reasons.INVALID_KEY, str(problem))
     active = facts.active.get(node.key, "")
-    if ring is None or ring.by_id(active) is None:
+    if held is None or held.by_id(active) is None:
         return _no(kind, reasons.STARTING, f"MembershipKey {node.key} has no key yet")
     if active in facts.statements:
         return _no(kind, reasons.KEY_REVOKED, f"key {active} is revoked and being replaced")

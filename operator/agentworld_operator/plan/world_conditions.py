@@ -7,11 +7,11 @@ from typing import Any
 
 from agentworld_core.membership.directory import quorum_weight, total_weight
 from agentworld_core.membership.steps import Done, Wait
+from agentworld_core.membership.upkeep import FORCE_REMOVE
 from agentworld_core.topology.effects import not_effective
 from agentworld_core.topology.plan import NodePlan
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources import reasons
-from agentworld_operator.resources.objects import FORCE_REMOVE
 from agentworld_operator.resources.status import FALSE, TRUE, UNKNOWN, Condition, listing
 
 Stored = Mapping[str, Mapping[str, Any]]
@@ -91,7 +91,7 @@ def _progressing(facts: WorldFacts) -> Condition:
         says = f"directory epoch {facts.pending.epoch} ({facts.pending.reason}) is signed and not in force yet"
         return _so(kind, reasons.DIRECTORY_PENDING, says)
     leaving = [node.name for node in facts.validators if node.leaving]
-    if leaving and not (facts.plan and facts.plan.refusal):
+    if leaving and facts.refusal is None:
         return _so(kind, reasons.LEAVING, f"leaving: {listing(leaving)}")
     joining = [node.name for node in facts.topology.members if facts.directory and not facts.is_member(node)]
     if joining:
@@ -120,7 +120,7 @@ def _degraded(facts: WorldFacts, stored: Stored) -> Condition:
 
 def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
     """Yields what stands in the way, the most pressing first."""
-    complaints, refusal = facts.complaints, facts.plan.refusal if facts.plan else None
+    complaints, refusal = facts.complaints, facts.refusal
     if complaints.foreign:
         names = listing(list(complaints.foreign))
         says = f"objects under our names that we did not make: {names}. Rename or delete them; they are never adopted"

@@ -42,7 +42,7 @@ class Context:
     now_ms: Callable[[], int] = wall_clock_ms
     settled: Settled = dataclasses.field(default_factory=Settled)
     directories: dict[str, Directory] = dataclasses.field(default_factory=dict)
-    """Directory epochs by their hash, which is that of their content."""
+    """The newest directory of each world that was checked back to its genesis, by the hash of the first."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

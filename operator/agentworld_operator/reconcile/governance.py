@@ -15,6 +15,7 @@ from agentworld_core.errors import AgentWorldError
 from agentworld_core.membership.builder import revoked_key
 from agentworld_core.membership.directory import check_next_directory, check_threshold
 from agentworld_core.membership.steps import PublishDirectory
+from agentworld_core.membership.upkeep import build_next, may_follow
 from agentworld_core.messages import Directory, Revocation, RevokedKey
 from agentworld_core.signing import Ed25519Signer, add_signature
 from agentworld_core.topology.plan import Topology
@@ -22,8 +23,7 @@ from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.port import NodeApi
 from agentworld_operator.nodes.status import NodeStatus
 from agentworld_operator.plan import files
-from agentworld_operator.plan.keys import KeyRing
-from agentworld_operator.plan.membership import build_next, is_next
+from agentworld_operator.plan.keys import HeldKeys
 from agentworld_operator.reconcile.apply import Applier
 from agentworld_operator.resources import names
 from agentworld_operator.resources.objects import data_of
@@ -37,14 +37,14 @@ _REVOCATION = "revocation-"
 class Governance:
     """The governance of one world during one reconcile; ``complaint`` is why the nodes refused a directory."""
 
-    def __init__(self, nodes: NodeApi, applier: Applier, topology: Topology, rings: Mapping[str, KeyRing]):
+    def __init__(self, nodes: NodeApi, applier: Applier, topology: Topology, held: Mapping[str, HeldKeys]):
         self._nodes = nodes
         self._applier = applier
         self._world = topology.world.metadata
         self._signers = [
             item.signer
             for name in topology.governance_keys
-            for item in (rings[name].usable if name in rings else ())
+            for item in (held[name].usable if name in held else ())
             if item.signer is not None
         ]
         self.complaint = ""
@@ -62,15 +62,9 @@ class Governance:
     def pending(self, current: Directory) -> Directory | None:
         """Returns the directory that was signed and is not in force yet, None when there is none that may follow."""
         revoked = [item.key_id for item in self.revoked(current)]
-        if self.candidate is not None and is_next(current, self.candidate, revoked):
+        if self.candidate is not None and may_follow(current, self.candidate, revoked):
             return self.candidate
         return None
-
-    def set_active(self, key: str, key_id: str) -> bool:
-        """Notes which generation of a governance key is the active one; True when that is news."""
-        news = self.active.get(key) != key_id
-        self.active[key] = key_id
-        return news
 
     def sign_revocation(self, statement: Revocation, current: Directory) -> None:
         """Signs a revocation with the governance keys of the directory in force."""
@@ -126,10 +120,6 @@ class Governance:
                     log.warning("revocation of %s is refused by %s: %s", key_id, name, error)
                     refusals[key_id] = f"{name}: {error.message}"
         return refusals
-
-    def forget_candidate(self) -> None:
-        """Gives up a directory that all nodes refuse for good, so that another can be signed."""
-        self.candidate = None
 
     async def _push_directory(self, directory: Directory, address: str) -> str:
         """Returns why a node refuses the directory, empty when it took it, or may take it later."""

@@ -15,9 +15,9 @@ from agentworld_operator.plan import files
 from agentworld_operator.plan.keys import (
     PROGRESS,
     SPEC_GENERATION,
-    KeyRing,
+    HeldKeys,
     progress_text,
-    read_key_rings,
+    read_keys,
     read_private_key,
 )
 from agentworld_operator.reconcile.apply import Applier
@@ -37,21 +37,21 @@ class Material:
         self._kube = kube
         self._applier = applier
         self._world = world
-        self.rings: dict[str, KeyRing] = {}
+        self.held: dict[str, HeldKeys] = {}
         self.identities: dict[str, bytes] = {}
         self.problems: dict[str, InvalidField] = {}
 
     def read(self, keys: Sequence[MembershipKey]) -> None:
         """Reads all generations of the keys from their Secrets."""
-        self.rings = read_key_rings([key.name for key in keys], self._applier.ours("Secret"))
-        for name, ring in self.rings.items():
+        self.held = read_keys([key.name for key in keys], self._applier.ours("Secret"))
+        for name, ring in self.held.items():
             if ring.problems:
                 self.problems[f"MembershipKey {name}"] = ring.problems[0]
 
     async def ensure_first(self, keys: Sequence[MembershipKey], generations: Mapping[str, int]) -> None:
         """Makes the wanted generation of every key that has none that could be used."""
         for key in keys:
-            ring = self.rings.get(key.name)
+            ring = self.held.get(key.name)
             # A Secret that cannot be read may hold the very key that nodes trust: never put another in its place.
             if ring is not None and not ring.usable and not ring.problems:
                 await self.make(key, generations.get(key.name, key.spec.generation))
@@ -70,7 +70,7 @@ class Material:
 
     async def keep_progress(self, name: str, progress: Progress) -> None:
         """Stores what a rotation has to remember with the newest generation, when it changed."""
-        newest = self.rings[name].newest
+        newest = self.held[name].newest
         if newest is None or newest.progress == progress:
             return
         live = self._applier.live("Secret", newest.secret)
@@ -80,9 +80,9 @@ class Material:
 
     async def destroy(self, name: str, key_ids: Sequence[str]) -> None:
         """Removes the private half of keys that nothing trusts any more; the public half stays as a record."""
-        for generation in self.rings[name].usable:
-            live = self._applier.live("Secret", generation.secret)
-            if generation.key_id in key_ids and live is not None:
+        for key in self.held[name].usable:
+            live = self._applier.live("Secret", key.secret)
+            if key.key_id in key_ids and live is not None:
                 await self._applier.patch(live, {"data": {files.PRIVATE_KEY: None}})
         self.read_again(name)
 
@@ -112,7 +112,7 @@ class Material:
 
     def read_again(self, name: str) -> None:
         """Takes up what was just written about one key."""
-        self.rings.update(read_key_rings([name], self._applier.ours("Secret")))
+        self.held.update(read_keys([name], self._applier.ours("Secret")))
 
     async def _own_key(self, key: MembershipKey) -> Ed25519Signer:
         reference = key.spec.secret
@@ -120,7 +120,7 @@ class Material:
             return new_signer()
         secret = await self._secret(reference.name, f"MembershipKey {key.name} spec.secretRef")
         signer = read_private_key(secret, reference.key, where=f"Secret {reference.name}")
-        if self.rings[key.name].by_id(signer.key_id):
+        if self.held[key.name].by_id(signer.key_id):
             raise InvalidField(
                 "holds the key of an earlier generation",
                 field=f"Secret {reference.name}",
@@ -148,10 +148,10 @@ class KeyFolders:
         live = self._applier.live("Secret", names.key_folder_secret(validator))
         return data_of(live).get("active", b"").decode(errors="replace").strip() if live else ""
 
-    async def ensure(self, validator: str, ring: KeyRing, active: str) -> None:
-        """Makes the folder hold all usable keys of the ring, with one of them active."""
-        usable = {item.number: item.signer for item in ring.usable if item.signer is not None}
-        if active not in [item.key_id for item in ring.usable]:
+    async def ensure(self, validator: str, held: HeldKeys, active: str) -> None:
+        """Makes the folder hold all usable keys of a MembershipKey, with one of them active."""
+        usable = {item.number: item.signer for item in held.usable if item.signer is not None}
+        if active not in [item.key_id for item in held.usable]:
             # The Secret of the active key cannot be read: the folder still has it, so leave the folder alone.
             return
         await self._applier.ensure(files.key_folder_secret(self._world, validator, usable, active))

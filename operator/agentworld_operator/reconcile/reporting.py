@@ -71,7 +71,7 @@ async def _tell(context: Context, stored: Object, status: Mapping[str, Any], dif
 
 
 async def _write(context: Context, stored: Object, status: Mapping[str, Any]) -> bool:
-    """Patches the status where it differs; True when it did."""
+    """Patches the status where it differs, and returns whether it does; a resource may be gone by then."""
     patch = merge_patch(stored.get("status") or {}, status)
     if not patch:
         return False
@@ -82,5 +82,4 @@ async def _write(context: Context, stored: Object, status: Mapping[str, Any]) ->
         if error.status != 404:
             raise
         log.debug("%s %s went before its status was written", kind, name_of(stored))
-        return False
     return True

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.hashing import content_id
+from agentworld_core.membership.rings import wanted_generation
 from agentworld_core.messages import Directory, Genesis
 from agentworld_core.topology.genesis import MemberIdentity, build_genesis, sign_genesis
 from agentworld_core.topology.plan import plan_world
@@ -20,7 +21,6 @@ from agentworld_core.topology.resources import World
 from agentworld_operator.nodes.status import NodeStatus
 from agentworld_operator.plan import files
 from agentworld_operator.plan.facts import Complaints, WorldFacts
-from agentworld_operator.plan.membership import wanted_generation
 from agentworld_operator.plan.running import PodFacts, pod_facts
 from agentworld_operator.reconcile import observe
 from agentworld_operator.reconcile.apply import Applier
@@ -105,7 +105,7 @@ class _Pass:
         """Makes the implied resources, and a first key and an identity for everybody."""
         await self._cluster.ensure_implied()
         wanted = {
-            key.name: wanted_generation(key, self._material.rings[key.name], now_ms=self._now_ms)
+            key.name: wanted_generation(key.spec, self._material.held[key.name].ring(""), now_ms=self._now_ms)
             for key in self._topology.keys
         }
         await self._material.ensure_first(self._topology.keys, wanted)
@@ -137,11 +137,10 @@ class _Pass:
             return None
 
     def _make_genesis(self) -> Genesis | None:
-        rings, identities = self._material.rings, self._material.identities
+        held, identities = self._material.held, self._material.identities
         members: dict[str, MemberIdentity] = {}
         for node in self._topology.members:
-            ring = rings.get(node.key)
-            newest = ring.newest if ring else None
+            newest = held[node.key].newest if node.key in held else None
             if node.name not in identities or newest is None:
                 return None
             members[node.name] = MemberIdentity(
@@ -152,7 +151,7 @@ class _Pass:
         governance = {}
         signers = []
         for name in self._topology.governance_keys:
-            newest = rings[name].newest if name in rings else None
+            newest = held[name].newest if name in held else None
             if newest is None or newest.signer is None:
                 return None
             governance[name] = (newest.public_key, newest.number)
@@ -168,9 +167,9 @@ class _Pass:
         directory: Directory | None = None
         addresses = {name: pod.address for name, pod in asked.items() if name in statuses}
         if genesis is not None:
-            known = [item.key_id for ring in self._material.rings.values() for item in ring.generations]
-            trust = observe.Trust(genesis=genesis, governance=known, judged=self._context.directories)
-            directory = await observe.current_directory(self._context.nodes, trust, statuses, addresses)
+            directory = await observe.current_directory(
+                self._context.nodes, genesis, statuses, addresses, self._context.directories
+            )
         governed = Governed(
             context=self._context,
             applier=self._applier,
@@ -224,7 +223,7 @@ class _Pass:
             directory=governed.directory,
             pending=governed.pending,
             plan=governed.plan,
-            rings=self._material.rings,
+            held=self._material.held,
             active=governed.active,
             peer_ids=self._material.peer_ids,
             statements=governance.statements,

@@ -21,8 +21,6 @@ WORLD_UID = "agentworld.dev/world-uid"
 TEMPLATE_HASH = "agentworld.dev/template-hash"
 MOUNTS_REVISION = "agentworld.dev/mounts-revision"
 NODE_ID = "agentworld.dev/node-id"
-FORCE_REMOVE = "agentworld.dev/force-remove"
-FORCE_REVOKE = "agentworld.dev/force-revoke"
 
 
 def name_of(obj: Mapping[str, Any]) -> str:

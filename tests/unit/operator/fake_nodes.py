@@ -105,7 +105,7 @@ class FakeNodes:
         if statement.key_id in node.revoked:
             return
         try:
-            check_revocation(statement, self.chain, revoked_key_ids=list(node.revoked), forced=force)
+            check_revocation(statement, self.chain[-1], revoked_key_ids=list(node.revoked), forced=force)
         except AgentWorldError as error:
             raise NodeRefused(error.message, refusal=error.code, again=False) from error
         node.revoked[statement.key_id] = statement

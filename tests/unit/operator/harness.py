@@ -1,5 +1,6 @@
 """A world under the real reconciler, with the API server and the nodes in memory and a clock that a test moves."""
 
+import copy
 from typing import Any
 
 from agentworld_operator.errors import Conflict
@@ -28,6 +29,14 @@ class Harness:
         """Starts the operator anew."""
         settings = Settings(image=Image(reference="node:1"), operator_namespace="operators")
         self.context = Context(kube=self.kube, nodes=self.nodes, settings=settings, now_ms=lambda: self.now_ms)
+
+    def copy(self) -> "Harness":
+        """Returns the same cluster once more, under an operator that has just started."""
+        twin = Harness(self.name)
+        twin.kube, twin.nodes = copy.deepcopy((self.kube, self.nodes))
+        twin.now_ms = self.now_ms
+        twin.restart()
+        return twin
 
     def apply(self, kind: str, name: str, /, metadata: dict[str, Any] | None = None, **spec: Any) -> None:
         """Does what ``kubectl apply`` does."""
