@@ -4,7 +4,7 @@ Only what the operator relies on, and strictly: a write that would change nothin
 immutable ConfigMap or pod spec refuses changes, and every write can be made to fail or to kill the operator.
 """
 
-import copy
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,18 +35,18 @@ class FakeKube:
 
     async def get(self, kind: str, namespace: str, name: str) -> Object | None:
         found = self.objects.get((kind, namespace, name))
-        return copy.deepcopy(found)
+        return _copy(found)
 
     async def find(self, kind: str, namespace: str | None, *, labels: Mapping[str, str] | None = None) -> list[Object]:
         return [
-            copy.deepcopy(obj)
+            _copy(obj)
             for (other, place, _), obj in sorted(self.objects.items())
             if other == kind and namespace in (None, place) and _carries(obj, labels or {})
         ]
 
     async def create(self, obj: Object) -> Object:
         with self._writing("create", obj["kind"], obj["metadata"]["name"]):
-            return copy.deepcopy(self.put(obj))
+            return _copy(self.put(obj))
 
     async def apply(self, obj: Object) -> Object:
         with self._writing("apply", obj["kind"], obj["metadata"]["name"]):
@@ -55,18 +55,18 @@ class FakeKube:
             if live is None:
                 stored = self.put(obj)
             else:
-                merged = _merge(_without(copy.deepcopy(live), self._applied.get(key, {})), obj)
+                merged = _merge(_without(_copy(live), self._applied.get(key, {})), obj)
                 stored = self._store(key, merged)
-            self._applied[key] = copy.deepcopy(obj)
-            return copy.deepcopy(stored)
+            self._applied[key] = _copy(obj)
+            return _copy(stored)
 
     async def patch(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         with self._writing("patch", kind, name):
-            return copy.deepcopy(self.merge(kind, name, patch, namespace=namespace))
+            return _copy(self.merge(kind, name, patch, namespace=namespace))
 
     async def patch_status(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> Object:
         with self._writing("status", kind, name):
-            return copy.deepcopy(self.merge(kind, name, {"status": patch}, namespace=namespace))
+            return _copy(self.merge(kind, name, {"status": patch}, namespace=namespace))
 
     async def delete(self, kind: str, namespace: str, name: str, *, uid: str) -> None:
         with self._writing("delete", kind, name):
@@ -82,7 +82,7 @@ class FakeKube:
         if key in self.objects:
             raise AlreadyExists(f"{key} exists", status=409)
         self._uid += 1
-        stored = copy.deepcopy(obj)
+        stored = _copy(obj)
         stored["metadata"].update(uid=f"uid-{self._uid:08d}", creationTimestamp=self.time, generation=1)
         self.objects[key] = stored
         return self._bump(stored)
@@ -103,7 +103,7 @@ class FakeKube:
         version = (patch.get("metadata") or {}).get("resourceVersion")
         if version is not None and version != self.objects[key]["metadata"]["resourceVersion"]:
             raise Conflict(f"{key} has changed", status=409)
-        stored = self._store(key, _json_merge(copy.deepcopy(self.objects[key]), patch))
+        stored = self._store(key, _json_merge(_copy(self.objects[key]), patch))
         if stored["metadata"].get("deletionTimestamp") and not stored["metadata"].get("finalizers"):
             self._drop(key)
         return stored
@@ -170,6 +170,11 @@ class _Write:
             raise Killed(self._what)
 
 
+def _copy(value: Any) -> Any:
+    """Returns what the value looks like after a trip over the wire."""
+    return json.loads(json.dumps(value))
+
+
 def _key(obj: Object) -> Key:
     return (obj["kind"], obj["metadata"]["namespace"], obj["metadata"]["name"])
 
@@ -185,7 +190,7 @@ def _content(obj: Object) -> tuple[Any, ...]:
 
 def _json_merge(target: Any, patch: Any) -> Any:
     if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
+        return _copy(patch)
     result = target if isinstance(target, dict) else {}
     for key, value in patch.items():
         if value is None:
@@ -197,9 +202,9 @@ def _json_merge(target: Any, patch: Any) -> Any:
 
 def _merge(target: Any, wanted: Any) -> Any:
     if not isinstance(wanted, Mapping) or not isinstance(target, dict):
-        return copy.deepcopy(wanted)
+        return _copy(wanted)
     for key, value in wanted.items():
-        target[key] = _merge(target[key], value) if key in target else copy.deepcopy(value)
+        target[key] = _merge(target[key], value) if key in target else _copy(value)
     return target
 
 

@@ -260,7 +260,8 @@ async def test_an_operator_killed_at_any_write_of_a_rotation_finishes_it(before:
     world = await running(2)
     _, writes = await _rotated(world, None, before=before)
     assert writes > 20
-    for number in range(1, writes + 1):
+    # Dead after a write is dead before the next one, but for what the nodes were told in between: a sample is enough.
+    for number in range(1, writes + 1, 1 if before else 5):
         harness, _ = await _rotated(world, number, before=before)
         assert states(harness, "aurora-1") == {1: "Retired", 2: "Active"}, f"killed at write {number}"
         assert harness.member_keys("aurora-1") == [2], f"killed at write {number}"
