@@ -17,7 +17,10 @@ from agentworld_client.submit import Agent, submit_all
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
 from agentworld_core.errors import InvalidField, TimedOut
 from agentworld_node.cli.app import FAILED, NO_ANSWER, Target, app, client_command, run
+from agentworld_node.cli.local import world_behind
 from agentworld_node.cli.output import Output, console, errors, print_json, print_pairs, print_rows, short
+from agentworld_node.cli.world_view import print_world
+from agentworld_node.supervisor.state import WorldState
 
 
 @client_command(app)
@@ -139,16 +142,18 @@ def head(target: Target) -> None:
 
 @client_command(app)
 def status(target: Target) -> None:
-    """Show what a node knows of itself, its writer and its peers."""
+    """Show what a node knows of itself, its writer and its peers; and the whole world where it runs on this machine."""
 
-    async def command() -> dict[str, Any]:
+    async def command() -> tuple[dict[str, Any], WorldState | None]:
         async with GatewayClient(target.gateway) as client:
-            return await client.status()
+            return await client.status(), await world_behind(target.gateway)
 
-    found = run(command, output=target.output)
+    found, world = run(command, output=target.output)
     if target.output is Output.json:
-        print_json(found)
+        print_json(found if world is None else {**found, "local_world": world.as_dict()})
         return
+    if world is not None:
+        print_world(world)
     print_pairs(
         f"Node {found['node_id']}",
         [

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agentworld_node.cli.output import print_json, rows_table, short
+from agentworld_node.cli.output import console, print_json, rows_table, short
 from agentworld_node.supervisor.state import WorldState, differences
 
 HEARTBEAT_SECONDS = 10.0
@@ -24,7 +24,7 @@ _STYLES = {"Voting": "green", "Serving": "green", "Failed": "red", "Lagging": "y
 class LiveView:
     """A table that is drawn over itself, with the last events below it."""
 
-    def __init__(self, console: Console):
+    def __init__(self) -> None:
         self._live = Live(console=console, refresh_per_second=4)
         self._events: list[str] = []
         self._last: WorldState | None = None
@@ -123,6 +123,21 @@ def world_table(state: WorldState) -> Table:
         for node in state.nodes
     ]
     return rows_table(["Node", "Kind", "Phase", "Height", "Lag", "Epoch", "", "Restarts", ""], rows, title=title)
+
+
+def print_world(state: WorldState) -> None:
+    """Prints everything about a world that is worth knowing: nodes, keys, revocations, and what is wrong or awaited."""
+    console.print(world_table(state))
+    console.print(rows_table(["Key", "Signs for", "Generation", "Key id", "State", ""], key_rows(state)))
+    if state.revocations:
+        rows = [
+            (item.key_id, item.reason, item.applied_by, ", ".join(item.pending_nodes)) for item in state.revocations
+        ]
+        console.print(rows_table(["Revoked", "Reason", "Confirmed by", "Pending"], rows))
+    for problem in state.problems:
+        console.print(f"[red]problem[/] {escape(problem)}")
+    for note in state.notes:
+        console.print(f"[dim]waiting[/] {escape(note)}")
 
 
 def key_rows(state: WorldState) -> list[tuple[object, ...]]:

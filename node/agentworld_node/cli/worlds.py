@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import logging.handlers
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -17,8 +17,8 @@ import typer
 from rich.markup import escape
 
 from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable, TimedOut
-from agentworld_core.topology.resources import World
-from agentworld_node.cli.app import DEFAULT_GATEWAY, OutputOption, app, exit_code, run
+from agentworld_node.cli.app import DEFAULT_GATEWAY, INTERRUPTED, OutputOption, app, exit_code, run
+from agentworld_node.cli.local import DATA_VARIABLE, default_base, default_folder, only_running
 from agentworld_node.cli.output import Output, console, errors, print_error, print_json, print_pairs
 from agentworld_node.cli.world_view import JsonView, LiveView, PlainView
 from agentworld_node.supervisor.control import ControlClient
@@ -52,7 +52,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         "-d",
-        envvar="AGENTWORLD_DATA",
+        envvar=DATA_VARIABLE,
         help="The folder of the world; default: ~/.local/share/agentworld/WORLD.",
     ),
 ]
@@ -76,9 +76,9 @@ def up(
 
     It ends with Ctrl-C or `agentworld down`, and goes on where it was when it is started again with the same folder.
     """
-    try:
+    with _explained(output):
         reading = read_manifests(filename) if filename else Reading((), ())
-        folder = data or _default_folder(reading)
+        folder = data or default_folder(reading)
         if not filename and not (folder / "world.json").exists():
             raise InvalidField(
                 "there is no world here yet", field="--data", value=folder, remedy="give its -f manifests"
@@ -88,8 +88,6 @@ def up(
             _print_running(asyncio.run(_await_running(folder, process)), output)
         else:
             asyncio.run(_supervise(folder, reading, port, output))
-    except AgentWorldError as error:
-        raise _fail(error, output) from None
 
 
 @app.command()
@@ -107,17 +105,15 @@ def apply(
 
     async def command() -> tuple[list[Outcome], list[str]]:
         reading = read_manifests(filename)
-        folder = data or _default_folder(reading)
+        folder = data or default_folder(reading)
         client = ControlClient(running_supervisor(folder))
         outcomes, notices = await client.apply(reading.given, dry_run=dry_run)
         if wait and not dry_run:
             await _await_settled(client)
         return outcomes, [*reading.notices, *notices]
 
-    try:
+    with _explained(output):
         outcomes, notices = asyncio.run(command())
-    except AgentWorldError as error:
-        raise _fail(error, output) from None
     if output is Output.json:
         print_json({"outcomes": [outcome.as_dict() for outcome in outcomes], "notices": notices, "dry_run": dry_run})
         return
@@ -134,7 +130,7 @@ def down(
     """Stop a world that runs on this machine; its data stays, and `agentworld up` goes on with it."""
 
     async def command() -> Path:
-        folder = data or (default_base() / world if world else _only_running())
+        folder = data or (default_base() / world if world else only_running())
         await ControlClient(running_supervisor(folder)).stop()
 
         async def ended() -> bool | None:
@@ -150,41 +146,10 @@ def down(
         console.print(f"stopped; start it again with [bold]agentworld up --data {folder}[/]")
 
 
-def default_base() -> Path:
-    """Returns the folder that holds the worlds of this user."""
-    share = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(share) / "agentworld"
-
-
-def running_folders() -> list[Path]:
-    """Returns the folders of worlds that run on this machine: of this user, and that of AGENTWORLD_DATA."""
-    given = os.environ.get("AGENTWORLD_DATA")
-    candidates = [*([Path(given)] if given else []), *sorted(default_base().glob("*"))]
-    return [folder for folder in candidates if find_supervisor(folder) is not None]
-
-
-def _default_folder(reading: Reading) -> Path:
-    names = dict.fromkeys(
-        item.resource.name if isinstance(item.resource, World) else item.resource.spec.world for item in reading.given
-    )
-    if len(names) != 1:
-        raise InvalidField("name the folder of the world", field="--data", remedy="or give manifests of one World")
-    return default_base() / next(iter(names))
-
-
-def _only_running() -> Path:
-    folders = running_folders()
-    if len(folders) == 1:
-        return folders[0]
-    running = ", ".join(folder.name for folder in folders)
-    remedy = f"name one of {running}, or give --data" if folders else "name its folder with --data"
-    raise NotAvailable("several worlds run here" if folders else "no world runs here", field="WORLD", remedy=remedy)
-
-
 async def _supervise(folder: Path, reading: Reading, port: int | None, output: Output) -> None:
     WorldHome(folder).prepare()
     _log_to(folder / "supervisor.log")
-    view = JsonView() if output is Output.json else LiveView(console) if console.is_terminal else PlainView(_plain)
+    view = JsonView() if output is Output.json else LiveView() if console.is_terminal else PlainView(_plain)
     supervisor = Supervisor(folder, port=port, on_state=view.show)
 
     def ready(applied: Applied) -> None:
@@ -306,11 +271,21 @@ def _print_way_in(state: WorldState) -> None:
     )
 
 
-def _fail(error: AgentWorldError, output: Output) -> typer.Exit:
-    if isinstance(error, RefusedManifests) and output is not Output.json:
-        errors.print(f"[bold red]error[/] [dim]({error.code})[/] {error.message}")
-        for complaint in error.complaints:
-            errors.print(f"  {escape(str(complaint))}")
-    else:
+@contextlib.contextmanager
+def _explained(output: Output) -> Iterator[None]:
+    """Turns errors of ours into a sentence, or one a complaint, and an exit code."""
+    try:
+        yield
+    except RefusedManifests as error:
+        if output is Output.json:
+            print_error(error, output)
+        else:
+            errors.print(f"[bold red]error[/] [dim]({error.code})[/] {error.message}:")
+            for complaint in error.complaints:
+                errors.print(f"  {escape(str(complaint))}")
+        raise typer.Exit(exit_code(error)) from None
+    except AgentWorldError as error:
         print_error(error, output)
-    return typer.Exit(exit_code(error))
+        raise typer.Exit(exit_code(error)) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None

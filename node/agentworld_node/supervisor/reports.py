@@ -32,6 +32,7 @@ class NodeReport:
     state_root: str = ""
     lag: int = 0
     in_sync: bool = False
+    in_touch: bool = False
     sync_reason: str = ""
     epoch: int = 0
     pending_epoch: int = 0
@@ -57,6 +58,7 @@ def parse_report(node_id: str, document: Mapping[str, Any]) -> NodeReport:
         state_root=document["head"]["state_root"],
         lag=sync["lag"],
         in_sync=sync["state"] == "in_sync",
+        in_touch=sync["state"] != "syncing",
         sync_reason=sync.get("reason") or "",
         epoch=document["directory"]["epoch"],
         pending_epoch=0 if pending is None else pending["epoch"],

@@ -111,7 +111,7 @@ def differences(before: WorldState, after: WorldState) -> list[str]:
     old_keys = {key.name: key for key in before.keys}
     for key in after.keys:
         was = old_keys.get(key.name)
-        if was is not None and was.active_key_id and was.active_key_id != key.active_key_id:
+        if was is not None and key.active_key_id and was.active_key_id not in ("", key.active_key_id):
             lines.append(f"{key.name} signs with the key {key.active_key_id}")
     lines += _revocation_lines(before, after)
     lines += [f"problem: {problem}" for problem in after.problems if problem not in before.problems]
@@ -127,7 +127,7 @@ def _revocation_lines(before: WorldState, after: WorldState) -> list[str]:
     known = {revocation.key_id: revocation for revocation in before.revocations}
     for revocation in after.revocations:
         old = known.get(revocation.key_id)
-        if revocation == old:
+        if old is not None and revocation.pending_nodes == old.pending_nodes:
             continue
         waiting = ", ".join(revocation.pending_nodes)
         confirmed = f"not yet confirmed by {waiting}" if waiting else f"confirmed by all {revocation.applied_by} nodes"

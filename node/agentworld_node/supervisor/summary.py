@@ -19,7 +19,7 @@ from agentworld_node.supervisor.state import KeyState, NodeState, RevocationStat
 
 _WAITS = {
     "NotAMember": "{names} is not a member yet",
-    "DirectoryPending": "its directory epoch is not in force yet",
+    "DirectoryPending": "its directory epoch is on its way",
     "AnotherChangePending": "another directory epoch is on its way",
     "NodesToConfirm": "{names} must confirm the new key",
     "SignerToSwitch": "{names} must sign with the new key",
@@ -93,22 +93,26 @@ def _phase(node: NodePlan, seen: Pass, fleet: Fleet, report: NodeReport) -> tupl
     process = fleet.process(node.node_id)
     if is_suspended(seen.topology, node):
         return "Suspended", ""
-    if process is None:
+    if process is None or has_left(node, seen):
         return "Stopped", ""
     if not report.reachable:
-        return ("Failed", f"{process.trouble}; see {fleet.log_file(node.node_id)}") if process.trouble else _STARTING
-    if node.kind == "gateway":
-        return ("Serving", "") if report.in_sync else ("Syncing", report.sync_reason)
+        failed = f"{process.trouble}; see {fleet.log_file(node.node_id)}"
+        return ("Failed", failed) if process.trouble else ("Starting", "")
     if node.leaving:
-        return ("Draining", "") if not has_left(node, seen) else ("Stopped", "")
-    if seen.current is None or find_member(seen.current, node.node_id) is None:
+        return "Draining", ""
+    if node.kind == "validator":
+        return _validator_phase(node, seen.current, report)
+    return ("Serving", "") if report.in_sync else ("Syncing", report.sync_reason)
+
+
+def _validator_phase(node: NodePlan, current: Directory | None, report: NodeReport) -> tuple[str, str]:
+    if current is None or find_member(current, node.node_id) is None:
         return "Syncing", "joins when it has caught up"
     if report.voting and report.in_sync:
         return "Voting", ""
+    if not report.in_touch:
+        return "Syncing", report.sync_reason
     return "Lagging", report.sync_reason or "; ".join(report.problems) or "it has no key that counts"
-
-
-_STARTING = ("Starting", "")
 
 
 def _has_quorum(current: Directory | None, voting: Sequence[NodeState]) -> bool:
@@ -170,7 +174,7 @@ def _problems(seen: Pass, observer: Observer, genesis_hash: str) -> list[str]:
 def _notes(plan: UpkeepPlan | None) -> list[str]:
     if plan is None:
         return []
-    notes = [_wait_text(plan.members)] if isinstance(plan.members, Wait) else []
+    notes = [f"membership: {_wait_text(plan.members)}"] if isinstance(plan.members, Wait) else []
     for name, rotation in plan.rotations.items():
         if isinstance(rotation.step, Wait) and rotation.step.reason not in ("NotAMember", "AnotherChangePending"):
             notes.append(f"rotation of {name}: {_wait_text(rotation.step)}")
