@@ -44,6 +44,7 @@ SOON_SECONDS = 1.0
 class Outcome:
     """When to come back, and where the nodes are that tell of changes in between."""
 
+    exists: bool = True
     again_seconds: float | None = None
     pods: tuple[PodFacts, ...] = ()
     fingerprint: tuple[object, ...] = ()
@@ -55,7 +56,7 @@ async def reconcile_world(context: Context, namespace: str, name: str) -> Outcom
     if raw is None or raw["metadata"].get("deletionTimestamp"):
         # Owner references take everything away; nothing of ours may hold it up.
         await release_orphans(context, namespace, name)
-        return Outcome()
+        return Outcome(exists=False)
     snapshot = await read_world(context.kube, raw)
     if snapshot.world is None or snapshot.invalid:
         await report_invalid(context, snapshot)
