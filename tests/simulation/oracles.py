@@ -113,14 +113,16 @@ class Oracles:
         return self.directories[max(known)] if known else self.world.first_directory
 
     def committing(self, node: SimNode, bundle: BlockBundle) -> None:
-        if not node.honest:
-            return
+        if node.honest:
+            self._check_block(node, bundle, term=node.chain.term)
+
+    def _check_block(self, node: SimNode, bundle: BlockBundle, *, term: int) -> None:
         block, height = bundle.block, bundle.block.height
         block_hash = content_id(encode(block))
         if self.blocks.setdefault(height, block_hash) != block_hash:
             raise Violation("I2", f"{node.name} commits a second block at {height}")
-        if block.term < node.chain.term:
-            raise Violation("I1", f"{node.name} commits term {block.term} after {node.chain.term} at {height}")
+        if block.term < term:
+            raise Violation("I1", f"{node.name} commits term {block.term} after {term} at {height}")
         directory = self.directory_at(height)
         self._check_quorum(node, bundle, directory)
         if height not in self.bundles:
@@ -152,6 +154,11 @@ class Oracles:
         self.confirmed_heights[node.end] = max(height, self.confirmed_heights.get(node.end, 0))
 
     def booted(self, node: SimNode) -> None:
+        term = 0
+        for bundle in node.chain.bundles if node.honest else ():
+            # Among them may be some that were on disk before the sync was: it never said so, and now it does.
+            self._check_block(node, bundle, term=term)
+            term = bundle.block.term
         confirmed = self.confirmed_heights.get(node.end, 0)
         if node.honest and node.chain.height < confirmed:
             raise Violation("DURABLE", f"{node.name} has lost height {confirmed} that it has confirmed")

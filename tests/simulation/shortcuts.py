@@ -9,6 +9,8 @@ from typing import Any
 from agentworld_core import codec, signing
 from agentworld_core.consensus import certificates, verify
 from agentworld_core.membership import directory
+from agentworld_core.ordering import batch, mempool
+from tests.simulation import adversary, chain, node, oracles
 
 REMEMBERED = 20_000
 
@@ -19,5 +21,7 @@ def install(replace: Callable[[Any, str, Any], None]) -> None:
     for module in (signing, certificates, directory):
         replace(module, "verify_bytes", verify_bytes)
     replace(verify, "verify", functools.lru_cache(REMEMBERED)(signing.verify))
-    replace(verify, "encode", functools.lru_cache(REMEMBERED)(codec.encode))
+    encode = functools.lru_cache(REMEMBERED)(codec.encode)
+    for module in (verify, batch, mempool, node, chain, oracles, adversary):
+        replace(module, "encode", encode)
     replace(directory, "directory_hash", functools.lru_cache(REMEMBERED)(directory.directory_hash))

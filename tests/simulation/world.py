@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -41,6 +42,7 @@ class Scenario:
     pauses: bool = False
     lease_faults: bool = False
     lease_split: bool = False
+    disasters: bool = False
     revocation: bool = False
     joining: bool = False
 
@@ -69,6 +71,7 @@ class Scenario:
             ("pauses", 0.3),
             ("lease_faults", 0.4),
             ("lease_split", 0.15),
+            ("disasters", 0.1),
             ("revocation", 0.4 if scenario.faulty else 0),
             ("joining", 0.25 if count > 1 else 0),
         ):
@@ -79,10 +82,13 @@ class Scenario:
 class World:
     """Nodes, network, lease service, clients and chaos of one seed."""
 
-    def __init__(self, seed: int, *, node_class: type[SimNode] = SimNode):
+    def __init__(
+        self, seed: int, *, node_class: type[SimNode] = SimNode, adjust: Callable[[Scenario], None] = lambda _: None
+    ):
         self.kernel = Kernel(seed)
         self.rng = self.kernel.rng("world")
         self.scenario = Scenario.draw(self.kernel.rng("scenario"))
+        adjust(self.scenario)
         self.first_directory: Directory = first_directory(self.scenario.members, fault_model=self.scenario.fault_model)
         self.net = Net(self.kernel, self.scenario.weather)
         self.lease_store = LeaseStore(self.kernel)
@@ -158,7 +164,7 @@ class World:
         if not self.chaos:
             return
         scenario, rng = self.scenario, self.rng
-        kinds = ("partitions", "crashes", "pauses", "lease_faults", "lease_split")
+        kinds = ("partitions", "crashes", "pauses", "lease_faults", "lease_split", "disasters")
         enabled = [kind for kind in kinds if getattr(scenario, kind)]
         if enabled:
             getattr(self, f"_chaos_{rng.choice(enabled)}")()
@@ -196,6 +202,14 @@ class World:
             self.lease_store.join()
         else:
             self.lease_store.split({node.name: self.rng.randrange(2) for node in self.nodes})
+
+    def _chaos_disasters(self) -> None:
+        """The power goes everywhere at once, and the lease is lost with it."""
+        self.lease_store.lose()
+        for node in self.nodes:
+            if node.up:
+                node.crash()
+                self.kernel.after(self.rng.choice((100, 2000)), node.boot_if_down)
 
     def _revoke(self) -> None:
         key_id = signer(self.faulty[0]).key_id

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 from agentworld_core.hashing import digest
@@ -13,6 +14,7 @@ from agentworld_core.signing import Ed25519Signer, add_signature
 WORLD = "aurora"
 
 
+@functools.cache
 def signer(name: str) -> Ed25519Signer:
     """The key that a name always has."""
     return Ed25519Signer(digest(name.encode()))
