@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from agentworld_client import keys
 from agentworld_client.gateway import GatewayClient
@@ -41,6 +41,9 @@ START_SECONDS = 90.0
 COMMIT_SECONDS = 120.0
 STOP_SECONDS = 40.0
 MAX_RESTARTS = 3
+
+
+T = TypeVar("T")
 
 
 class DemoFailed(Exception):
@@ -91,17 +94,18 @@ def main() -> int:
         if supervisor is not None:
             end(supervisor)
     say("What to try next")
-    print(f"""  The world is kept in {folders.world}. Go on with it, in the background, and look at it:
+    print(f"""  The world is kept in {folders.world}. Go on with it, in the background:
 
-    export PATH={Path(sys.executable).parent}:$PATH
-    agentworld up --data {folders.world} --port 8080 --detach
+    export PATH={Path(sys.executable).parent}:$PATH AGENTWORLD_DATA={folders.world.absolute()}
+    agentworld up --port 8080 --detach
     agentworld status
     agentworld keys generate ada.pem
     agentworld submit --key ada.pem --agent ada agent.register '{{"position": [0, 0]}}' agent.move '{{"to": [3, 4]}}'
-    agentworld follow --from 1
-    agentworld down --data {folders.world}
+    agentworld follow --from 1 --count 10
+    sed -i 's/replicas: 4/replicas: 5/' {folders.manifests}/world.yaml
+    agentworld apply -f {folders.manifests}        # the fifth validator syncs first and votes later
+    agentworld down
 
-  Edit {folders.manifests}/world.yaml to `replicas: 5` and apply it: the fifth validator syncs first and votes later.
   docs/one-machine.md says more; `make demo-cluster` does the same on Kubernetes.
   It took {time.monotonic() - started:.0f} s.
 """)
@@ -286,7 +290,13 @@ async def act(client: GatewayClient, control: ControlClient, actions: Sequence[A
     heights = sorted({receipt["height"] for receipt in final})
     took = time.monotonic() - began
     print(f"  {len(final):,} committed, each exactly once, in blocks {heights[0]} to {heights[-1]}, after {took:.1f} s")
-    print(f"  {headline(await control.world())}", flush=True)
+
+    async def seen() -> WorldState | None:
+        found = await control.world()
+        return found if found.height >= heights[-1] else None
+
+    state = await wait_for("the supervisor has seen the last block", seen, COMMIT_SECONDS)
+    print(f"  {headline(state)}", flush=True)
 
 
 # The auditor
@@ -344,7 +354,7 @@ async def rotate(folders: Folders, control: ControlClient) -> int:
 # Saying and running
 
 
-async def wait_for(what: str, look: Callable[[], Awaitable[Any]], seconds: float) -> Any:
+async def wait_for(what: str, look: Callable[[], Awaitable[T | None]], seconds: float) -> T:
     """Returns the first result that is not None; DemoFailed says what was waited for."""
     deadline = time.monotonic() + seconds
     while True:
