@@ -324,7 +324,7 @@ class SimNode:
         store = self.world.lease_store
         if not store.away:
             self.keeper.observe(self.now, store.read(self.name))
-            wanted = self.engine.is_validator and self.rng.random() < 0.98
+            wanted = self.engine.is_validator and not self.engine.should_yield and self.rng.random() < 0.98
             decision = self.keeper.decide(self.now, wanted=wanted, term_floor=self.engine.highest_term)
             if not isinstance(decision, Wait):
                 self.write_lease(decision.write)

@@ -29,7 +29,9 @@ from agentworld_core.consensus.timers import Timers
 from agentworld_core.consensus.votes import round_of
 from agentworld_core.consensus.voting import HeightVoting, Step
 from agentworld_core.errors import StateMismatch
-from agentworld_core.messages import PRECOMMIT, Round
+from agentworld_core.messages import PRECOMMIT, PREVOTE, Round
+
+YIELD_AFTER_ATTEMPTS = 3
 
 
 class ConsensusEngine:
@@ -78,6 +80,17 @@ class ConsensusEngine:
         if self._voting is None:
             return self._proposers.term
         return max(self._proposers.term, self._voting.round.term, self._voting.parent_term)
+
+    @property
+    def should_yield(self) -> bool:
+        """True when this node holds the lease and yet nothing it proposes is decided: somebody else should try.
+
+        It may be cut off from the others while it still reaches the lease service.
+        """
+        voting = self._voting
+        if voting is None or self.settings.leaseless or voting.round.attempt < YIELD_AFTER_ATTEMPTS:
+            return False
+        return voting.in_progress and voting.may_propose()
 
     # Inputs
 
@@ -188,7 +201,7 @@ class ConsensusEngine:
         place = f"{voting.height}:{round_.term}.{round_.attempt}"
         if voting.step is Step.PROPOSE and voting.opened:
             wanted[f"propose:{place}"] = timeouts.propose(round_.attempt)
-        if voting.step is Step.PREVOTE and voting.has_quorum_of_prevotes:
+        if voting.step is Step.PREVOTE and voting.book.tally(round_, PREVOTE).weight >= voting.book.quorum:
             wanted[f"prevote:{place}"] = timeouts.vote(round_.attempt)
         if voting.book.tally(round_, PRECOMMIT).weight >= voting.book.quorum:
             wanted[f"precommit:{place}"] = timeouts.vote(round_.attempt)

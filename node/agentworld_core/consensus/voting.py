@@ -83,7 +83,7 @@ class HeightVoting:
 
     @property
     def is_validator(self) -> bool:
-        """True when this node is a member at this height and so takes part in the vote."""
+        """True when this node is a member at this height."""
         return self.own_id is not None
 
     @property
@@ -96,11 +96,6 @@ class HeightVoting:
         if self.book.others_weight() >= self.book.honest:
             return True
         return self.work_pending
-
-    @property
-    def has_quorum_of_prevotes(self) -> bool:
-        """True when a quorum has prevoted in this round, whatever for."""
-        return self.book.tally(self.round, PREVOTE).weight >= self.book.quorum
 
     def take_effects(self) -> list[Effect]:
         """Returns the effects since the last call, in the order in which they must be carried out."""
@@ -176,7 +171,7 @@ class HeightVoting:
         """The candidate asked for is ready; it is proposed if the round still waits for it."""
         if built.candidate is None or built.round != self.round or self.step is not Step.PROPOSE:
             return
-        if self._building != self.round or self.round in self._proposed or not self._may_propose():
+        if self._building != self.round or self.round in self._proposed or not self.may_propose():
             return
         block_hash = built.block_hash or content_id(encode(built.candidate[0]))
         self._propose_block(built.candidate, block_hash, since=None)
@@ -276,7 +271,7 @@ class HeightVoting:
         return self.step is Step.PREVOTE and self._precommit()
 
     def _propose(self) -> None:
-        if self.round in self._proposed or not self.opened or not self._may_propose():
+        if self.round in self._proposed or not self.opened or not self.may_propose():
             return
         if self.valid is not None:
             body = self.valid.body
@@ -363,9 +358,10 @@ class HeightVoting:
     def _locked_value(self, round_: Round, body: ProposalBody) -> LockedValue:
         return LockedValue(round_, body, self.book.tally(round_, PREVOTE).votes(body.proposal.block_hash))
 
-    def _may_propose(self) -> bool:
-        live = self.proposers.live(self.round, height=self.height, directory=self.directory)
-        return self.own_id is not None and live == self.own_id
+    def may_propose(self) -> bool:
+        """True when it is this node's turn, as far as it can tell."""
+        whose = self.proposers.live(self.round, height=self.height, directory=self.directory)
+        return self.own_id is not None and whose == self.own_id
 
     def _propose_block(self, candidate: tuple[WorldBlock, ActionBatch], hash_: str, *, since: Round | None) -> None:
         draft = {"block_hash": hash_, "proposer_id": self.own_id or ""}

@@ -98,6 +98,7 @@ class LeaseKeeper:
         self._held_term = 0
         self._held_until_ms: int | None = None
         self._renewed_at_ms = 0
+        self._rests_until_ms: int | None = None
 
     def observe(self, now_ms: int, record: LeaseRecord | None) -> None:
         """Takes in what was read; ``now_ms`` is when the reading had come back."""
@@ -142,7 +143,8 @@ class LeaseKeeper:
     def decide(self, now_ms: int, *, wanted: bool, term_floor: int = 0) -> Decision:
         """Returns what to do now.
 
-        ``wanted``: this node is fit to write. ``term_floor``: the highest term in the chain or in the vote; a lease
+        ``wanted``: this node is fit to write; after it has given the lease up, others have one duration to take it
+        before it tries again. ``term_floor``: the highest term in the chain or in the vote; a lease
         with a lower one would be fenced off, so it is taken anew above it.
         """
         self._highest_term = max(self._highest_term, term_floor)
@@ -151,6 +153,8 @@ class LeaseKeeper:
             return self._decide_own(record, now_ms, wanted=wanted)
         if not wanted:
             return Wait(now_ms + self.timings.retry_ms, "not a candidate")
+        if self._rests_until_ms is not None and now_ms < self._rests_until_ms:
+            return Wait(self._rests_until_ms, "has given it up for others to take")
         if record is not None and record.holder is not None and not self._has_expired(record, now_ms):
             return Wait(self._seen_at_ms + self._duration(record), f"held by {record.holder}")
         return Acquire(self._write(self.holder_id, self._highest_term + 1))
@@ -159,6 +163,7 @@ class LeaseKeeper:
         if not wanted:
             # Over with the decision, not with the answer: once written, another may take it before the answer is here.
             self._held_until_ms = None
+            self._rests_until_ms = now_ms + self.timings.duration_ms
             return Release(self._write(None, record.term))
         if record.term < self._highest_term:
             return Acquire(self._write(self.holder_id, self._highest_term + 1))

@@ -6,6 +6,7 @@ from agentworld_core.consensus.events import (
     BroadcastProposal,
     BroadcastVote,
     BuildCandidate,
+    LeaseObserved,
     SetTimer,
     TimerFired,
     WorkPending,
@@ -81,3 +82,15 @@ def test_blocks_are_paced_only_while_there_is_work() -> None:
     assert idle.effects == []
     idle.now_ms = 1000
     assert only(idle.give(WorkPending(True)), BuildCandidate)
+
+
+def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
+    bench = Bench(holder="a", auto=False)
+    for attempt in range(3):
+        assert not bench.engine.should_yield
+        bench.hear(*(vote(name, R(1, attempt + 1), PREVOTE, None) for name in "cd"))
+    assert bench.engine.should_yield
+    bench.give(LeaseObserved(1, None))
+    assert not bench.engine.should_yield
+    bench.give(LeaseObserved(2, "a"))
+    assert not bench.engine.should_yield

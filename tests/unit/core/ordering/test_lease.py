@@ -99,9 +99,15 @@ def test_a_released_lease_is_taken_at_once_with_a_higher_term() -> None:
     assert not a.is_held(102)
     assert isinstance(turn(b, store, 103), Acquire)
     assert b.view(103) == (2, "b")
-    turn(b, store, 104, wanted=False)
-    assert isinstance(turn(b, store, 105), Acquire)
-    assert b.view(105) == (3, "b")
+
+
+def test_who_gives_it_up_leaves_it_to_others_for_one_duration() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    turn(a, store, 100)
+    assert isinstance(turn(a, store, 110, wanted=False), Release)
+    assert turn(a, store, 111) == Wait(160, "has given it up for others to take")
+    assert isinstance(turn(a, store, 160), Acquire)
+    assert a.view(160) == (2, "a")
 
 
 def test_giving_up_counts_from_the_decision_even_if_the_answer_is_lost() -> None:
