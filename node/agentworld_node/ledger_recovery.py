@@ -6,19 +6,20 @@ checked again; that execution gives the same block is, since everything derived 
 
 from __future__ import annotations
 
-import dataclasses
+import array
 import logging
 from collections.abc import Iterator
 
 from agentworld_core.codec import decode
 from agentworld_core.consensus.events import DurableVotes, LockedValue
-from agentworld_core.errors import AgentWorldError
-from agentworld_core.ledger.block import Execution, HeaderInput, block_hash_of, execute
-from agentworld_core.ledger.chain import ChainState, directories_from_state
+from agentworld_core.errors import AgentWorldError, StateMismatch
+from agentworld_core.ledger.block import Execution, HeaderInput, execute
+from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.genesis import chain_from_genesis
-from agentworld_core.ledger.snapshot import load_manifest, restore
+from agentworld_core.ledger.restart import chain_from_snapshot
 from agentworld_core.membership.revocation import RevocationSet
-from agentworld_core.messages import BlockBundle, Directory, Genesis, ProposalBody, Revocation, Vote, WorldBlock
+from agentworld_core.messages import BlockBundle, Directory, Genesis, ProposalBody, Revocation, Vote
+from agentworld_node.ledger_stores import RECORD_LIMIT, LedgerStores, other_world
 from agentworld_node.records import (
     COMMIT,
     PROPOSAL,
@@ -29,112 +30,106 @@ from agentworld_node.records import (
     StoredVote,
     locked_value,
 )
-from agentworld_node.storage.blobs import FileBlobStore
-from agentworld_node.storage.index import Index
-from agentworld_node.storage.wal import WriteAheadLog
+from agentworld_node.storage.wal_format import Record
 
 log = logging.getLogger(__name__)
 
-RECORD_LIMIT = 16 * 1024 * 1024
-
-
-@dataclasses.dataclass
-class Voting:
-    """What this node had voted and proposed at the height that was open when it stopped."""
-
-    votes: list[Vote] = dataclasses.field(default_factory=list)
-    proposals: list[ProposalBody] = dataclasses.field(default_factory=list)
-    locks: list[LockedValue] = dataclasses.field(default_factory=list)
-
-    def above(self, height: int) -> DurableVotes:
-        """Returns what is above the committed height; the rest is history."""
-        return DurableVotes(
-            votes=tuple(vote for vote in self.votes if vote.height > height),
-            proposals=tuple(body for body in self.proposals if body.proposal.height > height),
-            locks=tuple(lock for lock in self.locks if lock.body.block.height > height),
-        )
-
 
 class Recovery:
-    """Reads a log once and brings chain, votes and revocations back from it."""
+    """Reads a log once and brings chain, votes and revocations back from it.
 
-    def __init__(self, genesis: Genesis, *, wal: WriteAheadLog, blobs: FileBlobStore, index: Index):
+    ``commits`` holds for each height, from 1 on, the place of its block in the log.
+    """
+
+    def __init__(self, genesis: Genesis, stores: LedgerStores):
         self._genesis = genesis
-        self._wal = wal
-        self._blobs = blobs
-        self._index = index
+        self._stores = stores
+        self.commits = array.array("Q")
         self.revocations = RevocationSet()
         self._marks: list[SnapshotMark] = []
-        self._commits: list[int] = []
-        self._voting = Voting()
+        self._open: list[Record] = []
         self._read_log()
 
-    def start_chain(self, *, from_genesis: bool) -> ChainState:
+    def start_chain(self) -> ChainState:
         """Returns the chain at the newest snapshot that is whole, or at genesis."""
-        if not from_genesis:
+        first = chain_from_genesis(self._genesis)
+        if self.commits:
+            bundle = self._stores.committed(self.commits[0])
+            if bundle.block.prev_block_hash != first.block_hash:
+                raise other_world(self._stores.folder, bundle.block.prev_block_hash, first.block_hash)
+        if not self._stores.empty_index:
             for mark in reversed(self._marks):
                 try:
                     return self._restore(mark)
                 except AgentWorldError as error:
                     log.warning("the snapshot of height %d cannot be used: %s", mark.height, error)
-        return chain_from_genesis(self._genesis)
+        return first
 
     def replay(self, chain: ChainState) -> Iterator[tuple[BlockBundle, Execution]]:
-        """Yields every committed block after the chain's head with its execution, in order."""
-        missing = self._commits[chain.height :]
-        for record in self._wal.records(after=missing[0] - 1) if missing else ():
+        """Yields every committed block after the chain's head with its execution, in order.
+
+        Raises StateMismatch when this software no longer gives a block that it has committed.
+        """
+        missing = self.commits[chain.height :]
+        for record in self._stores.wal.records(after=missing[0] - 1) if missing else ():
             if record.kind != COMMIT:
                 continue
             bundle = decode(BlockBundle, record.payload, limit=RECORD_LIMIT)
-            execution = execute(chain, bundle.batch, HeaderInput.of(bundle.block))
-            # Raises StateMismatch when this software no longer gives the block that it committed.
-            chain = execution.chain_after(bundle.block)
+            try:
+                execution = execute(chain, bundle.batch, HeaderInput.of(bundle.block))
+                chain = execution.chain_after(bundle.block)
+            except StateMismatch as error:
+                raise StateMismatch(
+                    f"executing the log again does not give block {bundle.block.height}: {error.message}",
+                    field="data_folder",
+                    value=self._stores.folder,
+                    remedy="run the version that wrote this folder, or start with an empty folder and a rotated key",
+                ) from error
             yield bundle, execution
 
     def votes_above(self, height: int) -> DurableVotes:
-        """Returns what this node had voted above a height."""
-        return self._voting.above(height)
+        """Returns what this node had voted and proposed above the committed height; the rest is history."""
+        votes: list[Vote] = []
+        locks: list[LockedValue] = []
+        proposals: list[ProposalBody] = []
+        for record in self._open:
+            if record.kind == PROPOSAL:
+                proposals.append(decode(ProposalBody, record.payload, limit=RECORD_LIMIT))
+                continue
+            stored = decode(StoredVote, record.payload, limit=RECORD_LIMIT)
+            votes.append(stored.vote)
+            if stored.lock is not None:
+                locks.append(locked_value(stored.lock))
+        return DurableVotes(
+            votes=tuple(vote for vote in votes if vote.height > height),
+            proposals=tuple(body for body in proposals if body.proposal.height > height),
+            locks=tuple(lock for lock in locks if lock.body.block.height > height),
+        )
 
     def _read_log(self) -> None:
-        for record in self._wal.records():
+        """Notes where everything is; what is history by the end is never decoded."""
+        for record in self._stores.wal.records():
             match record.kind:
                 case kind if kind == COMMIT:
-                    self._commits.append(record.sequence)
-                    self._voting = Voting()
-                case kind if kind == VOTE:
-                    stored = decode(StoredVote, record.payload, limit=RECORD_LIMIT)
-                    self._voting.votes.append(stored.vote)
-                    if stored.lock is not None:
-                        self._voting.locks.append(locked_value(stored.lock))
-                case kind if kind == PROPOSAL:
-                    self._voting.proposals.append(decode(ProposalBody, record.payload, limit=RECORD_LIMIT))
+                    self.commits.append(record.sequence)
+                    # A height is voted on only when the one below it is in the log.
+                    self._open.clear()
+                case kind if kind in (VOTE, PROPOSAL):
+                    self._open.append(record)
                 case kind if kind == REVOCATION:
                     self.revocations.add(decode(Revocation, record.payload, limit=RECORD_LIMIT))
                 case kind if kind == SNAPSHOT:
                     self._marks.append(decode(SnapshotMark, record.payload))
 
     def _restore(self, mark: SnapshotMark) -> ChainState:
-        block = decode(WorldBlock, self._blobs.get(mark.block_hash), limit=RECORD_LIMIT)
-        manifest = load_manifest(block.snapshot_ref or "", self._blobs.get)
-        tree = restore(manifest, self._blobs.get)
-        first = chain_from_genesis(self._genesis)
-        documents = [self._genesis.directory, *self._directories(block.height)]
-        return dataclasses.replace(
-            first,
-            height=block.height,
-            block_hash=block_hash_of(block),
-            term=block.term,
-            time_ms=block.timestamp_ms,
-            tree=tree,
-            snapshot_tree=tree,
-            directories=directories_from_state(tree, documents),
-        )
+        entry = self._stores.index.block_at(mark.height)
+        if entry is None or entry.block_hash != mark.block_hash:
+            raise StateMismatch("the index does not reach it", field="height", value=mark.height)
+        bundle = self._stores.committed(self.commits[mark.height - 1])
+        documents = [self._genesis.directory, *self._directories()]
+        return chain_from_snapshot(self._genesis, bundle, directories=documents, fetch=self._stores.blobs.get)
 
-    def _directories(self, height: int) -> list[Directory]:
-        """Returns the directories carried by blocks up to a height, from the blobs that the index names."""
-        found = []
-        for entry in self._index.directories():
-            directory = decode(Directory, self._blobs.get(entry.hash), limit=RECORD_LIMIT)
-            if entry.effective_height - directory.activation_delay <= height:
-                found.append(directory)
-        return found
+    def _directories(self) -> list[Directory]:
+        """Returns the directories that blocks have carried, from the blobs that the index names."""
+        hashes = [entry.hash for entry in self._stores.index.directories()]
+        return [decode(Directory, self._stores.blobs.get(item), limit=RECORD_LIMIT) for item in hashes]

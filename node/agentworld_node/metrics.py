@@ -20,6 +20,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "agentworld_votes_signed_total": ("counter", "Votes that this node signed since its start"),
     "agentworld_evidence_total": ("counter", "Equivocations seen since the start"),
     "agentworld_network_total": ("counter", "Counters of the network adapter, by name"),
+    "agentworld_network_height": ("gauge", "Highest height that this node knows to be decided"),
     "agentworld_storage_full": ("gauge", "1 while the data folder has no room"),
 }
 

@@ -6,21 +6,19 @@ Stopping hands the writer lease over before anything else, so that the next writ
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from aiohttp import web
 
 from agentworld_client.keys import load
-from agentworld_core.codec import decode
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import ConsensusSettings
-from agentworld_core.errors import AgentWorldError, Busy, InvalidField, NotAvailable, NotFound, WrongWorld
-from agentworld_core.messages import Genesis, WorldHeadAnnounce
+from agentworld_core.errors import AgentWorldError, Busy, NotAvailable, NotFound, WrongWorld
+from agentworld_core.messages import BlockBundle, Genesis, WorldHeadAnnounce
 from agentworld_core.ordering.batch import BatchLimits
 from agentworld_core.ordering.lease import LeaseTimings
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
@@ -29,32 +27,39 @@ from agentworld_core.topology.node_config import NodeConfig
 from agentworld_node.api.server import build_app
 from agentworld_node.api.services import Services
 from agentworld_node.keys import KeyFolder
-from agentworld_node.lease.file import FileLeaseStore
 from agentworld_node.lease.loop import LeaseLoop
-from agentworld_node.lease.port import LeaseStore
+from agentworld_node.lease.places import beat_forever, lease_store
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
-from agentworld_node.network.port import Network, Peer
+from agentworld_node.network.port import Network
+from agentworld_node.node_files import PeersFile, read_genesis
 from agentworld_node.node_status import node_status
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.membership import MembershipRole
 from agentworld_node.roles.sync import Synchronizer
+from agentworld_node.roles.tenure import Tenure
 from agentworld_node.roles.validator import ValidatorRole
 
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
-HEARTBEAT_SECONDS = 10.0
 STOP_SECONDS = 10.0
-IN_SYNC_LAG = 2
-GENESIS_LIMIT = 1024 * 1024
+LAST_SECONDS = 2.0
+TENURE_SECONDS = 30.0
+
+
+class NodeFailed(AgentWorldError):
+    """Something happened that this software does not know how to handle; the log has the details."""
+
+    code = "node_failed"
+    http_status = 500
 
 
 class Node:
-    """A node of one world; ``run`` returns after ``stop`` was called, and raises when it cannot go on."""
+    """A node of one world; ``run`` returns after ``stop`` was called, and raises a typed error when it cannot go on."""
 
     def __init__(self, config: NodeConfig, *, network: Network | None = None):
         self.config = config
@@ -82,9 +87,15 @@ class Node:
             directory_at=self.ledger.directory_at,
         )
         self._build_roles(genesis)
-        self.peers: tuple[Peer, ...] = ()
+        self.peers_file = PeersFile(
+            Path(config.peers_file) if config.peers_file else None,
+            own=self.network.peer_id,
+            take=self.network.set_peers,
+        )
         self.http_port = 0
         self._head: WorldHeadAnnounce | None = None
+        self._last_proposer: str | None = None
+        self._ended: str | None = None
 
     def _build_roles(self, genesis: Genesis) -> None:
         config, parameters = self.config, genesis.parameters
@@ -113,22 +124,23 @@ class Node:
             network=self.network,
             metrics=self.metrics,
         )
-        self.sync = Synchronizer(
-            world_id=genesis.world_id,
-            ledger=self.ledger,
-            network=self.network,
-            head=self.head,
-            metrics=self.metrics,
+        self.sync = Synchronizer(ledger=self.ledger, network=self.network, head=self.head, metrics=self.metrics)
+        self.tenure = Tenure(
+            patience=max(TENURE_SECONDS, 2 * config.lease.duration_ms / 1000),
+            rest=2 * config.lease.duration_ms / 1000,
         )
         self.lease = self._lease_loop()
         self._connect_roles()
 
     def _connect_roles(self) -> None:
         self.executor.proposed_directory = self.membership.waiting_directory
+        self.executor.may_write = lambda: self.lease is None or self.lease.is_held
         self.gateway.on_change = self.validator.work_changed
         self.gateway.refuse_work = self._refusal
         self.membership.on_change = self.validator.work_changed
         self.validator.on_behind = self.sync.notice
+        self.validator.on_decided = self.sync.notice_decided
+        self.ledger.on_commit(self._note_proposer)
         if self.lease is not None:
             self.lease.on_view = self._lease_seen
             self.validator.on_unknown_term = lambda _term: self.lease.poke() if self.lease is not None else None
@@ -141,29 +153,63 @@ class Node:
         metrics.gauge("agentworld_peers_connected", lambda: len(self.network.connected()))
         metrics.gauge("agentworld_writer", lambda: int(self.lease is not None and self.lease.is_held))
         metrics.gauge("agentworld_lease_term", lambda: self.writer()[1])
+        metrics.gauge("agentworld_network_height", lambda: self.sync.network_height)
         metrics.gauge("agentworld_storage_full", lambda: int(ledger.full))
         metrics.table("agentworld_network_total", "name", self.network.counters)
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Starts everything, calls ``ready`` once the node listens, and runs until ``stop``."""
-        await self.network.start()
-        runner = web.AppRunner(build_app(self._services()), access_log=None, shutdown_timeout=2)
+        runner = web.AppRunner(build_app(self._services()), access_log=None, shutdown_timeout=LAST_SECONDS)
+        cause: AgentWorldError | None = None
         try:
+            await self.network.start()
             await runner.setup()
             await self._listen(runner)
-            self._read_peers()
+            self.peers_file.reload()
             ready()
             async with asyncio.TaskGroup() as tasks:
                 self._start_tasks(tasks)
                 await self.stopping.wait()
-                await self._hand_over()
+                await self._hand_over(STOP_SECONDS)
                 raise _Stopped
         except* _Stopped:
             log.info("node %s stops at height %d", self.config.node_id, self.ledger.height)
+        except* Exception as group:  # noqa: BLE001 - whatever ended a task is told in one sentence
+            cause = self._cause(group)
+            self._ended = str(cause)
+            if self.writer()[0] == self.config.node_id:
+                # Nothing is lost with it, and the others need not wait for the lease to expire.
+                await self._hand_over(LAST_SECONDS)
         finally:
-            await runner.cleanup()
-            await self.network.stop()
+            self.stopping.set()
+            await self._close(runner)
+        if cause is not None:
+            raise cause
+
+    async def _close(self, runner: web.AppRunner) -> None:
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await self.ledger.settle()
+        except TimeoutError:
+            log.warning("a block could not be written to the end; the log has it, or its peers have")
+        await runner.cleanup()
+        await self.network.stop()
+        try:
             self.ledger.close()
+        except AgentWorldError as error:
+            # What could not be written has been promised to nobody.
+            log.warning("the log could not be closed: %s", error)
+
+    def _cause(self, group: BaseExceptionGroup[Exception]) -> AgentWorldError:
+        """Returns the one error that says best why the node cannot go on."""
+        errors = list(_leaves(group))
+        for error in errors:
+            if not isinstance(error, AgentWorldError):
+                log.critical("the node failed", exc_info=error)
+        typed = [error for error in errors if isinstance(error, AgentWorldError)]
+        if self.ledger.failure is not None:
+            return self.ledger.failure
+        return typed[0] if typed else NodeFailed(f"{type(errors[0]).__name__}: {errors[0]}", remedy="see the log")
 
     def stop(self) -> None:
         """Begins a clean stop; calling it again changes nothing."""
@@ -199,10 +245,7 @@ class Node:
         if self.lease is not None:
             term, holder = self.lease.view
             return holder, term
-        if self.ledger.genesis.parameters.leaseless and self.ledger.height:
-            bundle = self.ledger.bundle(self.ledger.height)
-            return (None if bundle is None else bundle.block.proposer_id), 0
-        return None, self.ledger.chain.term
+        return self._last_proposer, self.ledger.chain.term
 
     def not_ready(self) -> str | None:
         """Returns why the node should get no work now, None when it is ready."""
@@ -210,13 +253,27 @@ class Node:
             return "stopping"
         if self.ledger.full:
             return "the data folder is full; free space or enlarge the volume"
-        alone = len(self.ledger.chain.directory_at(self.ledger.chain.next_height).members) == 1
-        if alone and self.keyring.signer_at(self.ledger.chain.next_height) is not None:
+        if self.ledger.failure is not None:
+            return str(self.ledger.failure)
+        if self.sync.conflict is not None:
+            return str(self.sync.conflict)
+        if self._is_alone():
             return None
+        if not self.network.connected():
+            return "no peer is connected"
         if not self.sync.in_touch:
             return "no peer has answered yet"
-        lag = self.sync.network_height - self.ledger.height
-        return f"{lag} blocks behind" if lag > IN_SYNC_LAG else None
+        return self.sync.behind()
+
+    def failure(self) -> str | None:
+        """Returns why only a restart helps, None while the node can make progress."""
+        return self._ended or (None if self.ledger.failure is None else str(self.ledger.failure))
+
+    def _is_alone(self) -> bool:
+        """True when this node decides by itself, and so has nobody to be in step with."""
+        chain = self.ledger.chain
+        members = chain.directory_at(chain.next_height).members
+        return len(members) == 1 and self.keyring.signer_at(chain.next_height) is not None
 
     def _services(self) -> Services:
         return Services(
@@ -226,7 +283,7 @@ class Node:
             metrics=self.metrics,
             head=self.head,
             status=lambda: node_status(self),
-            failure=lambda: None,
+            failure=self.failure,
             not_ready=self.not_ready,
             stopping=self.stopping,
         )
@@ -252,20 +309,15 @@ class Node:
         if self.lease is not None:
             tasks.create_task(self.lease.run(), name="lease")
         if self.config.lease.heartbeat_name:
-            tasks.create_task(self._beat_forever(), name="heartbeat")
+            tasks.create_task(beat_forever(self.config.lease, self.config.node_id), name="heartbeat")
         tasks.create_task(self._watch_forever(), name="watch-files")
+        tasks.create_task(self._watch_ledger(), name="watch-ledger")
 
     def _lease_loop(self) -> LeaseLoop | None:
         lease = self.config.lease
-        store: LeaseStore
-        if lease.kind == "none":
+        store = lease_store(lease)
+        if store is None:
             return None
-        if lease.kind == "file":
-            store = FileLeaseStore(Path(lease.path))
-        else:
-            from agentworld_node.kube.leases import KubernetesLeases, KubernetesLeaseStore
-
-            store = KubernetesLeaseStore(KubernetesLeases(lease.namespace), lease.name)
         timings = LeaseTimings(
             duration_ms=lease.duration_ms, renew_deadline_ms=lease.renew_deadline_ms, retry_ms=lease.retry_period_ms
         )
@@ -279,7 +331,10 @@ class Node:
 
     def _may_write(self) -> bool:
         signs = self.keyring.signer_at(self.ledger.chain.next_height) is not None
-        return "sequencer" in self.config.roles and signs and self.not_ready() is None
+        if "sequencer" not in self.config.roles or not signs or self.not_ready() is not None:
+            return False
+        at_work = self.lease is not None and self.lease.is_held and self.executor.has_work()
+        return self.tenure.may_write(time.monotonic(), height=self.ledger.height, at_work=at_work)
 
     def _lease_seen(self, term: int, holder: str | None) -> None:
         self.executor.lease_term = term
@@ -290,26 +345,13 @@ class Node:
             return NotAvailable("the node is stopping", remedy="try another node")
         return Busy("the data folder is full", remedy="try another node") if self.ledger.full else None
 
-    async def _hand_over(self) -> None:
+    async def _hand_over(self, seconds: float) -> None:
         if self.lease is None:
             return
         try:
-            await asyncio.wait_for(self.lease.release(), STOP_SECONDS)
+            await asyncio.wait_for(self.lease.release(), seconds)
         except TimeoutError:
             log.warning("the writer lease could not be handed over in time; it will expire")
-
-    async def _beat_forever(self) -> None:
-        from agentworld_node.kube.leases import KubernetesLeases, renew_heartbeat
-
-        lease = self.config.lease
-        leases = KubernetesLeases(lease.namespace)
-        while True:
-            try:
-                seconds = int(4 * HEARTBEAT_SECONDS)
-                await renew_heartbeat(leases, lease.heartbeat_name, self.config.node_id, duration_seconds=seconds)
-            except NotAvailable as error:
-                log.warning("heartbeat: %s", error)
-            await asyncio.sleep(HEARTBEAT_SECONDS)
 
     async def _watch_forever(self) -> None:
         """Takes up changed keys and peers, and ends when the supervisor that started this node is gone."""
@@ -318,43 +360,25 @@ class Node:
             await asyncio.sleep(WATCH_SECONDS)
             if self.keyring.folder.reload():
                 log.info("signing keys: active %s", self.keyring.folder.keys.active_key_id or "none")
-            self._read_peers()
+            self.peers_file.reload()
             if parent is not None and str(os.getppid()) != parent:
                 log.warning("the supervisor is gone; stopping")
                 self.stop()
 
-    def _read_peers(self) -> None:
-        if not self.config.peers_file:
-            return
-        try:
-            peers = read_peers(Path(self.config.peers_file), own=self.network.peer_id)
-        except InvalidField as error:
-            log.warning("the list of peers stays as it was: %s", error)
-            return
-        if peers != self.peers:
-            self.peers = peers
-            self.network.set_peers(peers)
+    async def _watch_ledger(self) -> None:
+        raise await self.ledger.broken()
+
+    def _note_proposer(self, bundle: BlockBundle) -> None:
+        self._last_proposer = bundle.block.proposer_id
 
 
 class _Stopped(Exception):
     """Ends the task group of a node that was asked to stop."""
 
 
-def read_genesis(path: Path) -> Genesis:
-    """Returns the genesis document of a file; a typed error says what is wrong with it."""
-    try:
-        return decode(Genesis, path.read_bytes(), limit=GENESIS_LIMIT)
-    except FileNotFoundError as error:
-        raise NotFound("there is no genesis file", field="genesis_file", value=path) from error
-    except OSError as error:
-        raise InvalidField(f"cannot be read: {error.strerror}", field="genesis_file", value=path) from error
-
-
-def read_peers(path: Path, *, own: str) -> tuple[Peer, ...]:
-    """Returns the peers of a file, ``[{"node_id", "peer_id", "addresses"}]``, without the node itself."""
-    try:
-        rows = json.loads(path.read_text())
-        peers = [Peer(str(row["peer_id"]), tuple(str(item) for item in row["addresses"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InvalidField(f"cannot be read: {error}", field="peers_file", value=path) from error
-    return tuple(peer for peer in sorted(peers, key=lambda peer: peer.peer_id) if peer.peer_id != own)
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error

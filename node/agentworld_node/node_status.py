@@ -70,7 +70,7 @@ def node_status(node: Node) -> dict[str, Any]:
             "network_height": network_height,
         },
         "mempool": {"actions": len(node.mempool)},
-        "peers": {"connected": list(node.network.connected()), "expected": len(node.peers)},
+        "peers": {"connected": list(node.network.connected()), "expected": len(node.peers_file.peers)},
         "storage": {"state": "full" if node.ledger.full else "ok"},
         "evidence": [document(item) for item in node.validator.evidence],
     }

@@ -16,16 +16,16 @@ from typing import Any
 from aiohttp import web
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge
+from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
 from agentworld_core.ids import check_hash, is_hash
-from agentworld_core.messages import Blocks, Directory, Revocation
+from agentworld_core.messages import ActionEnvelope, Directory, Revocation
 from agentworld_node.api import documents
+from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
 from agentworld_node.api.openapi import openapi_document
 from agentworld_node.api.services import Services
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 4 * 1024 * 1024
 MAX_BLOCKS = 256
 MAX_BLOCKS_BYTES = 4 * 1024 * 1024
 MAX_WAIT_SECONDS = 120
@@ -33,12 +33,20 @@ SSE_KEEPALIVE_SECONDS = 15
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
+LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
+
+
+class UnsupportedMediaType(Unsupported):
+    """The body is of a kind that is not understood here."""
+
+    http_status = 415
 
 
 def build_app(services: Services) -> web.Application:
     """Returns the HTTP application of a node."""
     app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES)
     app[SERVICES] = services
+    app[LIMITS] = ApiLimits()
     app.add_routes(
         [
             web.post("/v1/actions", submit),
@@ -73,8 +81,9 @@ async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     except web.HTTPRequestEntityTooLarge:
         return await _errors_of(TooLarge(f"the body exceeds {MAX_BODY_BYTES} bytes"))
     except web.HTTPException as error:
-        kind = NotFound if error.status == 404 else InvalidField
-        return web.json_response({"error": {**kind(error.reason).as_dict()}}, status=error.status)
+        kind = {404: NotFound, 405: Unsupported}.get(error.status, InvalidField)
+        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+        return web.json_response({"error": kind(error.reason).as_dict()}, status=error.status, headers=headers)
     except (asyncio.CancelledError, ConnectionResetError):
         raise
     except Exception:
@@ -89,13 +98,8 @@ async def _errors_of(error: AgentWorldError, *, status: int | None = None) -> we
 async def submit(request: web.Request) -> web.Response:
     """Takes one action or several; ``?wait=committed`` answers when they are in a block, or 504 after ``timeout_s``."""
     services = request.app[SERVICES]
-    body = await request.read()
-    if request.content_type == documents.CBOR:
-        actions, several = documents.actions_from_cbor(body, limit=MAX_BODY_BYTES)
-    elif request.content_type == "application/json":
-        actions, several = documents.actions_from_json(_json(body))
-    else:
-        raise InvalidField(
+    if request.content_type not in (documents.CBOR, "application/json"):
+        raise UnsupportedMediaType(
             "is not supported",
             field="Content-Type",
             value=request.content_type,
@@ -105,6 +109,8 @@ async def submit(request: web.Request) -> web.Response:
     if wait not in ("pooled", "committed"):
         raise InvalidField("must be pooled or committed", field="wait", value=wait)
     timeout = _integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
+    body = await request.app[LIMITS].body(request)
+    actions, several = await asyncio.to_thread(_actions, request.content_type, body)
     results = await services.gateway.submit(actions)
     if wait == "committed":
         results = await services.gateway.wait_committed(results, seconds=timeout)
@@ -115,6 +121,12 @@ async def submit(request: web.Request) -> web.Response:
         raise result
     late = wait == "committed" and result["status"] != "committed"
     return web.json_response(result, status=504 if late else 200 if result["status"] == "committed" else 202)
+
+
+def _actions(content_type: str, body: bytes) -> tuple[list[ActionEnvelope], bool]:
+    if content_type == documents.CBOR:
+        return documents.actions_from_cbor(body, limit=MAX_BODY_BYTES)
+    return documents.actions_from_json(_json(body))
 
 
 def _result(result: dict[str, Any] | AgentWorldError) -> dict[str, Any]:
@@ -152,8 +164,9 @@ async def blocks(request: web.Request) -> web.Response:
     """Returns blocks with batches and certificates as CBOR ``Blocks``, from ``from`` on, at most ``limit``."""
     start = _integer(request, "from", 1, 1, 2**63)
     limit = _integer(request, "limit", 64, 1, MAX_BLOCKS)
-    bundles = request.app[SERVICES].ledger.bundles(start, limit=limit, max_bytes=MAX_BLOCKS_BYTES)
-    return web.Response(body=encode(Blocks(tuple(bundles))), content_type=documents.CBOR)
+    ledger = request.app[SERVICES].ledger
+    body = await asyncio.to_thread(ledger.encoded_blocks, start, limit=limit, max_bytes=MAX_BLOCKS_BYTES)
+    return web.Response(body=body, content_type=documents.CBOR)
 
 
 async def block(request: web.Request) -> web.Response:
@@ -166,7 +179,7 @@ async def block(request: web.Request) -> web.Response:
         height = int(name)
     else:
         raise InvalidField("must be a height or a block hash", field="block", value=name)
-    bundle = None if height is None else ledger.bundle(height)
+    bundle = None if height is None else await asyncio.to_thread(ledger.bundle, height)
     if bundle is None:
         raise NotFound("this node has no such block", field="block", value=name)
     if _wants_cbor(request):
@@ -198,13 +211,16 @@ async def revocations(request: web.Request) -> web.Response:
 async def state(request: web.Request) -> web.Response:
     """Returns the value under a state key at the head, with ``?proof=1`` also the proof against the state root."""
     key = request.match_info["key"]
-    answer = request.app[SERVICES].ledger.read_state(key, proof=request.query.get("proof") in ("1", "true"))
-    return web.json_response(answer, status=200 if answer["found"] or "proof" in answer else 404)
+    answer = request.app[SERVICES].ledger.read_state(key, proof=_flag(request, "proof"))
+    if not answer["found"] and "proof" not in answer:
+        raise NotFound("the state has no such key", field="key", value=key, remedy="?proof=1 proves that")
+    return web.json_response(answer)
 
 
 async def blob(request: web.Request) -> web.Response:
     """Returns the bytes of a content id; the client checks that they hash to it."""
-    data = request.app[SERVICES].ledger.blob(check_hash(request.match_info["hash"], field="hash"))
+    content_hash = check_hash(request.match_info["hash"], field="hash")
+    data = await asyncio.to_thread(request.app[SERVICES].ledger.blob, content_hash)
     return web.Response(body=data, content_type="application/octet-stream")
 
 
@@ -214,17 +230,39 @@ async def events(request: web.Request) -> web.StreamResponse:
     last = request.headers.get("Last-Event-ID", "")
     start = int(last) + 1 if last.isdecimal() and len(last) < 20 else None
     start = start or _integer(request, "from", services.ledger.height + 1, 1, 2**63)
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
-    await response.prepare(request)
-    height = start
-    while not services.stopping.is_set():
-        while height <= services.ledger.height:
-            text = json.dumps(services.ledger.block_events(height), separators=(",", ":"))
-            await response.write(f"id: {height}\nevent: block\ndata: {text}\n\n".encode())
+    with request.app[LIMITS].stream():
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        await response.prepare(request)
+        try:
+            await _stream_blocks(response, services, start)
+        except AgentWorldError as error:
+            # The answer has begun, so all that is left is to end it; the client comes back with Last-Event-ID.
+            log.warning("a stream of events ends: %s", error)
+        return response
+
+
+async def _stream_blocks(response: web.StreamResponse, services: Services, height: int) -> None:
+    ledger, stopping = services.ledger, services.stopping
+    while not stopping.is_set():
+        while height <= ledger.height and not stopping.is_set():
+            text = await asyncio.to_thread(_event_text, services, height)
+            # Waits for a slow client, who thereby holds up nobody but itself.
+            await response.write(text)
             height += 1
-        if not await services.ledger.wait_height(height, seconds=SSE_KEEPALIVE_SECONDS):
+        waits = [asyncio.ensure_future(ledger.wait_height(height, seconds=SSE_KEEPALIVE_SECONDS))]
+        waits.append(asyncio.ensure_future(stopping.wait()))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        if height > ledger.height and not stopping.is_set():
             await response.write(b": alive\n\n")
-    return response
+
+
+def _event_text(services: Services, height: int) -> bytes:
+    text = json.dumps(services.ledger.block_events(height), separators=(",", ":"))
+    return f"id: {height}\nevent: block\ndata: {text}\n\n".encode()
 
 
 async def status(request: web.Request) -> web.Response:
@@ -234,14 +272,14 @@ async def status(request: web.Request) -> web.Response:
 
 async def publish_directory(request: web.Request) -> web.Response:
     """Takes the next directory epoch, signed by governance, as CBOR; taking it again changes nothing."""
-    proposed = decode(Directory, await request.read(), limit=MAX_BODY_BYTES)
+    proposed = decode(Directory, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
     return web.json_response(await request.app[SERVICES].membership.submit_directory(proposed))
 
 
 async def publish_revocation(request: web.Request) -> web.Response:
     """Takes a revocation statement, signed by governance, as CBOR; it counts at once and for ever."""
-    statement = decode(Revocation, await request.read(), limit=MAX_BODY_BYTES)
-    force = request.query.get("force") in ("1", "true")
+    statement = decode(Revocation, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
+    force = _flag(request, "force")
     return web.json_response(await request.app[SERVICES].membership.submit_revocation(statement, force=force))
 
 
@@ -253,22 +291,30 @@ async def openapi(_request: web.Request) -> web.Response:
 async def livez(request: web.Request) -> web.Response:
     """Answers 200 while the node can still make progress, 503 when only a restart helps."""
     failure = request.app[SERVICES].failure()
-    return web.Response(text="ok\n" if failure is None else f"{failure}\n", status=200 if failure is None else 503)
+    return web.Response(text=f"{failure or 'ok'}\n", status=200 if failure is None else 503)
 
 
 async def readyz(request: web.Request) -> web.Response:
     """Answers 200 when the node is in sync with its peers and takes actions, else 503 with the reason."""
     reason = request.app[SERVICES].not_ready()
-    return web.Response(text="ok\n" if reason is None else f"{reason}\n", status=200 if reason is None else 503)
+    return web.Response(text=f"{reason or 'ok'}\n", status=200 if reason is None else 503)
 
 
 async def metrics(request: web.Request) -> web.Response:
     """Returns counters and gauges in the Prometheus text format."""
-    return web.Response(text=request.app[SERVICES].metrics.page(), content_type="text/plain", charset="utf-8")
+    page = request.app[SERVICES].metrics.page()
+    return web.Response(body=page.encode(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 def _wants_cbor(request: web.Request) -> bool:
     return documents.CBOR in request.headers.get("Accept", "")
+
+
+def _flag(request: web.Request, name: str) -> bool:
+    text = request.query.get(name, "0")
+    if text not in ("0", "1", "false", "true"):
+        raise InvalidField("must be 0 or 1", field=name, value=text)
+    return text in ("1", "true")
 
 
 def _json(body: bytes) -> object:

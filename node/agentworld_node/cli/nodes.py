@@ -12,9 +12,10 @@ from typing import Annotated
 
 import typer
 
-from agentworld_core.errors import InvalidField
+from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.topology.node_config import NodeConfig
-from agentworld_node.cli.app import app, run
+from agentworld_node.cli.app import FAILED, INTERRUPTED, app
+from agentworld_node.cli.output import Output, print_error
 
 
 @app.command()
@@ -27,9 +28,16 @@ def node(
 ) -> None:
     """Run one node of a world: vote, order, store, serve, as its roles say.
 
-    SIGTERM or Ctrl-C stops it cleanly: it hands the writer lease over and closes its log.
+    SIGTERM or Ctrl-C stops it cleanly: it hands the writer lease over and closes its log. Exit code 1 when it cannot
+    start or go on; the last line says why, and what to do.
     """
-    run(lambda: _run_node(config, roles, log_level))
+    try:
+        asyncio.run(_run_node(config, roles, log_level))
+    except AgentWorldError as error:
+        print_error(error, Output.table)
+        raise typer.Exit(FAILED) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
 
 
 async def _run_node(path: Path, roles: str | None, log_level: str) -> None:

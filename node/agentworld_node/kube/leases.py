@@ -7,9 +7,12 @@ written for people to read and are never compared here. pykube is synchronous an
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import datetime
-import logging
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pykube
@@ -18,42 +21,56 @@ import requests
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
-log = logging.getLogger(__name__)
-
 REQUEST_SECONDS = 4.0
+CLIENT_SECONDS = 300.0
+"""How long a client is used: the token of a pod is exchanged by the kubelet, and pykube reads it only once."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Client:
+    api: Any
+    kind: Any
+    made: float
 
 
 class KubernetesLeases:
     """Reads and replaces Lease objects of one namespace with the pod's service account."""
 
-    def __init__(self, namespace: str, *, config: pykube.KubeConfig | None = None):
+    def __init__(self, namespace: str, *, configure: Callable[[], pykube.KubeConfig] = pykube.KubeConfig.from_env):
         self._namespace = namespace
-        self._config = config or pykube.KubeConfig.from_env()
+        self._configure = configure
         self._local = threading.local()
 
     def get(self, name: str) -> dict[str, Any] | None:
         """Returns the Lease as the API server has it now, None when there is none."""
-        lease = self._kind().objects(self._api(), namespace=self._namespace).get_or_none(name=name)
-        return None if lease is None else dict(lease.obj)
+        with self._client() as client:
+            lease = client.kind.objects(client.api, namespace=self._namespace).get_or_none(name=name)
+            return None if lease is None else dict(lease.obj)
 
     def replace(self, body: dict[str, Any]) -> dict[str, Any] | None:
         """Puts the whole Lease if its resourceVersion is still current and returns it as stored, else None."""
-        api = self._api()
-        lease = self._kind()(api, body)
-        response = api.put(**lease.api_kwargs(json=body, timeout=REQUEST_SECONDS))
-        if response.status_code == 409:
-            return None
-        api.raise_for_status(response)
-        return dict(response.json())
+        with self._client() as client:
+            lease = client.kind(client.api, body)
+            response = client.api.put(**lease.api_kwargs(json=body, timeout=REQUEST_SECONDS))
+            if response.status_code == 409:
+                return None
+            client.api.raise_for_status(response)
+            return dict(response.json())
 
-    def _api(self) -> pykube.HTTPClient:
-        # One client a thread: requests' sessions are not safe to share.
-        if not hasattr(self._local, "api"):
-            self._local.api = pykube.HTTPClient(self._config, timeout=REQUEST_SECONDS)
-        return self._local.api
-
-    def _kind(self) -> Any:
-        return pykube.object_factory(self._api(), "coordination.k8s.io/v1", "Lease")
+    @contextmanager
+    def _client(self) -> Iterator[_Client]:
+        """Lends the client of this thread, as sessions are not safe to share; one that failed is made anew."""
+        client: _Client | None = getattr(self._local, "client", None)
+        if client is None or time.monotonic() - client.made > CLIENT_SECONDS:
+            api = pykube.HTTPClient(self._configure(), timeout=REQUEST_SECONDS)
+            kind = pykube.object_factory(api, "coordination.k8s.io/v1", "Lease")
+            client = self._local.client = _Client(api, kind, time.monotonic())
+        try:
+            yield client
+        except BaseException:
+            self._local.client = None
+            client.api.session.close()
+            raise
 
 
 class KubernetesLeaseStore:
@@ -123,7 +140,7 @@ def lease_body(body: dict[str, Any], wanted: LeaseWrite, *, now: str) -> dict[st
 async def _in_thread(function: Any, *arguments: Any) -> Any:
     try:
         return await asyncio.to_thread(function, *arguments)
-    except (pykube.exceptions.PyKubeError, requests.RequestException) as error:
+    except (pykube.exceptions.PyKubeError, requests.RequestException, OSError, KeyError, ValueError) as error:
         raise NotAvailable(f"the Kubernetes API refused or did not answer: {error}") from error
 
 

@@ -1,95 +1,135 @@
-"""The writer lease of one machine: a JSON file, changed under an exclusive lock and replaced whole."""
+"""The writer lease of one machine: a file for each version of the record, made by a link that only one can make.
+
+There is no lock that a stopped process could hold: ``lease.json.<version>`` appears whole or not at all, the highest
+version is the record, and whoever links the next version has written it. Old versions are removed by later writers.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
+VERSIONS_KEPT = 8
+LEFTOVER_SECONDS = 60
+_READ_ATTEMPTS = 16
+
 
 class FileLeaseStore:
-    """Keeps the lease in a file that all nodes of one machine share."""
+    """Keeps the lease in a folder that all nodes of a machine share; the names of its files begin with ``path``."""
 
     def __init__(self, path: Path):
         self._path = path
 
     async def read(self) -> LeaseRecord | None:
-        """Returns the record, None before the first write; NotAvailable when the file cannot be read."""
-        return await asyncio.to_thread(self._read)
+        """Returns the record, None before the first write; NotAvailable when it cannot be read."""
+        return await asyncio.to_thread(self._guarded_read)
 
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
-        """Writes the record if its version is still the expected one; durable when it returns."""
-        return await asyncio.to_thread(self._write, wanted)
+        """Writes the record if its version is still the expected one; a new holder or term is durable then."""
+        return await asyncio.to_thread(self._guarded_write, wanted)
+
+    def _guarded_read(self) -> LeaseRecord | None:
+        try:
+            return self._read()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise NotAvailable(
+                f"the lease cannot be read: {error}", field="lease.path", value=self._path, remedy="repair the folder"
+            ) from error
+
+    def _guarded_write(self, wanted: LeaseWrite) -> LeaseRecord | None:
+        current = self._guarded_read()
+        version = None if current is None else current.version
+        if version != wanted.expected_version:
+            return None
+        # A term that is lower than the stored one would undo the fence, whoever asks for it.
+        if current is not None and wanted.term < current.term:
+            return None
+        record = LeaseRecord(
+            holder=wanted.holder,
+            term=wanted.term,
+            duration_ms=wanted.duration_ms,
+            version=str(int(version or 0) + 1),
+        )
+        lasting = current is None or (current.holder, current.term) != (record.holder, record.term)
+        try:
+            return record if self._link(record, durable=lasting) else None
+        except OSError as error:
+            raise NotAvailable(f"the lease cannot be written: {error}", field="lease.path", value=self._path) from error
 
     def _read(self) -> LeaseRecord | None:
-        try:
-            fields = json.loads(self._path.read_bytes())
+        for _ in range(_READ_ATTEMPTS):
+            versions = self._versions()
+            if not versions:
+                return None
+            try:
+                fields = json.loads(self._file(versions[-1]).read_bytes())
+            except FileNotFoundError:
+                continue  # Much has been written since the names were read, and this one was cleared away.
             return LeaseRecord(
                 holder=fields["holder"],
                 term=int(fields["term"]),
                 duration_ms=int(fields["duration_ms"]),
-                version=str(fields["version"]),
+                version=str(versions[-1]),
             )
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise NotAvailable(
-                f"the lease file cannot be read: {error}", field=str(self._path), remedy="restore or remove it"
-            ) from error
+        raise FileNotFoundError("the record changes faster than it can be read")
 
-    def _write(self, wanted: LeaseWrite) -> LeaseRecord | None:
-        with self._locked():
-            current = self._read()
-            version = None if current is None else current.version
-            if version != wanted.expected_version:
-                return None
-            # A term that is lower than the stored one would undo the fence, whoever asks for it.
-            if current is not None and wanted.term < current.term:
-                return None
-            record = LeaseRecord(
-                holder=wanted.holder,
-                term=wanted.term,
-                duration_ms=wanted.duration_ms,
-                version=str(int(version or 0) + 1),
-            )
-            self._replace(record)
-            return record
-
-    def _replace(self, record: LeaseRecord) -> None:
-        fields = {
-            "holder": record.holder,
-            "term": record.term,
-            "duration_ms": record.duration_ms,
-            "version": record.version,
-        }
+    def _link(self, record: LeaseRecord, *, durable: bool) -> bool:
+        """Makes the record the current one; False when another one is."""
+        version = int(record.version)
+        fields = {"holder": record.holder, "term": record.term, "duration_ms": record.duration_ms}
         temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
             with temporary.open("x") as file:
                 json.dump(fields, file)
                 file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, self._path)
-        except OSError as error:
-            raise NotAvailable(f"the lease file cannot be written: {error}", field=str(self._path)) from error
+                if durable:
+                    os.fsync(file.fileno())
+            os.link(temporary, self._file(version))
+        except FileExistsError:
+            return False
         finally:
             temporary.unlink(missing_ok=True)
+        versions = self._versions()
+        if versions[-1] > version:
+            # This process slept while others wrote so much that its number had been cleared away.
+            self._file(version).unlink(missing_ok=True)
+            return False
+        if durable:
+            self._sync_folder()
+        self._clear(versions)
+        return True
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _versions(self) -> list[int]:
+        prefix = f"{self._path.name}."
+        names = [name.removeprefix(prefix) for name in os.listdir(self._path.parent) if name.startswith(prefix)]
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _file(self, version: int) -> Path:
+        return self._path.with_name(f"{self._path.name}.{version:012d}")
+
+    def _sync_folder(self) -> None:
+        descriptor = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            descriptor = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise NotAvailable(f"the lease file cannot be locked: {error}", field=str(self._path)) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
+            os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def _clear(self, versions: list[int]) -> None:
+        """Removes old versions, and what killed processes have left behind."""
+        for version in versions[:-VERSIONS_KEPT]:
+            self._file(version).unlink(missing_ok=True)
+        if versions[-1] % VERSIONS_KEPT:
+            return
+        for leftover in self._path.parent.glob(f".{self._path.name}.*"):
+            try:
+                if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
+                    leftover.unlink()
+            except FileNotFoundError:
+                continue

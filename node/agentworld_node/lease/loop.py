@@ -13,6 +13,7 @@ from agentworld_node.lease.port import LeaseStore
 log = logging.getLogger(__name__)
 
 STORE_SECONDS = 5.0
+SHORTEST_PAUSE_MS = 50
 
 
 class LeaseLoop:
@@ -28,12 +29,17 @@ class LeaseLoop:
         term_floor: Callable[[], int],
     ):
         self._keeper = LeaseKeeper(node_id, timings)
+        self._node_id = node_id
         self._store = store
         self._timings = timings
         self._wanted = wanted
         self._term_floor = term_floor
         self._poke = asyncio.Event()
+        self._turning = asyncio.Lock()
+        self._deadline: asyncio.TimerHandle | None = None
         self._releasing = False
+        self._silent = False
+        self._holder: str | None = None
         self.view: tuple[int, str | None] = (0, None)
         self.on_view: Callable[[int, str | None], None] = lambda _term, _holder: None
 
@@ -56,36 +62,66 @@ class LeaseLoop:
                 await asyncio.wait_for(self._poke.wait(), pause / 1000)
             except TimeoutError:
                 self._report()
+            else:
+                # However often somebody speaks of new terms, the store is asked only so often.
+                await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
 
     async def release(self) -> None:
-        """Gives the lease up if it is held, so that the next writer need not wait for it to expire."""
+        """Gives the lease up if it is held, so that the next writer need not wait for it to expire.
+
+        Returns when the store says that this node does not hold it; the caller bounds how long that may take.
+        """
         self._releasing = True
-        await self._turn()
-        self._report()
+        while True:
+            await self._turn()
+            self._report()
+            if not self._silent and self._holder != self._node_id:
+                return
+            await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
 
     async def _turn(self) -> int:
         """Reads, decides and writes once; returns the milliseconds to wait before the next turn."""
-        try:
-            record = await asyncio.wait_for(self._store.read(), STORE_SECONDS)
-            self._keeper.observe(self._now(), record)
-            wanted = self._wanted() and not self._releasing
-            decision = self._keeper.decide(self._now(), wanted=wanted, term_floor=self._term_floor())
-            if isinstance(decision, Wait):
-                return self._until(decision.until_ms)
-            started = self._now()
-            stored = await asyncio.wait_for(self._store.write(decision.write), STORE_SECONDS)
-            if stored is None:
-                return 0 if not isinstance(decision, Release) else self._timings.retry_ms
-            self._keeper.written(started, stored)
-        except NotAvailable as error:
-            log.warning("the lease store does not answer: %s", error)
-        except TimeoutError:
-            log.warning("the lease store did not answer in time")
+        async with self._turning:
+            try:
+                pause = await self._read_and_write()
+            except (NotAvailable, TimeoutError) as error:
+                if not self._silent:
+                    log.warning("the lease store does not answer: %s", str(error) or f"within {STORE_SECONDS:g} s")
+                self._silent = True
+                return self._timings.retry_ms
+            if self._silent:
+                log.info("the lease store answers again")
+            self._silent = False
+            return pause
+
+    async def _read_and_write(self) -> int:
+        record = await asyncio.wait_for(self._store.read(), STORE_SECONDS)
+        self._keeper.observe(self._now(), record)
+        self._holder = None if record is None else record.holder
+        wanted = self._wanted() and not self._releasing
+        decision = self._keeper.decide(self._now(), wanted=wanted, term_floor=self._term_floor())
+        if isinstance(decision, Wait):
+            return self._until(decision.until_ms)
+        started = self._now()
+        stored = await asyncio.wait_for(self._store.write(decision.write), STORE_SECONDS)
+        if stored is None:
+            # Somebody was faster; what they wrote is read at once, except by who only wants to be rid of the lease.
+            return self._timings.retry_ms if isinstance(decision, Release) else SHORTEST_PAUSE_MS
+        self._keeper.written(started, stored)
+        self._holder = stored.holder
+        self._watch_deadline(started)
         return self._until(self._now() + self._timings.retry_ms)
+
+    def _watch_deadline(self, started_ms: int) -> None:
+        """Reports the loss of the lease on time, also while the store keeps this loop waiting."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        left = started_ms + self._timings.renew_deadline_ms - self._now()
+        self._deadline = asyncio.get_running_loop().call_later((left + 1) / 1000, self._report)
 
     def _until(self, when_ms: int) -> int:
         # Watchers look as often as the holder renews, so that a release or a new term is seen at once, not at expiry.
-        return min(max(when_ms - self._now(), 50), self._timings.retry_ms)
+        return min(max(when_ms - self._now(), SHORTEST_PAUSE_MS), self._timings.retry_ms)
 
     def _report(self) -> None:
         view = self._keeper.view(self._now())

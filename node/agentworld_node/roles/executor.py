@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from agentworld_core.codec import encode
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.block import Execution, HeaderInput, execute
+from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.validate import check_block
 from agentworld_core.messages import (
     ActionBatch,
@@ -26,7 +28,14 @@ from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_node.ledger import Ledger
 from agentworld_node.roles.keyring import NodeKeyring
 
+log = logging.getLogger(__name__)
+
 EXECUTIONS_KEPT = 4
+MAX_CLOCK_AHEAD_MS = 60_000
+CLOCK_RETRY_SECONDS = 1.0
+EARLY_BLOCKS = 8
+PROPOSAL_BYTES = 960 * 1024
+"""Largest proposal that is made: it must fit one gossip message with its envelope."""
 
 
 class Executor:
@@ -45,7 +54,9 @@ class Executor:
         self._keyring = keyring
         self._is_verified = is_verified
         self._executions: dict[str, Execution] = {}
+        self._early = 0
         self.lease_term = 0
+        self.may_write: Callable[[], bool] = lambda: True
         self.proposed_directory: Callable[[], Directory | None] = lambda: None
 
     def has_work(self) -> bool:
@@ -58,55 +69,104 @@ class Executor:
         return self._executions.get(content_id(encode(bundle.block)))
 
     async def build(self, height: int, round_: Round) -> tuple[tuple[WorldBlock, ActionBatch] | None, str]:
-        """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do."""
-        signer = self._keyring.signer_at(height)
-        if signer is None or height != self._ledger.chain.height + 1 or not self.has_work():
+        """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do.
+
+        Nothing is built by a node that has lost the lease without having noticed, for instance while it was stopped.
+        """
+        chain = self._ledger.chain
+        signer = self._keyring.signer_at(height) if height == chain.next_height else None
+        if signer is None or not self.has_work() or not self.may_write():
             return None, ""
-        now_ms = max(time.time_ns() // 1_000_000, self._ledger.chain.time_ms)
         header = HeaderInput(
             height=height,
             term=round_.term,
             attempt=round_.attempt,
             proposer_id=self._keyring.node_id,
             key_id=signer.key_id,
-            timestamp_ms=now_ms,
+            timestamp_ms=max(_now_ms(), chain.time_ms),
         )
+        directory = self.proposed_directory() if chain.pending is None else None
         actions = self._mempool.take_batch()
-        return await asyncio.to_thread(self._build, header, actions, signer)
+        try:
+            return await asyncio.to_thread(self._build, chain, header, actions, directory, signer)
+        except AgentWorldError as error:
+            if directory is None:
+                raise
+            log.warning("directory epoch %d cannot be carried by block %d: %s", directory.epoch, height, error)
+            return await asyncio.to_thread(self._build, chain, header, actions, None, signer)
 
     def _build(
-        self, header: HeaderInput, actions: tuple[ActionEnvelope, ...], signer: Ed25519Signer
+        self,
+        chain: ChainState,
+        header: HeaderInput,
+        actions: tuple[ActionEnvelope, ...],
+        directory: Directory | None,
+        signer: Ed25519Signer,
     ) -> tuple[tuple[WorldBlock, ActionBatch], str]:
-        chain = self._ledger.chain
-        batch = draft_batch(
-            chain.world_id,
-            actions,
-            height=header.height,
-            term=header.term,
-            proposer_id=header.proposer_id,
-            timestamp_ms=header.timestamp_ms,
-            directory=self.proposed_directory() if chain.pending is None else None,
-        )
-        batch = sign(batch, signer)
-        execution = execute(chain, batch, header)
-        block = sign(execution.block, signer)
-        block_hash = content_id(encode(block))
-        self._keep(block_hash, execution)
-        return (block, batch), block_hash
+        while True:
+            batch = draft_batch(
+                chain.world_id,
+                actions,
+                height=header.height,
+                term=header.term,
+                proposer_id=header.proposer_id,
+                timestamp_ms=header.timestamp_ms,
+                directory=directory,
+            )
+            batch = sign(batch, signer)
+            execution = execute(chain, batch, header)
+            block = sign(execution.block, signer)
+            encoded = encode(block)
+            if len(actions) > 1 and len(encoded) + len(encode(batch)) > PROPOSAL_BYTES:
+                actions = actions[: len(actions) // 2]
+                continue
+            block_hash = content_id(encoded)
+            self._keep(block_hash, execution)
+            return (block, batch), block_hash
 
-    async def judge(self, body: ProposalBody) -> tuple[bool, str]:
-        """Returns whether a proposed block follows from its parent, and why not."""
+    async def judge(self, body: ProposalBody) -> tuple[bool, str] | None:
+        """Returns whether a proposed block follows from its parent, and why not; None when its height is over.
+
+        A block from too far in the future gets no verdict until its time has come near: were it refused for good, two
+        honest validators whose clocks differ a little could hold different verdicts for ever.
+        """
+        block = body.block
+        if not await self._is_due(block):
+            return None
         chain = self._ledger.chain
+        if block.height != chain.next_height:
+            return None
         if body.proposal.block_hash in self._executions:
             return True, ""
         try:
-            execution = await asyncio.to_thread(check_block, chain, body.block, body.batch, verified=self._is_verified)
+            execution = await asyncio.to_thread(check_block, chain, block, body.batch, verified=self._is_verified)
         except AgentWorldError as error:
             return False, str(error)
         self._keep(body.proposal.block_hash, execution)
         return True, ""
 
+    async def _is_due(self, block: WorldBlock) -> bool:
+        """Waits until the block's time is near; False when its height is over first, or too many are waited for."""
+        if block.timestamp_ms <= _now_ms() + MAX_CLOCK_AHEAD_MS:
+            return True
+        log.warning("block %d by %s is from the future: %d ms", block.height, block.proposer_id, block.timestamp_ms)
+        if self._early >= EARLY_BLOCKS:
+            return False
+        self._early += 1
+        try:
+            while block.timestamp_ms > _now_ms() + MAX_CLOCK_AHEAD_MS:
+                await asyncio.sleep(CLOCK_RETRY_SECONDS)
+                if self._ledger.height >= block.height:
+                    return False
+        finally:
+            self._early -= 1
+        return True
+
     def _keep(self, block_hash: str, execution: Execution) -> None:
         self._executions[block_hash] = execution
         while len(self._executions) > EXECUTIONS_KEPT:
             del self._executions[next(iter(self._executions))]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -10,11 +10,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, Busy, NotFound
+from agentworld_core.errors import (
+    AgentWorldError,
+    Busy,
+    HashMismatch,
+    InvalidSignature,
+    MalformedEncoding,
+    NotFound,
+    TooLarge,
+    WrongWorld,
+)
 from agentworld_core.messages import ActionEnvelope, Actions, BlockBundle
 from agentworld_core.names import topic
 from agentworld_core.ordering.mempool import Mempool
@@ -24,15 +34,26 @@ from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.roles.strikes import Strikes
+from agentworld_node.roles.waiters import Waiters
 
 log = logging.getLogger(__name__)
 
 GOSSIP_BYTES = 256 * 1024
 GOSSIP_ACTIONS = 256
 REPEAT_SECONDS = 3.0
+REPEAT_ACTIONS = 1024
+REPEAT_BYTES = 1024 * 1024
 VERIFIED_KEPT = 50_000
+DROPPED_KEPT = 4096
+WAITING_ACTIONS = 50_000
 MESSAGE_LIMIT = 1024 * 1024
 QUEUED_MESSAGES = 1024
+QUEUED_BYTES = 16 * 1024 * 1024
+
+_Judged = list[tuple[ActionEnvelope, AgentWorldError | None]]
+_DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, WrongWorld)
+"""What no honest node passes on, whatever it knows of the world's state."""
 
 
 class GatewayRole:
@@ -46,15 +67,19 @@ class GatewayRole:
         self._topic = topic(ledger.genesis.world_id, "action")
         self._world_id = ledger.genesis.world_id
         self._verified: dict[str, None] = {}
-        self._own: dict[str, float] = {}
-        self._waiters: dict[str, list[asyncio.Future[None]]] = {}
-        self._gossip: asyncio.Queue[bytes] = asyncio.Queue(QUEUED_MESSAGES)
+        self._own: OrderedDict[str, float] = OrderedDict()
+        self._dropped: OrderedDict[str, AgentWorldError] = OrderedDict()
+        self._waiters = Waiters(WAITING_ACTIONS)
+        self._liars = Strikes(first=10.0, longest=320.0)
+        self._gossip: deque[tuple[str, bytes]] = deque()
+        self._gossip_bytes = 0
+        self._gossip_filled = asyncio.Event()
         self.refuse_work: Callable[[], AgentWorldError | None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Listens to gossip and repeats what this node took, until the task group ends."""
-        self._network.subscribe(self._topic, lambda _peer, payload: self._on_gossip(payload))
+        self._network.subscribe(self._topic, self._on_gossip)
         self._ledger.on_commit(self._committed)
         tasks.create_task(self._gossip_forever(), name="actions-from-gossip")
         tasks.create_task(self._repeat_forever(), name="repeat-actions")
@@ -65,59 +90,45 @@ class GatewayRole:
 
     async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]:
         """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt."""
-        results: dict[int, Submission] = {}
+        results: list[Submission] = []
         fresh: list[ActionEnvelope] = []
         refusal = self.refuse_work()
         unknown = [action for action in actions if self._known(action.action_id) is None] if refusal is None else []
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
-        for index, action in enumerate(actions):
+        for action in actions:
+            # Asked again: it may have been committed, or have come by gossip, while it was judged.
             known = self._known(action.action_id)
-            error = verdicts.get(id(action), refusal)
             if known is not None:
-                results[index] = {**known, "duplicate": True}
+                results.append({**known, "duplicate": True})
                 continue
             try:
-                if error is not None:
-                    raise error
-                self._add(action)
+                self._take(action, verdicts.get(id(action), refusal))
             except AgentWorldError as refused:
                 self._metrics.count("agentworld_actions_refused_total", code=refused.code)
-                results[index] = refused
+                results.append(refused)
                 continue
             fresh.append(action)
             self._own[action.action_id] = time.monotonic()
-            results[index] = {"action_id": action.action_id, "status": "pooled"}
+            results.append({"action_id": action.action_id, "status": "pooled"})
         if fresh:
             self.on_change()
             await self._publish(fresh)
-        return [results[index] for index in range(len(actions))]
+        return results
 
     async def wait_committed(self, results: Sequence[Submission], *, seconds: float) -> list[Submission]:
-        """Returns the results as they are when all pooled actions are committed, or after so many seconds."""
-        loop = asyncio.get_running_loop()
-        waiting: dict[str, asyncio.Future[None]] = {}
-        for result in results:
-            if isinstance(result, dict) and result["status"] == "pooled":
-                future = loop.create_future()
-                waiting[result["action_id"]] = future
-                self._waiters.setdefault(result["action_id"], []).append(future)
-        try:
-            # The commit may have come between submission and here.
-            for action_id, future in waiting.items():
-                if self._ledger.receipt(action_id) is not None and not future.done():
-                    future.set_result(None)
-            if waiting:
-                await asyncio.wait(waiting.values(), timeout=seconds)
-        finally:
-            for action_id, future in waiting.items():
-                self._forget_waiter(action_id, future)
+        """Returns the results as they are when all pooled actions are settled, or after so many seconds."""
+        pooled = [item["action_id"] for item in results if isinstance(item, dict) and item["status"] == "pooled"]
+        await self._waiters.wait(pooled, settled=self._is_settled, seconds=seconds)
         return [self._latest(result) for result in results]
 
     def receipt(self, action_id: str) -> dict[str, Any]:
-        """Returns the receipt of an action; NotFound when this node has not seen it."""
+        """Returns the receipt of an action; NotFound when this node has not seen it.
+
+        Raises the reason when the action was pooled here and can no longer be committed.
+        """
         known = self._known(action_id)
         if known is None:
-            raise NotFound(
+            raise self._dropped.get(action_id) or NotFound(
                 "this node does not know the action",
                 field="action_id",
                 value=action_id,
@@ -131,12 +142,18 @@ class GatewayRole:
             return receipt_document(receipt)
         return {"action_id": action_id, "status": "pooled"} if action_id in self._mempool else None
 
+    def _is_settled(self, action_id: str) -> bool:
+        return action_id not in self._mempool
+
     def _latest(self, result: Submission) -> Submission:
         if isinstance(result, AgentWorldError) or result["status"] != "pooled":
             return result
-        return self._known(result["action_id"]) or result
+        action_id = result["action_id"]
+        return self._known(action_id) or self._dropped.get(action_id) or result
 
-    async def _judge(self, actions: Sequence[ActionEnvelope]) -> list[tuple[ActionEnvelope, AgentWorldError | None]]:
+    # Judging
+
+    async def _judge(self, actions: Sequence[ActionEnvelope]) -> _Judged:
         """Returns each action with why it is refused, or None; signatures are checked in a worker thread."""
         if not actions:
             return []
@@ -146,12 +163,10 @@ class GatewayRole:
                 registering.add(action.actor_id)
         return await asyncio.to_thread(self._judge_now, actions, registering)
 
-    def _judge_now(
-        self, actions: Sequence[ActionEnvelope], registering: Container[str]
-    ) -> list[tuple[ActionEnvelope, AgentWorldError | None]]:
+    def _judge_now(self, actions: Sequence[ActionEnvelope], registering: Container[str]) -> _Judged:
         state = self._ledger.chain.tree
         now_ms = time.time_ns() // 1_000_000
-        judged: list[tuple[ActionEnvelope, AgentWorldError | None]] = []
+        judged: _Judged = []
         for action in actions:
             pending = action.actor_id in registering
             try:
@@ -161,17 +176,22 @@ class GatewayRole:
                 judged.append((action, error))
         return judged
 
-    def _add(self, action: ActionEnvelope) -> None:
+    def _take(self, action: ActionEnvelope, error: AgentWorldError | None) -> None:
+        if error is not None:
+            raise error
         self._mempool.add(action)
+        self._dropped.pop(action.action_id, None)
         self._verified[envelope_id(action)] = None
         while len(self._verified) > VERIFIED_KEPT:
             del self._verified[next(iter(self._verified))]
+
+    # Gossip
 
     async def _publish(self, actions: Sequence[ActionEnvelope]) -> None:
         chunk: list[ActionEnvelope] = []
         size = 0
         for action in actions:
-            length = len(action.payload_cbor) + 512
+            length = _size(action)
             if chunk and (size + length > GOSSIP_BYTES or len(chunk) >= GOSSIP_ACTIONS):
                 await self._network.publish(self._topic, encode(Actions(tuple(chunk))))
                 chunk, size = [], 0
@@ -179,43 +199,75 @@ class GatewayRole:
             size += length
         await self._network.publish(self._topic, encode(Actions(tuple(chunk))))
 
-    def _on_gossip(self, payload: bytes) -> None:
-        try:
-            self._gossip.put_nowait(payload)
-        except asyncio.QueueFull:
-            self._metrics.count("agentworld_messages_refused_total", topic="action", code=Busy.code)
+    def _on_gossip(self, peer_id: str, payload: bytes) -> None:
+        if self._liars.is_struck(peer_id, time.monotonic()):
+            self._refused(Busy("the peer has sent what no honest node passes on"))
+        elif len(self._gossip) >= QUEUED_MESSAGES or self._gossip_bytes + len(payload) > QUEUED_BYTES:
+            self._refused(Busy("too many messages wait"))
+        else:
+            self._gossip.append((peer_id, payload))
+            self._gossip_bytes += len(payload)
+            self._gossip_filled.set()
 
     async def _gossip_forever(self) -> None:
         while True:
-            payload = await self._gossip.get()
-            try:
-                actions = decode(Actions, payload, limit=MESSAGE_LIMIT).actions
-            except AgentWorldError as error:
-                self._metrics.count("agentworld_messages_refused_total", topic="action", code=error.code)
-                continue
-            fresh = [action for action in actions if self._known(action.action_id) is None]
-            for action, refusal in await self._judge(fresh):
-                self._take(action, refusal)
-            if fresh:
-                self.on_change()
+            while not self._gossip:
+                self._gossip_filled.clear()
+                await self._gossip_filled.wait()
+            peer_id, payload = self._gossip.popleft()
+            self._gossip_bytes -= len(payload)
+            await self._take_gossip(peer_id, payload)
 
-    def _take(self, action: ActionEnvelope, error: AgentWorldError | None) -> None:
+    async def _take_gossip(self, peer_id: str, payload: bytes) -> None:
         try:
-            if error is not None:
-                raise error
-            if self._ledger.receipt(action.action_id) is None:
-                self._add(action)
-        except AgentWorldError as refused:
-            self._metrics.count("agentworld_messages_refused_total", topic="action", code=refused.code)
+            actions = (await asyncio.to_thread(decode, Actions, payload, limit=MESSAGE_LIMIT)).actions
+        except AgentWorldError as error:
+            self._refused(error)
+            self._liars.add(peer_id, time.monotonic())
+            return
+        fresh = [action for action in actions if self._known(action.action_id) is None]
+        for action, verdict in await self._judge(fresh):
+            if self._known(action.action_id) is not None:
+                continue
+            try:
+                self._take(action, verdict)
+            except AgentWorldError as refused:
+                self._refused(refused)
+                if isinstance(refused, _DISHONEST):
+                    self._liars.add(peer_id, time.monotonic())
+                    break
+        if fresh:
+            self.on_change()
+
+    def _refused(self, error: AgentWorldError) -> None:
+        self._metrics.count("agentworld_messages_refused_total", topic="action", code=error.code)
 
     async def _repeat_forever(self) -> None:
         while True:
             await asyncio.sleep(REPEAT_SECONDS)
-            before = time.monotonic() - REPEAT_SECONDS
-            waiting = [action_id for action_id, since in self._own.items() if since < before]
-            actions = [action for action in map(self._mempool.get, waiting) if action is not None]
+            actions = self._to_repeat(time.monotonic())
             if actions:
                 await self._publish(actions)
+
+    def _to_repeat(self, now: float) -> list[ActionEnvelope]:
+        """Returns the own actions that were passed on longest ago, as many as one turn may repeat."""
+        chosen: list[ActionEnvelope] = []
+        size = 0
+        for action_id, since in list(self._own.items()):
+            action = self._mempool.get(action_id)
+            if action is None:
+                del self._own[action_id]
+                continue
+            size += _size(action)
+            if now - since < REPEAT_SECONDS or len(chosen) >= REPEAT_ACTIONS or size > REPEAT_BYTES:
+                break
+            chosen.append(action)
+        for action in chosen:
+            self._own[action.action_id] = now
+            self._own.move_to_end(action.action_id)
+        return chosen
+
+    # What becomes of actions
 
     def _committed(self, bundle: BlockBundle) -> None:
         action_ids = [action.action_id for action in bundle.batch.actions]
@@ -224,9 +276,7 @@ class GatewayRole:
         self._metrics.count("agentworld_actions_committed_total", len(action_ids))
         for action_id in action_ids:
             self._own.pop(action_id, None)
-            for future in self._waiters.pop(action_id, ()):
-                if not future.done():
-                    future.set_result(None)
+        self._waiters.release(action_ids)
         self._drop_stale({action.actor_id for action in bundle.batch.actions})
 
     def _drop_stale(self, actors: Iterable[str]) -> None:
@@ -238,12 +288,16 @@ class GatewayRole:
                     check_actor(state, action, register_pending=True)
                 except AgentWorldError as error:
                     log.info("action %s can no longer be committed: %s", action.action_id, error)
-                    self._mempool.remove([action.action_id])
-                    self._own.pop(action.action_id, None)
+                    self._drop(action.action_id, error)
 
-    def _forget_waiter(self, action_id: str, future: asyncio.Future[None]) -> None:
-        waiters = self._waiters.get(action_id, [])
-        if future in waiters:
-            waiters.remove(future)
-        if not waiters:
-            self._waiters.pop(action_id, None)
+    def _drop(self, action_id: str, error: AgentWorldError) -> None:
+        self._mempool.remove([action_id])
+        self._own.pop(action_id, None)
+        self._dropped[action_id] = error
+        while len(self._dropped) > DROPPED_KEPT:
+            self._dropped.popitem(last=False)
+        self._waiters.release([action_id])
+
+
+def _size(action: ActionEnvelope) -> int:
+    return len(action.payload_cbor) + 512

@@ -14,8 +14,13 @@ from collections.abc import Callable
 from typing import Any
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
-from agentworld_core.membership.directory import check_next_directory, directory_hash, is_expired
+from agentworld_core.errors import AgentWorldError, InvalidField, KeyRevoked, StateMismatch, WrongWorld
+from agentworld_core.membership.directory import (
+    check_next_directory,
+    directory_hash,
+    is_expired,
+    usable_governance,
+)
 from agentworld_core.membership.revocation import check_revocation, statement_id
 from agentworld_core.messages import Directory, Revocation, Revocations
 from agentworld_core.names import protocol, topic
@@ -23,14 +28,17 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.roles.keyring import NodeKeyring
+from agentworld_node.roles.strikes import Strikes
 
 log = logging.getLogger(__name__)
 
 GET_REVOCATIONS = protocol("get_revocations")
 REPEAT_SECONDS = 2.0
+REPEATED_FOR_SECONDS = 20.0
 RECONCILE_SECONDS = 15.0
 REQUEST_SECONDS = 5.0
 MESSAGE_LIMIT = 1024 * 1024
+REPORTED_REFUSALS = 16
 
 
 class MembershipRole:
@@ -43,6 +51,10 @@ class MembershipRole:
         self._metrics = metrics
         self._world_id = ledger.genesis.world_id
         self._waiting: Directory | None = None
+        self._recent: dict[str, float] = {}
+        self._keeping: dict[str, asyncio.Task[bool]] = {}
+        self._liars = Strikes(first=10.0, longest=320.0)
+        self._reported = 0
         self._directory_topic = topic(self._world_id, "membership")
         self._revocation_topic = topic(self._world_id, "membership.revoke")
         self._tasks: asyncio.TaskGroup | None = None
@@ -65,7 +77,7 @@ class MembershipRole:
         waiting = self._waiting
         if waiting is None:
             return None
-        if waiting.epoch <= self._latest().epoch or is_expired(waiting, _now_ms()):
+        if waiting.epoch <= self._latest().epoch or is_expired(waiting, _now_ms()) or not self._counts(waiting):
             self._waiting = None
         return self._waiting
 
@@ -73,7 +85,7 @@ class MembershipRole:
         """Takes the next epoch; raises a typed error unless it follows from the latest one and governance signed it."""
         state = self._take_directory(proposed)
         if state == "waiting":
-            await self._network.publish(self._directory_topic, encode(proposed))
+            await self._send(self._directory_topic, encode(proposed))
         return {"epoch": proposed.epoch, "hash": directory_hash(proposed), "status": state}
 
     async def submit_revocation(self, statement: Revocation, *, force: bool) -> dict[str, Any]:
@@ -110,6 +122,10 @@ class MembershipRole:
                 remedy="build the next epoch on the latest directory",
             )
         check_next_directory(latest, proposed)
+        if is_expired(proposed, _now_ms()):
+            raise InvalidField("has expired", field="expires_at_ms", value=proposed.expires_at_ms)
+        if not self._counts(proposed):
+            raise KeyRevoked("are by governance keys that have been revoked", field="signatures")
         waiting = self.waiting_directory()
         if waiting is not None and directory_hash(waiting) != directory_hash(proposed):
             raise StateMismatch(
@@ -123,28 +139,53 @@ class MembershipRole:
             self.on_change()
         return "waiting"
 
+    def _counts(self, proposed: Directory) -> bool:
+        """True when enough governance keys that this node does not know to be revoked have signed the next epoch."""
+        latest = self._latest()
+        usable = {key.key_id for key in usable_governance(latest, self._keyring.revoked_key_ids())}
+        return sum(item.key_id in usable for item in proposed.signatures) >= latest.governance_threshold
+
     async def _keep_revocation(self, statement: Revocation) -> bool:
+        """Makes a checked statement durable, then count; the same one coming from several sides is stored once.
+
+        It is finished also when the caller is cancelled: a statement in the log counts.
+        """
         if statement.key_id in self._keyring.revocations:
             return False
+        task = self._keeping.get(statement.key_id)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._store(statement), name="keep-revocation")
+            self._keeping[statement.key_id] = task
+            task.add_done_callback(lambda _done: self._keeping.pop(statement.key_id, None))
+        return await asyncio.shield(task)
+
+    async def _store(self, statement: Revocation) -> bool:
         await self._ledger.store_revocation(statement)
         added = self._keyring.revocations.add(statement)
         if added:
             log.warning("key %s is revoked: %s", statement.key_id, statement.reason)
+            self._recent[statement.key_id] = time.monotonic()
             self.on_change()
-            await self._network.publish(self._revocation_topic, encode(statement))
+            await self._send(self._revocation_topic, encode(statement))
         return added
 
     def _on_directory(self, peer_id: str, payload: bytes) -> None:
+        if self._liars.is_struck(peer_id, time.monotonic()):
+            return
         try:
             proposed = decode(Directory, payload, limit=MESSAGE_LIMIT)
-            if proposed.epoch > self._latest().epoch:
+            if proposed.epoch > self._latest().epoch and proposed != self._waiting:
                 self._take_directory(proposed)
         except AgentWorldError as error:
             self._refused("membership", peer_id, error)
 
     def _on_revocation(self, peer_id: str, payload: bytes) -> None:
+        if self._liars.is_struck(peer_id, time.monotonic()):
+            return
         try:
             statement = decode(Revocation, payload, limit=MESSAGE_LIMIT)
+            if statement.key_id in self._keyring.revocations or statement.key_id in self._keeping:
+                return
             self._check_passed_on(statement)
         except AgentWorldError as error:
             self._refused("membership.revoke", peer_id, error)
@@ -161,7 +202,11 @@ class MembershipRole:
             await asyncio.sleep(REPEAT_SECONDS)
             waiting = self.waiting_directory()
             if waiting is not None:
-                await self._network.publish(self._directory_topic, encode(waiting))
+                await self._send(self._directory_topic, encode(waiting))
+            before = time.monotonic() - REPEATED_FOR_SECONDS
+            self._recent = {key_id: since for key_id, since in self._recent.items() if since > before}
+            for statement in filter(None, map(self._keyring.revocations.get, self._recent)):
+                await self._send(self._revocation_topic, encode(statement))
 
     async def _reconcile_forever(self) -> None:
         """Asks one peer after another for the revocations that this node lacks; a lost message costs one interval."""
@@ -173,6 +218,8 @@ class MembershipRole:
                 try:
                     await self._reconcile(peers[turn % len(peers)])
                 except AgentWorldError as error:
+                    if self._ledger.failure is not None:
+                        raise
                     log.debug("reconcile: %s", error)
             await asyncio.sleep(RECONCILE_SECONDS if peers else 1.0)
 
@@ -196,10 +243,22 @@ class MembershipRole:
             return b""
         return encode(self.revocations())
 
+    async def _send(self, name: str, data: bytes) -> None:
+        try:
+            await self._network.publish(name, data)
+        except AgentWorldError as error:
+            log.error("a message on %s cannot be sent: %s", name, error)  # noqa: TRY400
+
     def _refused(self, where: str, peer_id: str, error: AgentWorldError) -> None:
+        """Counts a refusal; the first ones are logged as well, so that garbage does not fill the log."""
         self._metrics.count("agentworld_messages_refused_total", topic=where, code=error.code)
-        level = logging.DEBUG if isinstance(error, WrongWorld) else logging.WARNING
-        log.log(level, "%s from %s refused: %s", where, peer_id, error)
+        # What does not follow may be old or early; what is malformed or unsigned no honest node passes on.
+        dishonest = not isinstance(error, WrongWorld | StateMismatch | KeyRevoked)
+        if dishonest:
+            self._liars.add(peer_id, time.monotonic())
+        self._reported += dishonest
+        loud = dishonest and self._reported <= REPORTED_REFUSALS
+        log.log(logging.WARNING if loud else logging.DEBUG, "%s from %s refused: %s", where, peer_id, error)
 
 
 def _now_ms() -> int:

@@ -1,8 +1,8 @@
 """Keeps a node at the head: learns of newer heads, fetches the blocks in between and lets the ledger check every one.
 
-Heads are announced on a topic, also while nothing happens, so that a lost message costs one interval. A head says only
-where to look: nothing is believed of it but what the fetched blocks prove. A peer that serves a wrong block, or none
-where it announced some, is asked last for a while.
+Heads are announced on a topic, also while nothing happens, so that a lost message costs one interval. A head whose
+certificate verifies is a fact about the world, whoever passes it on. Any other claim to be ahead is only a place to
+ask: it makes nobody wait, and a peer that does not keep it, or serves a wrong block, is asked last for a while.
 """
 
 from __future__ import annotations
@@ -10,56 +10,52 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import suppress
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, WrongWorld
-from agentworld_core.messages import BlockBundle, Blocks, GetBlocks, WorldHeadAnnounce
+from agentworld_core.consensus.certificates import check_certificate
+from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
+from agentworld_core.ledger.errors import HeadConflict
+from agentworld_core.messages import BlockBundle, Blocks, Directory, GetBlocks, WorldHeadAnnounce
 from agentworld_core.names import protocol, topic
+from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.roles.strikes import Strikes
 
 log = logging.getLogger(__name__)
 
 GET_BLOCKS = protocol("get_blocks")
 ANNOUNCE_SECONDS = 2.0
 REQUEST_SECONDS = 10.0
+FIRST_WORD_SECONDS = 0.5
 BLOCKS_PER_REQUEST = 64
 BYTES_PER_ANSWER = 4 * 1024 * 1024
-STRIKE_SECONDS = 10.0
-
-
-class SyncedLedger(Protocol):
-    """The part of the ledger that synchronising needs."""
-
-    @property
-    def height(self) -> int: ...
-    def bundles(self, start: int, *, limit: int, max_bytes: int) -> list[BlockBundle]: ...
-    async def apply(self, bundle: BlockBundle) -> bool: ...
+HEAD_LIMIT = 128 * 1024
+SMALL_LAG = 2
+"""As many blocks a node may be behind while others decide the next one; more means that it is catching up."""
 
 
 class Synchronizer:
     """Follows the heads of a world and applies the blocks that this node has not got."""
 
     def __init__(
-        self,
-        *,
-        world_id: str,
-        ledger: SyncedLedger,
-        network: Network,
-        head: Callable[[], WorldHeadAnnounce | None],
-        metrics: Metrics,
+        self, *, ledger: Ledger, network: Network, head: Callable[[], WorldHeadAnnounce | None], metrics: Metrics
     ):
-        self._world_id = world_id
         self._ledger = ledger
+        self._world_id = ledger.genesis.world_id
         self._network = network
         self._head = head
         self._metrics = metrics
-        self._announced: dict[str, int] = {}
-        self._strikes: dict[str, float] = {}
+        self._claims: dict[str, int] = {}
+        self._liars = Strikes(first=10.0, longest=320.0)
+        self._silent = Strikes(first=1.0, longest=60.0)
+        self._decided = 0
         self._heard = False
+        self._catching_up = False
         self._wake = asyncio.Event()
-        self._topic = topic(world_id, "head")
+        self._topic = topic(self._world_id, "head")
+        self.conflict: HeadConflict | None = None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Serves blocks, listens to heads and runs until the task group ends."""
@@ -70,13 +66,20 @@ class Synchronizer:
 
     @property
     def network_height(self) -> int:
-        """The highest height that a connected peer has announced, or the node's own."""
-        return max([self._ledger.height, *self._announced.values()])
+        """The highest height that is known to be decided."""
+        return max(self._ledger.height, self._decided)
 
     @property
     def in_touch(self) -> bool:
-        """True once a peer has told its head, or has answered, since the start."""
+        """True once a peer has shown a certified head, or has answered, since the start."""
         return self._heard
+
+    def behind(self) -> str | None:
+        """Returns how this node is behind the others, None when it is not, as far as it knows."""
+        lag = self.network_height - self._ledger.height
+        if lag > SMALL_LAG:
+            return f"{lag} blocks behind"
+        return "catching up" if self._catching_up else None
 
     async def announce(self) -> None:
         """Tells the others the head of this node, if it has one."""
@@ -85,89 +88,166 @@ class Synchronizer:
             await self._network.publish(self._topic, encode(head))
 
     def notice(self, peer_id: str, height: int) -> None:
-        """Takes note that a peer seems to be at a height, and fetches if that is news."""
-        if height > self._announced.get(peer_id, 0):
-            self._announced[peer_id] = height
+        """Takes note that a peer says it is at a height, which makes it one to ask for blocks."""
+        if height > self._ledger.height and peer_id in self._network.connected() and not self._is_struck(peer_id):
+            self._claims[peer_id] = max(height, self._claims.get(peer_id, 0))
+            self._wake.set()
+
+    def notice_decided(self, height: int) -> None:
+        """Takes note that a height has been decided, by the word of more validators than may lie."""
+        self._decided = max(self._decided, height)
         if height > self._ledger.height:
             self._wake.set()
 
+    # Heads
+
     def _on_head(self, peer_id: str, payload: bytes) -> None:
         try:
-            head = decode(WorldHeadAnnounce, payload)
+            if self._liars.is_struck(peer_id, _now()):
+                return
+            head = decode(WorldHeadAnnounce, payload, limit=HEAD_LIMIT)
             if head.world_id != self._world_id:
                 raise WrongWorld("the head is of another world", field="world_id", value=head.world_id)
+            if head.height > self._ledger.height:
+                self._take_newer(peer_id, head)
+            else:
+                self._take_known(head)
         except AgentWorldError as error:
             self._metrics.count("agentworld_messages_refused_total", topic="head", code=error.code)
-            return
-        self._heard = True
+            if not isinstance(error, WrongWorld):
+                self._liars.add(peer_id, _now())
+
+    def _take_newer(self, peer_id: str, head: WorldHeadAnnounce) -> None:
+        directory = self._epoch(head.directory_epoch)
+        if directory is not None and head.height > self._decided:
+            if head.height <= self._ledger.chain.horizon and directory != self._ledger.directory_at(head.height):
+                raise StateMismatch(
+                    "is not in force at this height", field="directory_epoch", value=head.directory_epoch
+                )
+            check_proof(head, directory)
+            self._heard = True
+            self.notice_decided(head.height)
         self.notice(peer_id, head.height)
+
+    def _take_known(self, head: WorldHeadAnnounce) -> None:
+        if head.height < 1:
+            raise StateMismatch("heights begin with 1", field="height", value=head.height)
+        known = self._ledger.block_hash(head.height)
+        if known == head.block_hash and self._heard:
+            return
+        check_proof(head, self._ledger.directory_at(head.height))
+        self._heard = True
+        if known is not None and known != head.block_hash and self.conflict is None:
+            self.conflict = HeadConflict(head, first=None, known_hash=known)
+            self._metrics.count("agentworld_evidence_total")
+            log.critical("%s; more validators than may lie have signed twice", self.conflict)
+
+    def _epoch(self, epoch: int) -> Directory | None:
+        return self._ledger.directory(epoch) if epoch > 0 else None
+
+    # Fetching
 
     async def _announce_forever(self) -> None:
         while True:
             await self.announce()
-            self._forget_gone_peers()
-            await self._ask_around()
+            connected = set(self._network.connected())
+            for peer_id in [peer_id for peer_id in self._claims if peer_id not in connected]:
+                del self._claims[peer_id]
             await asyncio.sleep(ANNOUNCE_SECONDS)
-
-    async def _ask_around(self) -> None:
-        """Before anything was heard, asks a peer outright: a world that stands still may have nothing to announce."""
-        if self._heard:
-            return
-        for peer_id in self._network.connected():
-            try:
-                bundles = await self._request(peer_id, self._ledger.height + 1)
-            except AgentWorldError as error:
-                log.debug("asking %s for its head: %s", peer_id, error)
-                continue
-            self._heard = True
-            if bundles:
-                self.notice(peer_id, bundles[-1].block.height)
-            return
-
-    def _forget_gone_peers(self) -> None:
-        connected = set(self._network.connected())
-        for peer_id in [peer_id for peer_id in self._announced if peer_id not in connected]:
-            del self._announced[peer_id]
 
     async def _fetch_forever(self) -> None:
         while True:
-            await self._wake.wait()
+            # Before anything was heard, peers are asked outright: a world that stands still has nothing to announce.
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), None if self._heard else FIRST_WORD_SECONDS)
             self._wake.clear()
-            while self.network_height > self._ledger.height:
-                if not await self._fetch_some():
-                    break
+            while await self._fetch_some():
+                pass
+            self._catching_up = False
 
     async def _fetch_some(self) -> bool:
-        """Fetches from one peer that is ahead; False when none of them had anything good."""
-        now = asyncio.get_running_loop().time()
-        ahead = [peer_id for peer_id, height in self._announced.items() if height > self._ledger.height]
-        for peer_id in sorted(ahead, key=lambda peer: (self._strikes.get(peer, 0.0), peer)):
-            if self._strikes.get(peer_id, 0.0) > now and len(ahead) > 1:
-                continue
+        """Fetches from one peer that may be ahead; False when none of them had anything good."""
+        for peer_id in self._candidates():
+            start = self._ledger.height + 1
             try:
-                bundles = await self._request(peer_id, self._ledger.height + 1)
-                for bundle in bundles:
-                    await self._ledger.apply(bundle)
-                if bundles:
-                    return True
-                self._announced[peer_id] = min(self._announced.get(peer_id, 0), self._ledger.height)
+                bundles = await self._request(peer_id, start)
+                if bundles and bundles[0].block.height != start:
+                    raise StateMismatch(
+                        "is not the block that was asked for", field="height", value=bundles[0].block.height
+                    )
             except AgentWorldError as error:
-                log.warning("blocks from %s: %s", peer_id, error)
-                self._metrics.count("agentworld_messages_refused_total", topic="get_blocks", code=error.code)
-                self._announced.pop(peer_id, None)
-            self._strikes[peer_id] = now + STRIKE_SECONDS
+                log.debug("asking %s for blocks: %s", peer_id, error)
+                self._claims.pop(peer_id, None)
+                kind = self._silent if error.retryable else self._liars
+                kind.add(peer_id, _now())
+                continue
+            self._heard = True
+            if await self._apply(peer_id, bundles):
+                self._catching_up = len(bundles) > SMALL_LAG
+                return True
+            if self._claims.pop(peer_id, 0) >= start:
+                self._silent.add(peer_id, _now())
         return False
+
+    def _candidates(self) -> list[str]:
+        """Returns whom to ask, best first: who claims to be ahead, and anybody while blocks are known to exist."""
+        own, connected = self._ledger.height, self._network.connected()
+        if not self._heard:
+            return list(connected)
+        ahead = [peer_id for peer_id in connected if self._claims.get(peer_id, 0) > own]
+        if self._decided > own:
+            ahead += [peer_id for peer_id in connected if peer_id not in ahead]
+        else:
+            ahead = [peer_id for peer_id in ahead if not self._is_struck(peer_id)]
+        now = _now()
+        return sorted(ahead, key=lambda peer_id: (self._liars.weight(peer_id, now), self._silent.weight(peer_id, now)))
+
+    async def _apply(self, peer_id: str, bundles: tuple[BlockBundle, ...]) -> bool:
+        """Commits blocks in order; True when the ledger is, or was meanwhile brought, at the end of the first one."""
+        for bundle in bundles:
+            try:
+                await self._ledger.apply(bundle)
+            except AgentWorldError as error:
+                if self._ledger.failure is not None:
+                    raise
+                log.warning("block %d from %s is refused: %s", bundle.block.height, peer_id, error)
+                self._metrics.count("agentworld_messages_refused_total", topic="get_blocks", code=error.code)
+                self._liars.add(peer_id, _now())
+                break
+        return bool(bundles) and self._ledger.height >= bundles[0].block.height
 
     async def _request(self, peer_id: str, start: int) -> tuple[BlockBundle, ...]:
         question = GetBlocks(self._world_id, start, BLOCKS_PER_REQUEST)
         answer = await self._network.request(peer_id, GET_BLOCKS, encode(question), timeout=REQUEST_SECONDS)
-        return decode(Blocks, answer, limit=2 * BYTES_PER_ANSWER).bundles
+        blocks = await asyncio.to_thread(decode, Blocks, answer, limit=2 * BYTES_PER_ANSWER)
+        return blocks.bundles
 
     async def _serve_blocks(self, _peer_id: str, payload: bytes) -> bytes:
         question = decode(GetBlocks, payload, limit=1024)
         if question.world_id != self._world_id:
             raise WrongWorld("this node serves another world", field="world_id", value=question.world_id)
         limit = min(question.limit, BLOCKS_PER_REQUEST)
-        return encode(
-            Blocks(tuple(self._ledger.bundles(question.from_height, limit=limit, max_bytes=BYTES_PER_ANSWER)))
+        return await asyncio.to_thread(
+            self._ledger.encoded_blocks, question.from_height, limit=limit, max_bytes=BYTES_PER_ANSWER
         )
+
+    def _is_struck(self, peer_id: str) -> bool:
+        return self._liars.is_struck(peer_id, _now()) or self._silent.is_struck(peer_id, _now())
+
+
+def check_proof(head: WorldHeadAnnounce, directory: Directory) -> None:
+    """Raises a typed error unless the head's certificate proves that this directory's quorum committed its block."""
+    certificate = head.certificate
+    for field, stated, expected in (
+        ("directory_epoch", head.directory_epoch, directory.epoch),
+        ("certificate.world_id", certificate.world_id, head.world_id),
+        ("certificate.height", certificate.height, head.height),
+        ("certificate.block_hash", certificate.block_hash, head.block_hash),
+    ):
+        if stated != expected:
+            raise StateMismatch(f"must be {expected}", field=field, value=stated)
+    check_certificate(certificate, directory)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -2,13 +2,14 @@
 
 The engine decides; this shell owns the keys, the log, the network and the clock. Every message is checked against the
 directory in force at its height and the revocations known here before the engine sees it. What comes from the network
-is taken from one bounded queue in order; building and judging blocks run in worker threads beside it.
+is taken from bounded queues, one for each member; building and judging blocks run in worker threads beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -31,29 +32,32 @@ from agentworld_core.consensus.events import (
     PersistProposal,
     PersistVote,
     ProposalDurable,
+    ProposalReceived,
     RecordEvidence,
     RequestSync,
     SetTimer,
     TimerFired,
     VoteDurable,
+    VoteReceived,
     WorkPending,
 )
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
-from agentworld_core.errors import AgentWorldError, NotAvailable
-from agentworld_core.messages import BlockBundle, Equivocation, Proposal, ProposalBody, Vote
+from agentworld_core.errors import AgentWorldError
+from agentworld_core.messages import BlockBundle, Directory, Equivocation, Proposal, ProposalBody, Vote
 from agentworld_core.names import topic
 from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.roles.executor import Executor
+from agentworld_node.roles.intake import ConsensusMessage, Intake
 from agentworld_node.roles.keyring import NodeKeyring
 
 log = logging.getLogger(__name__)
 
-QUEUE_LIMIT = 4096
+VOTE_LIMIT = 1024
 PROPOSAL_LIMIT = 2 * 1024 * 1024
-EARLY_LIMIT = 512
+EARLY_PER_PEER = 8
 KEY_RETRY_SECONDS = 1.0
 EVIDENCE_KEPT = 64
 
@@ -77,45 +81,46 @@ class ValidatorRole:
         self._keyring = keyring
         self._network = network
         self._metrics = metrics
-        self._queue: asyncio.Queue[tuple[str, str, bytes] | Event] = asyncio.Queue(QUEUE_LIMIT)
+        self._intake = Intake(admits=self._admits, metrics=metrics)
         self._timers: dict[str, asyncio.TimerHandle] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._working = False
-        self._early: list[tuple[str, str, bytes]] = []
+        self._early: dict[str, deque[ConsensusMessage]] = {}
         self._proposal_topic = topic(ledger.genesis.world_id, "consensus.proposal")
         self._vote_topic = topic(ledger.genesis.world_id, "consensus.vote")
         self.evidence: list[Equivocation] = []
         self.on_behind: Callable[[str, int], None] = lambda _peer, _height: None
+        self.on_decided: Callable[[int], None] = lambda _height: None
         self.on_unknown_term: Callable[[int], None] = lambda _term: None
 
     def start(self, tasks: asyncio.TaskGroup, durable: DurableVotes) -> None:
         """Begins at the ledger's next height with what was durable, and runs until the task group ends."""
         self._tasks = tasks
-        self._network.subscribe(self._proposal_topic, lambda peer, data: self._offer(("proposal", peer, data)))
-        self._network.subscribe(self._vote_topic, lambda peer, data: self._offer(("vote", peer, data)))
+        self._listen(self._proposal_topic, "proposal")
+        self._listen(self._vote_topic, "vote")
         self._ledger.on_commit(self._height_committed)
         tasks.create_task(self._run(durable), name="consensus")
 
     def lease_observed(self, term: int, holder: str | None) -> None:
         """Tells the engine what the writer lease looks like now."""
-        self._offer(LeaseObserved(term, holder))
+        self._intake.put_event(LeaseObserved(term, holder))
 
     def work_changed(self) -> None:
         """Tells the engine whether there is anything to put into a block, when that changed."""
         pending = self._executor.has_work()
         if pending != self._working:
             self._working = pending
-            self._offer(WorkPending(pending))
+            self._intake.put_event(WorkPending(pending))
 
-    def _offer(self, item: tuple[str, str, bytes] | Event) -> None:
-        try:
-            self._queue.put_nowait(item)
-        except asyncio.QueueFull:
-            if isinstance(item, tuple):
-                self._metrics.count("agentworld_messages_refused_total", topic=item[0], code="busy")
-                return
-            # Events of this node itself are few and must not be lost: they wait for their place.
-            self._spawn(self._queue.put(item), "wait-for-place")
+    def _listen(self, name: str, kind: str) -> None:
+        self._network.subscribe(name, lambda peer, data: self._intake.put_message(ConsensusMessage(kind, peer, data)))
+
+    def _admits(self, peer_id: str) -> bool:
+        """True for peers of members: of the directory in force, of the next one, and of one without peer ids."""
+        chain = self._ledger.chain
+        directories = (chain.directory_at(chain.next_height), chain.directories[-1].directory)
+        members = [member.peer_id for directory in directories for member in directory.members]
+        return peer_id in members or "" in members
 
     def _spawn(self, work: Any, name: str) -> None:
         if self._tasks is None:
@@ -127,8 +132,8 @@ class ValidatorRole:
         self._do(self._engine.step(self._now(), self._next_height()))
         self.work_changed()
         while True:
-            item = await self._queue.get()
-            event = await self._receive(*item) if isinstance(item, tuple) else item
+            item = await self._intake.take()
+            event = await self._receive(item) if isinstance(item, ConsensusMessage) else item
             if event is not None:
                 self._do(self._engine.step(self._now(), event))
 
@@ -140,44 +145,64 @@ class ValidatorRole:
         return HeightStarted(chain.height + 1, chain.directory_at(chain.height + 1), chain.term)
 
     def _height_committed(self, _bundle: BlockBundle) -> None:
-        self._offer(self._next_height())
-        early, self._early = self._early, []
-        for item in early:
-            self._offer(item)
+        self._intake.put_event(self._next_height())
+        early, self._early = self._early, {}
+        for messages in early.values():
+            for message in messages:
+                self._intake.put_message(message)
         self.work_changed()
 
-    async def _receive(self, kind: str, peer: str, data: bytes) -> Event | None:
+    async def _receive(self, message: ConsensusMessage) -> Event | None:
         try:
-            if kind == "vote":
-                vote = decode(Vote, data, limit=1024)
-                if not self._is_current(vote, peer):
-                    self._keep_early((kind, peer, data), vote.height)
-                    return None
-                return receive_vote(self._ledger.chain.directory_at(vote.height), self._keyring.revoked_key_ids(), vote)
-            body = await asyncio.to_thread(decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
-            if not self._is_current(body.proposal, peer):
-                self._keep_early((kind, peer, data), body.proposal.height)
-                return None
-            directory = self._ledger.chain.directory_at(body.proposal.height)
-            event = await asyncio.to_thread(receive_proposal, directory, self._keyring.revoked_key_ids(), body)
-            if body.proposal.term > self._executor.lease_term:
-                self.on_unknown_term(body.proposal.term)
-            return event
+            if message.kind == "vote":
+                return self._take_vote(message)
+            return await self._take_proposal(message)
         except AgentWorldError as error:
-            self._metrics.count("agentworld_messages_refused_total", topic=kind, code=error.code)
-            log.debug("%s from %s refused: %s", kind, peer, error)
+            self._metrics.count("agentworld_messages_refused_total", topic=message.kind, code=error.code)
+            log.debug("%s from %s refused: %s", message.kind, message.peer_id, error)
             return None
 
-    def _is_current(self, message: Vote | Proposal, peer: str) -> bool:
+    def _take_vote(self, message: ConsensusMessage) -> VoteReceived | None:
+        vote = decode(Vote, message.data, limit=VOTE_LIMIT)
+        directory = self._directory_for(vote, message)
+        if directory is None:
+            return None
+        received = receive_vote(directory, self._keyring.revoked_key_ids(), vote)
+        return received if self._is_due(vote.height, message) else None
+
+    async def _take_proposal(self, message: ConsensusMessage) -> ProposalReceived | None:
+        body = await asyncio.to_thread(decode, ProposalBody, message.data, limit=PROPOSAL_LIMIT)
+        directory = self._directory_for(body.proposal, message)
+        if directory is None:
+            return None
+        revoked = self._keyring.revoked_key_ids()
+        received = await asyncio.to_thread(receive_proposal, directory, revoked, body)
+        if body.proposal.term > self._executor.lease_term:
+            self.on_unknown_term(body.proposal.term)
+        return received if self._is_due(body.proposal.height, message) else None
+
+    def _directory_for(self, message: Vote | Proposal, origin: ConsensusMessage) -> Directory | None:
+        """Returns the directory to judge a message by, None when it is not for now.
+
+        What a faster member says of the height after the next is judged by the latest directory, and again later.
+        """
         chain = self._ledger.chain
         if message.height > chain.next_height + 1:
-            self.on_behind(peer, message.height - 1)
-        return chain.height < message.height <= chain.horizon
+            self.on_behind(origin.peer_id, message.height - 1)
+        if chain.height < message.height <= chain.horizon:
+            return chain.directory_at(message.height)
+        return chain.directories[-1].directory if message.height == chain.next_height + 1 else None
 
-    def _keep_early(self, item: tuple[str, str, bytes], height: int) -> None:
-        """Keeps what a faster node says of the height after the next, until the next one is committed here."""
-        if height == self._ledger.chain.next_height + 1 and len(self._early) < EARLY_LIMIT:
-            self._early.append(item)
+    def _is_due(self, height: int, message: ConsensusMessage) -> bool:
+        """True for what the engine can take; the newest that each member says of the height after it is kept."""
+        if height <= self._ledger.chain.horizon:
+            return True
+        kept = self._early.setdefault(message.peer_id, deque(maxlen=EARLY_PER_PEER))
+        if message.kind == "proposal":
+            for older in [item for item in kept if item.kind == "proposal"]:
+                kept.remove(older)
+        kept.append(message)
+        return False
 
     def _do(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -189,11 +214,11 @@ class ValidatorRole:
                 case CancelTimer(name):
                     self._cancel(name)
                 case BroadcastVote(vote):
-                    self._spawn(self._network.publish(self._vote_topic, encode(vote)), "send-vote")
+                    self._spawn(self._send(self._vote_topic, encode(vote)), "send-vote")
                 case BroadcastProposal(body):
-                    self._spawn(self._network.publish(self._proposal_topic, encode(body)), "send-proposal")
+                    self._spawn(self._send(self._proposal_topic, encode(body)), "send-proposal")
                 case RequestSync(height):
-                    self.on_behind("", height)
+                    self.on_decided(height)
                 case RecordEvidence(evidence):
                     self._record(evidence)
                 case _:
@@ -203,44 +228,55 @@ class ValidatorRole:
         match effect:
             case BuildCandidate(height, round_):
                 candidate, block_hash = await self._executor.build(height, round_)
-                self._offer(CandidateBuilt(height, round_, candidate, block_hash))
+                self._intake.put_event(CandidateBuilt(height, round_, candidate, block_hash))
             case JudgeCandidate(body):
-                valid, reason = await self._executor.judge(body)
-                if not valid:
-                    log.warning("block %d by %s is wrong: %s", body.block.height, body.block.proposer_id, reason)
-                self._offer(CandidateJudged(body.block.height, body.proposal.block_hash, valid, reason))
+                await self._judge(body)
             case PersistVote(vote, lock):
                 signer = await self._signer(vote.height)
                 if signer is not None:
                     signed = sign(vote, signer)
                     await self._ledger.store_vote(signed, lock)
                     self._metrics.count("agentworld_votes_signed_total")
-                    self._offer(VoteDurable(signed))
+                    self._intake.put_event(VoteDurable(signed))
             case PersistProposal(body):
                 signer = await self._signer(body.proposal.height)
                 if signer is not None:
                     signed_body = ProposalBody(sign(body.proposal, signer), body.block, body.batch)
                     await self._ledger.store_proposal(signed_body)
-                    self._offer(ProposalDurable(signed_body))
+                    self._intake.put_event(ProposalDurable(signed_body))
             case Commit(_height, _block_hash, body, certificate):
                 await self._commit(BlockBundle(body.block, body.batch, certificate))
 
+    async def _judge(self, body: ProposalBody) -> None:
+        verdict = await self._executor.judge(body)
+        if verdict is None:
+            return
+        valid, reason = verdict
+        if not valid:
+            log.warning("block %d by %s is wrong: %s", body.block.height, body.block.proposer_id, reason)
+        self._intake.put_event(CandidateJudged(body.block.height, body.proposal.block_hash, valid, reason))
+
+    async def _send(self, name: str, data: bytes) -> None:
+        try:
+            await self._network.publish(name, data)
+        except AgentWorldError as error:
+            log.error("a message on %s cannot be sent: %s", name, error)  # noqa: TRY400
+
     async def _signer(self, height: int) -> Ed25519Signer | None:
         """Returns the key to sign with at a height; waits for one while the height is open, None when it is past."""
-        while True:
+        told = False
+        while self._ledger.height < height:
             signer = self._keyring.signer_at(height)
             if signer is not None:
                 return signer
-            if self._ledger.chain.height >= height:
-                return None
-            log.warning("no usable signing key at height %d; waiting for one", height)
+            if not told:
+                log.warning("no usable signing key at height %d; waiting for one", height)
+            told = True
             await asyncio.sleep(KEY_RETRY_SECONDS)
+        return None
 
     async def _commit(self, bundle: BlockBundle) -> None:
-        try:
-            await self._ledger.apply(bundle, execution=self._executor.execution_of(bundle))
-        except NotAvailable as error:
-            log.warning("block %d could not be stored: %s", bundle.block.height, error)
+        await self._ledger.apply(bundle, execution=self._executor.execution_of(bundle))
 
     def _record(self, evidence: Equivocation) -> None:
         self._metrics.count("agentworld_evidence_total")
@@ -250,7 +286,7 @@ class ValidatorRole:
 
     def _fired(self, name: str) -> None:
         self._timers.pop(name, None)
-        self._offer(TimerFired(name))
+        self._intake.put_event(TimerFired(name))
 
     def _cancel(self, name: str) -> None:
         timer = self._timers.pop(name, None)

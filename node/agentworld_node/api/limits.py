@@ -1,0 +1,53 @@
+"""What one client may cost: bodies are read within a time and a number at once, streams are counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from aiohttp import web
+
+from agentworld_core.errors import Busy, TimedOut
+
+MAX_BODY_BYTES = 4 * 1024 * 1024
+BODY_SECONDS = 30.0
+BODIES_AT_ONCE = 64
+STREAMS_AT_ONCE = 256
+
+
+class ApiLimits:
+    """Counts what is under way at one node."""
+
+    def __init__(self) -> None:
+        self._bodies = 0
+        self._streams = 0
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open."""
+        return self._streams
+
+    async def body(self, request: web.Request) -> bytes:
+        """Returns the body of a request; raises Busy when too many are being read, TimedOut for a slow one."""
+        if self._bodies >= BODIES_AT_ONCE:
+            raise Busy(f"{BODIES_AT_ONCE} requests are being read, the most there may be", remedy="try again")
+        self._bodies += 1
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await request.read()
+        except TimeoutError as error:
+            raise TimedOut(f"the body did not arrive within {BODY_SECONDS:g} s", field="body") from error
+        finally:
+            self._bodies -= 1
+
+    @contextmanager
+    def stream(self) -> Iterator[None]:
+        """Counts a stream while it is open; raises Busy when too many are."""
+        if self._streams >= STREAMS_AT_ONCE:
+            raise Busy(f"{STREAMS_AT_ONCE} streams are open, the most there may be", remedy="use another node")
+        self._streams += 1
+        try:
+            yield
+        finally:
+            self._streams -= 1
