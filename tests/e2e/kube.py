@@ -214,21 +214,16 @@ class RunningWorld:
     def gateway(self) -> Iterator[str]:
         """Forwards a local port to the gateway's Service and yields the URL."""
         command = [TOOL, "--name", self.namespace.cluster.name, "kubectl", "-n", self.namespace.name, "port-forward"]
-        process = subprocess.Popen(
-            [*command, f"service/{self.name}-gateway", ":8080"],
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            port = re.search(r"127\.0\.0\.1:(\d+)", line)
-            assert port is not None, f"port-forward said {line!r}"
-            yield f"http://127.0.0.1:{port.group(1)}"
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+        words = [*command, f"service/{self.name}-gateway", ":8080"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+            try:
+                assert process.stdout is not None
+                line = process.stdout.readline()
+                port = re.search(r"127\.0\.0\.1:(\d+)", line)
+                assert port is not None, f"port-forward said {line!r}"
+                yield f"http://127.0.0.1:{port.group(1)}"
+            finally:
+                os.killpg(process.pid, signal.SIGTERM)
 
 
 def world(name: str, **spec: Any) -> Body:
