@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(
         level=options.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s", stream=sys.stderr
     )
+    # One line for every event that is handed on says nothing.
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     try:
         sys.exit(asyncio.run(_check(options) if given.command == "check" else _run(options)))
     except KubernetesError as error:

@@ -49,16 +49,16 @@ def pod_facts(name: str, pod: Object | None) -> PodFacts:
 def _trouble(pod: Object, status: Mapping[str, Any]) -> tuple[str, str]:
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
         waiting = (container.get("state") or {}).get("waiting") or {}
-        said = str(waiting.get("message") or "")[:300]
         if waiting.get("reason") in _PULL_FAILURES:
-            image = container.get("image") or "its image"
+            # The kubelet changes its words with every try; a condition that follows them would be written every time.
             return reasons.IMAGE_PULL_FAILED, (
-                f"pod {name_of(pod)} cannot pull {image}: {said or waiting['reason']}."
-                " Load the image onto the nodes, or correct spec.image of the World or node.image of the chart"
+                f"pod {name_of(pod)} cannot pull {container.get('image') or 'its image'}; kubectl describe pod"
+                f" {name_of(pod)} shows why. Load the image onto the nodes, or correct spec.image of the World or"
+                " node.image of the chart"
             )
         if waiting.get("reason") in _CRASHES:
             ended = (container.get("lastState") or {}).get("terminated") or {}
-            detail = str(ended.get("message") or said or waiting["reason"])[-300:]
+            detail = str(ended.get("message") or waiting.get("message") or waiting["reason"])[-300:]
             return reasons.NODE_CRASHING, (
                 f"pod {name_of(pod)} does not stay up ({waiting['reason']}, exit code {ended.get('exitCode', '?')}):"
                 f" {detail}. See kubectl logs {name_of(pod)} --previous"
