@@ -181,6 +181,7 @@ class SimNode:
     def start_height(self) -> None:
         """Tells the engine that the next height begins."""
         height = self.chain.height + 1
+        self.revoked_before = self.chain.keyring.revocations.key_ids
         self.update_work()
         self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term))
 
@@ -211,6 +212,7 @@ class SimNode:
                 case JudgeCandidate(body):
                     self.later(self.rng.randint(1, 20), functools.partial(self.judge, body))
                 case Commit(_, _, body, certificate):
+                    self.world.oracles.decided(self, certificate)
                     self.commit(BlockBundle(body.block, body.batch, certificate))
                 case RecordEvidence(evidence):
                     self.world.oracles.evidence_found(self, evidence)

@@ -18,7 +18,16 @@ from agentworld_core.consensus.evidence import check_equivocation
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import BYZANTINE
-from agentworld_core.messages import PRECOMMIT, PREVOTE, BlockBundle, Directory, Equivocation, Round, Vote
+from agentworld_core.messages import (
+    PRECOMMIT,
+    PREVOTE,
+    BlockBundle,
+    CommitCertificate,
+    Directory,
+    Equivocation,
+    Round,
+    Vote,
+)
 from tests.simulation.kernel import Violation
 
 if TYPE_CHECKING:
@@ -67,8 +76,8 @@ class Oracles:
         vote = event.vote
         self._note_prevote(vote)
         revoked = vote.key_id in self.known_revocations.get(node.end, {})
-        if revoked and event.as_proof:
-            self.world.kernel.reach("proof under a revoked key")
+        if revoked and event.revoked:
+            self.world.kernel.reach("vote under a revoked key")
         elif revoked and node.honest:
             raise Violation("I8", f"{node.name} accepts a vote under a key that it knows to be revoked")
 
@@ -105,6 +114,12 @@ class Oracles:
         if accused not in self.world.faulty:
             raise Violation("I4", f"evidence against the honest {accused}")
         self.evidence[accused] = None
+
+    def decided(self, node: SimNode, certificate: CommitCertificate) -> None:
+        """A node's own engine has decided: not with keys that it knew to be revoked before the height began."""
+        used = [vote.key_id for vote in certificate.votes if vote.key_id in node.revoked_before]
+        if node.honest and used:
+            raise Violation("I8", f"{node.name} decides {certificate.height} with a revoked key")
 
     # Blocks
 

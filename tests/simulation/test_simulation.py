@@ -26,7 +26,7 @@ REACHED = (
     "decided in a later round",
     "locked another block",
     "left a lock for a later quorum",
-    "proof under a revoked key",
+    "vote under a revoked key",
 )
 
 

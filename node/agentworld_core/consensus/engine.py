@@ -182,8 +182,6 @@ class ConsensusEngine:
         """Keeps what is for the next height, and notices when others are far ahead."""
         if height < voting.height:
             return []
-        if event.as_proof:
-            return []
         if height == voting.height + 1:
             self._next.add(event)
         decided = self._next.note_height(voting.directory, event, own=voting.height)

@@ -114,18 +114,18 @@ class WorkPending:
 
 @dataclass(frozen=True)
 class ProposalReceived:
-    """A verified proposal, from ``receive_proposal``; ``as_proof``: under a key that has been revoked since."""
+    """A verified proposal, from ``receive_proposal``; ``revoked``: under a key that this node knows to be revoked."""
 
     body: ProposalBody
-    as_proof: bool = False
+    revoked: bool = False
 
 
 @dataclass(frozen=True)
 class VoteReceived:
-    """A verified vote, from ``receive_vote``; ``as_proof``: under a key that has been revoked since."""
+    """A verified vote, from ``receive_vote``; ``revoked``: under a key that this node knows to be revoked."""
 
     vote: Vote
-    as_proof: bool = False
+    revoked: bool = False
 
 
 @dataclass(frozen=True)

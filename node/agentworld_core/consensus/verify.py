@@ -28,23 +28,21 @@ class _Live(Protocol):
 
 
 def receive_vote(directory: Directory, revoked_key_ids: Collection[str], vote: Vote) -> VoteReceived:
-    """Returns the event for a vote that has arrived, or raises as ``verify_vote`` does.
+    """Returns the event for a vote that has arrived; raises as ``verify_vote`` does, but marks a revoked key only.
 
-    A vote under a revoked key counts for nothing new. But somebody may have locked on a quorum with it before knowing
-    of the revocation, and can give up that lock as little as a promise; were the proof refused, those who know and
-    those who are locked could wait for each other for ever. So the engine gets it, marked, as proof about past rounds.
+    A vote under a revoked key decides nothing. But before they knew of the revocation, others may have locked on a
+    quorum with it, or left a round because of it; a lock can be given up as little as a promise. Were what moved them
+    refused here, those who know and those who moved could wait for each other for ever. So the engine gets the vote,
+    marked, and lets it prove past rounds and move the round, never decide.
     """
     verify_vote(directory, (), vote)
-    as_proof = vote.key_id in revoked_key_ids
-    if as_proof and (vote.phase != PREVOTE or vote.block_hash is None):
-        raise KeyRevoked("is revoked", field="key_id", value=vote.key_id)
-    return VoteReceived(vote, as_proof)
+    return VoteReceived(vote, vote.key_id in revoked_key_ids)
 
 
 def receive_proposal(directory: Directory, revoked_key_ids: Collection[str], body: ProposalBody) -> ProposalReceived:
-    """Returns the event for a proposal that has arrived, or raises as ``verify_proposal`` does.
+    """Returns the event for a proposal that has arrived; raises as ``verify_proposal`` does, but marks a revoked key.
 
-    One under a revoked key is never voted on; it is passed on, marked, since others may be locked on its block.
+    One under a revoked key is never voted on; its block is kept when others have voted for it.
     """
     verify_proposal(directory, (), body)
     return ProposalReceived(body, body.proposal.key_id in revoked_key_ids)

@@ -23,12 +23,14 @@ class Tally:
     """The votes of one phase of one round.
 
     A validator counts once towards the round and once towards each value it voted for: somebody who shows different
-    votes to different nodes must not be able to keep a quorum from being seen.
+    votes to different nodes must not be able to keep a quorum from being seen. A vote under a revoked key counts
+    towards the round and what is *proven* of it, never towards what is decided now.
     """
 
     def __init__(self) -> None:
         self._by_value: dict[str | None, dict[str, Vote]] = {}
-        self._weights: dict[str | None, int] = {}
+        self._revoked: dict[str | None, dict[str, int]] = {}
+        self._proven: dict[str | None, int] = {}
         self._first: dict[str, Vote] = {}
         self.weight = 0
 
@@ -36,7 +38,7 @@ class Tally:
         """Returns the first vote seen of the validator."""
         return self._first.get(validator_id)
 
-    def add(self, vote: Vote, weight: int) -> bool:
+    def add(self, vote: Vote, weight: int, *, revoked: bool = False) -> bool:
         """Counts the vote; False when it is known, or a further contradiction that nobody else voted for."""
         voters = self._by_value.get(vote.block_hash)
         if voters is not None and vote.validator_id in voters:
@@ -47,7 +49,9 @@ class Tally:
         elif voters is None and self._values_of(vote.validator_id) > 1:
             return False
         self._by_value.setdefault(vote.block_hash, {})[vote.validator_id] = vote
-        self._weights[vote.block_hash] = self._weights.get(vote.block_hash, 0) + weight
+        self._proven[vote.block_hash] = self._proven.get(vote.block_hash, 0) + weight
+        if revoked:
+            self._revoked.setdefault(vote.block_hash, {})[vote.validator_id] = weight
         return True
 
     def remove(self, validator_id: str, weight: int) -> None:
@@ -57,18 +61,23 @@ class Tally:
         self.weight -= weight
         for value in list(self._by_value):
             if self._by_value[value].pop(validator_id, None) is not None:
-                self._weights[value] -= weight
+                self._proven[value] -= weight
+                self._revoked.get(value, {}).pop(validator_id, None)
             if not self._by_value[value]:
-                del self._by_value[value], self._weights[value]
+                del self._by_value[value], self._proven[value]
 
     def weight_of(self, value: str | None) -> int:
-        """Returns the weight behind a block, or behind None."""
-        return self._weights.get(value, 0)
+        """Returns the weight behind a block, or behind None, that may decide."""
+        return self.proven(value) - sum(self._revoked.get(value, {}).values())
+
+    def proven(self, value: str | None) -> int:
+        """Returns the weight that voted for a block, or for None, keys revoked since included."""
+        return self._proven.get(value, 0)
 
     def block_with(self, weight: int) -> str | None:
-        """Returns the block that at least this weight voted for, if there is one."""
-        for value, behind in self._weights.items():
-            if value is not None and behind >= weight:
+        """Returns the block that at least this weight is behind, if there is one."""
+        for value in self._proven:
+            if value is not None and self.weight_of(value) >= weight:
                 return value
         return None
 
@@ -77,14 +86,15 @@ class Tally:
         voters = self._by_value.get(value, {})
         return tuple(voters[validator_id] for validator_id in sorted(voters))
 
+    def deciding_votes(self, value: str | None) -> tuple[Vote, ...]:
+        """Returns the votes for a value that may decide, in the order of validator ids."""
+        revoked = self._revoked.get(value, {})
+        return tuple(vote for vote in self.votes(value) if vote.validator_id not in revoked)
+
     def all_votes(self) -> Iterator[Vote]:
         """Yields every vote."""
         for voters in self._by_value.values():
             yield from voters.values()
-
-    def voters(self) -> tuple[str, ...]:
-        """Returns the ids of all who voted."""
-        return tuple(self._first)
 
     def _values_of(self, validator_id: str) -> int:
         return sum(1 for voters in self._by_value.values() if validator_id in voters)
@@ -119,15 +129,15 @@ class VoteBook:
         """True when the vote is by a member of the epoch with a key that it lists."""
         return vote.phase in (PREVOTE, PRECOMMIT) and (vote.validator_id, vote.key_id) in self._keys
 
-    def add(self, vote: Vote, *, current: Round) -> Added:
+    def add(self, vote: Vote, *, current: Round, revoked: bool = False) -> Added:
         """Counts a vote of a member; one that contradicts an earlier one also gives the evidence, once."""
         round_ = round_of(vote)
         if not self._make_room(vote.validator_id, round_, current):
             return Added(new=False)
         tally = self._tallies.setdefault((round_, vote.phase), Tally())
         first = tally.first_of(vote.validator_id)
-        new = tally.add(vote, self._weights[vote.validator_id])
-        if new and vote.block_hash is not None and tally.weight_of(vote.block_hash) >= self.quorum:
+        new = tally.add(vote, self._weights[vote.validator_id], revoked=revoked)
+        if new and vote.block_hash is not None and self._is_agreed(tally, vote.phase, vote.block_hash):
             self._agreed[vote.phase].setdefault(round_, vote.block_hash)
         self._rounds.setdefault(vote.validator_id, {})[round_] = None
         place = (vote.validator_id, round_, vote.phase)
@@ -141,8 +151,8 @@ class VoteBook:
         return self._tallies.get((round_, phase), _EMPTY)
 
     def has_polka(self, round_: Round, block_hash: str) -> bool:
-        """True when a quorum prevoted the block in the round."""
-        return self.tally(round_, PREVOTE).weight_of(block_hash) >= self.quorum
+        """True when it is proven that a quorum prevoted the block in the round."""
+        return self.tally(round_, PREVOTE).proven(block_hash) >= self.quorum
 
     def polkas(self) -> list[tuple[Round, str]]:
         """Returns the rounds in which a quorum prevoted a block, with that block, in order."""
@@ -154,7 +164,7 @@ class VoteBook:
 
     def is_backed(self, block_hash: str) -> bool:
         """True when at least one honest validator must have voted for the block in some round."""
-        return any(tally.weight_of(block_hash) >= self.honest for tally in self._tallies.values())
+        return any(tally.proven(block_hash) >= self.honest for tally in self._tallies.values())
 
     def others_weight(self) -> int:
         """Returns the weight of all other validators of which a vote is known."""
@@ -195,6 +205,10 @@ class VoteBook:
                 if len(rounds) > 1:
                     del rounds[round_]
 
+    def _is_agreed(self, tally: Tally, phase: int, block_hash: str) -> bool:
+        weight = tally.proven(block_hash) if phase == PREVOTE else tally.weight_of(block_hash)
+        return weight >= self.quorum
+
     def _make_room(self, validator_id: str, round_: Round, current: Round) -> bool:
         """Keeps the rounds per validator bounded: of the future the highest, of the past those that came first."""
         known = self._rounds.get(validator_id, {})
@@ -213,6 +227,6 @@ class VoteBook:
             tally = self._tallies.get((lowest, phase))
             if tally is not None:
                 tally.remove(validator_id, self._weights[validator_id])
-                if lowest in found and tally.weight_of(found[lowest]) < self.quorum:
+                if lowest in found and not self._is_agreed(tally, phase, found[lowest]):
                     del found[lowest]
         return True

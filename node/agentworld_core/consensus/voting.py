@@ -147,7 +147,7 @@ class HeightVoting:
             return
         if self.book.is_backed(block_hash):
             self.proposals.keep(body)
-        if round_ < self.round or event.as_proof:
+        if round_ < self.round or event.revoked:
             return
         owner = self.proposers.proposer_of(round_, height=self.height, directory=self.directory)
         if round_ == self.round and owner == proposal.proposer_id:
@@ -156,14 +156,14 @@ class HeightVoting:
             self.proposals.wait(body)
 
     def on_vote(self, event: VoteReceived) -> None:
-        """A verified vote of this height has arrived; one under a revoked key says something of past rounds only."""
+        """A verified vote of this height has arrived."""
         vote = event.vote
-        if not self._in_scope(vote) or not self.book.counts(vote) or (event.as_proof and round_of(vote) >= self.round):
+        if not self._in_scope(vote) or not self.book.counts(vote):
             return
         if vote.validator_id == self.own_id and round_of(vote) >= self.round:
             # Ours, and unknown here only if our own record of it was lost: never contradict it.
             self._cast.setdefault((round_of(vote), vote.phase), vote.block_hash)
-        added = self.book.add(vote, current=self.round)
+        added = self.book.add(vote, current=self.round, revoked=event.revoked)
         if added.evidence is not None:
             self._effects.append(RecordEvidence(added.evidence))
 
@@ -227,7 +227,7 @@ class HeightVoting:
                     self._asked_sync = True
                     self._effects.append(RequestSync(self.height))
                 continue
-            certificate = certificate_of(self.book.tally(round_, PRECOMMIT).votes(block_hash))
+            certificate = certificate_of(self.book.tally(round_, PRECOMMIT).deciding_votes(block_hash))
             self.decided = True
             self._effects.append(Commit(self.height, block_hash, body, certificate))
             return True
@@ -298,7 +298,7 @@ class HeightVoting:
 
     def _precommit(self) -> bool:
         prevotes = self.book.tally(self.round, PREVOTE)
-        if prevotes.weight_of(None) >= self.book.quorum:
+        if prevotes.proven(None) >= self.book.quorum:
             self._vote(PRECOMMIT, None)
             return True
         block_hash = prevotes.block_with(self.book.quorum)

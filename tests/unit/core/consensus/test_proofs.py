@@ -1,4 +1,4 @@
-"""A revoked key decides nothing new, but what others are locked on because of it can still be proven."""
+"""A revoked key decides nothing, but what moved others before they knew of the revocation can still be proven."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from agentworld_core.consensus.events import BroadcastProposal, LeaseObserved, ProposalReceived, VoteReceived
+from agentworld_core.consensus.events import BroadcastProposal, Commit, LeaseObserved, ProposalReceived, VoteReceived
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
-from agentworld_core.errors import InvalidSignature, KeyRevoked
+from agentworld_core.errors import InvalidSignature
 from agentworld_core.messages import PRECOMMIT, PREVOTE
 from tests.unit.core.consensus.bench import FOUR, Bench, R, only, proposal, vote
 from tests.unit.core.consensus.test_engine import cast
@@ -19,16 +19,11 @@ BODY = proposal("b", R(1, 0))
 
 
 def test_live_messages_are_marked_when_their_key_is_revoked() -> None:
-    assert receive_vote(FOUR, (), vote("d", R(1, 0), PREVOTE, BODY)) == VoteReceived(vote("d", R(1, 0), PREVOTE, BODY))
-    assert receive_vote(FOUR, REVOKED, vote("d", R(1, 0), PREVOTE, BODY)).as_proof
-    assert receive_proposal(FOUR, [signer("b").key_id], BODY) == ProposalReceived(BODY, as_proof=True)
-    assert not receive_proposal(FOUR, REVOKED, BODY).as_proof
-
-
-@pytest.mark.parametrize(("phase", "value"), [(PREVOTE, None), (PRECOMMIT, None), (PRECOMMIT, BODY)])
-def test_only_a_prevote_for_a_block_can_be_a_proof(phase: int, value: object) -> None:
-    with pytest.raises(KeyRevoked):
-        receive_vote(FOUR, REVOKED, vote("d", R(1, 0), phase, value))  # type: ignore[arg-type]
+    mine = vote("d", R(1, 0), PREVOTE, BODY)
+    assert receive_vote(FOUR, (), mine) == VoteReceived(mine)
+    assert receive_vote(FOUR, REVOKED, mine) == VoteReceived(mine, revoked=True)
+    assert receive_proposal(FOUR, [signer("b").key_id], BODY) == ProposalReceived(BODY, revoked=True)
+    assert receive_proposal(FOUR, REVOKED, BODY) == ProposalReceived(BODY)
 
 
 def test_a_forged_proof_is_no_proof() -> None:
@@ -36,15 +31,22 @@ def test_a_forged_proof_is_no_proof() -> None:
         receive_vote(FOUR, REVOKED, replace(vote("d", R(1, 0), PREVOTE, BODY), attempt=1))
 
 
-def test_a_vote_under_a_revoked_key_does_not_count_in_the_current_round() -> None:
+def test_a_vote_under_a_revoked_key_locks_and_decides_nothing() -> None:
     bench = Bench()
     bench.propose(BODY)
     bench.hear(vote("b", R(1, 0), PREVOTE, BODY))
-    proof = VoteReceived(vote("d", R(1, 0), PREVOTE, BODY), as_proof=True)
-    assert cast(bench.give(proof)) == []
-    ahead = VoteReceived(vote("d", R(1, 7), PREVOTE, BODY), as_proof=True)
-    assert bench.give(ahead) == []
-    assert bench.give(VoteReceived(vote("d", R(1, 0), PREVOTE, BODY, height=2), as_proof=True)) == []
+    assert cast(bench.give(VoteReceived(vote("d", R(1, 0), PREVOTE, BODY), revoked=True))) == []
+    bench.hear(vote("c", R(1, 0), PREVOTE, BODY), vote("b", R(1, 0), PRECOMMIT, BODY))
+    assert not only(bench.give(VoteReceived(vote("d", R(1, 0), PRECOMMIT, BODY), revoked=True)), Commit)
+    commit = only(bench.hear(vote("c", R(1, 0), PRECOMMIT, BODY)), Commit)[0]
+    assert [item.validator_id for item in commit.certificate.votes] == ["a", "b", "c"]
+
+
+def test_it_helps_to_leave_a_round_that_others_have_left_because_of_it() -> None:
+    bench = Bench()
+    bench.fire("propose")
+    bench.hear(vote("b", R(1, 0), PREVOTE, None))
+    assert cast(bench.give(VoteReceived(vote("d", R(1, 0), PREVOTE, None), revoked=True))) == [(PRECOMMIT, None)]
 
 
 def test_it_proves_the_quorum_of_a_past_round() -> None:
@@ -53,7 +55,7 @@ def test_it_proves_the_quorum_of_a_past_round() -> None:
     bench.propose(BODY)
     bench.hear(vote("b", R(1, 0), PREVOTE, BODY))
     bench.give(LeaseObserved(2, "c"))
-    bench.give(VoteReceived(vote("d", R(1, 0), PREVOTE, BODY), as_proof=True))
+    bench.give(VoteReceived(vote("d", R(1, 0), PREVOTE, BODY), revoked=True))
     sent = only(bench.give(LeaseObserved(3, "a")), BroadcastProposal)
     assert [item.body.block for item in sent] == [BODY.block]
     assert (sent[0].body.proposal.valid_term, sent[0].body.proposal.valid_attempt) == (1, 0)
@@ -61,6 +63,6 @@ def test_it_proves_the_quorum_of_a_past_round() -> None:
 
 def test_a_proposal_under_a_revoked_key_is_never_voted_on_but_its_block_is_kept_if_others_voted_for_it() -> None:
     bench = Bench()
-    assert cast(bench.give(ProposalReceived(BODY, as_proof=True))) == []
+    assert cast(bench.give(ProposalReceived(BODY, revoked=True))) == []
     bench.hear(*(vote(name, R(1, 0), PRECOMMIT, BODY) for name in "bcd"))
-    assert len(bench.give(ProposalReceived(BODY, as_proof=True))) > 0
+    assert len(bench.give(ProposalReceived(BODY, revoked=True))) > 0
