@@ -71,6 +71,7 @@ class Ledger(LedgerReads):
             for bundle, execution in recovery.replay(ledger.chain):
                 ledger._write_derived(bundle, execution)
                 ledger.chain = execution.chain_after(bundle.block)
+            stores.note_filled(ledger.genesis_hash)
             ledger.durable_votes = recovery.votes_above(ledger.chain.height)
             return ledger
         except BaseException:

@@ -38,9 +38,7 @@ class LedgerStores:
             blobs = FileBlobStore.open(folder / "blobs")
             index, rebuilt = Index.open(folder / "index.sqlite")
             found = index.meta(_GENESIS)
-            if found is None:
-                index.set_meta(_GENESIS, genesis_hash)
-            elif found != genesis_hash:
+            if found not in (None, genesis_hash):
                 raise other_world(folder, found, genesis_hash)
             return cls(folder, wal, blobs, index, empty_index=rebuilt or found is None)
         except BaseException:
@@ -48,6 +46,11 @@ class LedgerStores:
                 index.close()
             wal.close()
             raise
+
+    def note_filled(self, genesis_hash: str) -> None:
+        """Notes that the index holds everything that the log holds, of the world with this genesis."""
+        if self.empty_index:
+            self.index.set_meta(_GENESIS, genesis_hash)
 
     def committed(self, sequence: int) -> BlockBundle:
         """Returns the block that a commit record of the log holds."""

@@ -40,7 +40,6 @@ from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.membership import MembershipRole
 from agentworld_node.roles.sync import Synchronizer
-from agentworld_node.roles.tenure import Tenure
 from agentworld_node.roles.validator import ValidatorRole
 
 log = logging.getLogger(__name__)
@@ -48,7 +47,6 @@ log = logging.getLogger(__name__)
 WATCH_SECONDS = 1.0
 STOP_SECONDS = 10.0
 LAST_SECONDS = 2.0
-TENURE_SECONDS = 30.0
 
 
 class NodeFailed(AgentWorldError):
@@ -125,10 +123,6 @@ class Node:
             metrics=self.metrics,
         )
         self.sync = Synchronizer(ledger=self.ledger, network=self.network, head=self.head, metrics=self.metrics)
-        self.tenure = Tenure(
-            patience=max(TENURE_SECONDS, 2 * config.lease.duration_ms / 1000),
-            rest=2 * config.lease.duration_ms / 1000,
-        )
         self.lease = self._lease_loop()
         self._connect_roles()
 
@@ -331,10 +325,8 @@ class Node:
 
     def _may_write(self) -> bool:
         signs = self.keyring.signer_at(self.ledger.chain.next_height) is not None
-        if "sequencer" not in self.config.roles or not signs or self.not_ready() is not None:
-            return False
-        at_work = self.lease is not None and self.lease.is_held and self.executor.has_work()
-        return self.tenure.may_write(time.monotonic(), height=self.ledger.height, at_work=at_work)
+        fit = "sequencer" in self.config.roles and signs and self.not_ready() is None
+        return fit and not self.validator.should_yield
 
     def _lease_seen(self, term: int, holder: str | None) -> None:
         self.executor.lease_term = term

@@ -101,6 +101,11 @@ class ValidatorRole:
         self._ledger.on_commit(self._height_committed)
         tasks.create_task(self._run(durable), name="consensus")
 
+    @property
+    def should_yield(self) -> bool:
+        """True when this node holds the lease and nothing that it proposes is decided."""
+        return self._engine.should_yield
+
     def lease_observed(self, term: int, holder: str | None) -> None:
         """Tells the engine what the writer lease looks like now."""
         self._intake.put_event(LeaseObserved(term, holder))

@@ -1,4 +1,4 @@
-"""What a world of nodes is made of, in a folder: genesis, keys, identities, configurations. All of it follows from names."""
+"""What a world of nodes is made of, in a folder: genesis, keys, identities, configurations; all follows from names."""
 
 from __future__ import annotations
 

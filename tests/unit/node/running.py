@@ -18,6 +18,7 @@ from agentworld_node.node import Node
 from tests.unit.node.material import Material, peer_id
 
 PATIENCE = 30.0
+POLL_SECONDS = 0.01
 
 
 async def eventually(condition: Callable[[], Any], *, seconds: float = PATIENCE, what: str = "the condition") -> Any:
@@ -28,7 +29,7 @@ async def eventually(condition: Callable[[], Any], *, seconds: float = PATIENCE,
         if value:
             return value
         assert time.monotonic() < deadline, f"{what} did not come true in time"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(POLL_SECONDS)
 
 
 class RunningNode:
@@ -103,7 +104,9 @@ class MemoryWorld:
         """Waits until these nodes, or all, have committed a height."""
         chosen = [self.nodes[name] for name in names] if names else list(self.nodes.values())
         await eventually(
-            lambda: all(one.height >= height or one.task.done() for one in chosen), seconds=seconds, what=f"height {height}"
+            lambda: all(one.height >= height or one.task.done() for one in chosen),
+            seconds=seconds,
+            what=f"height {height}",
         )
         for one in chosen:
             if one.task.done():
