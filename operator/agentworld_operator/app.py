@@ -147,10 +147,11 @@ async def _serve(controller: Controller, kube: KubernetesApi, options: Options) 
 
 
 async def _watch(controller: Controller, options: Options) -> None:
-    registry = watch_registry(controller)
+    # Watches on kinds that the API server does not know yet would never begin.
+    await controller.listed.wait()
     await kopf.operator(
-        registry=registry,
-        settings=watch_settings(options),
+        registry=watch_registry(controller),
+        settings=watch_settings(),
         standalone=True,
         clusterwide=not options.namespaces,
         namespaces=options.namespaces,
@@ -181,7 +182,7 @@ def watch_registry(controller: Controller) -> kopf.OperatorRegistry:
     return registry
 
 
-def watch_settings(options: Options) -> kopf.OperatorSettings:
+def watch_settings() -> kopf.OperatorSettings:
     """Returns kopf's settings: no events, annotations and finalizers of its own; watches that do not stay deaf."""
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
@@ -193,7 +194,8 @@ def watch_settings(options: Options) -> kopf.OperatorSettings:
     settings.networking.request_timeout = 20
     settings.queueing.worker_limit = 50
     settings.execution.max_workers = 2
-    settings.scanning.disabled = bool(options.namespaces)
+    # Our kinds are there before the watches begin, and we have no right to read the definitions.
+    settings.scanning.disabled = True
     for resource in ("pods", "leases"):
         settings.watching.label_selectors[resource] = WORLD_LABEL
     return settings

@@ -32,7 +32,7 @@ class Controller:
         self.queue: WorkQueue[WorldKey] = WorkQueue(clock=time.monotonic)
         self.watches = WatchMemory()
         self._outcomes: dict[WorldKey, Outcome] = {}
-        self.listed = False
+        self.listed = asyncio.Event()
         self.polls = 0
 
     def saw(self, kind: str, event: str, obj: Mapping[str, Any]) -> None:
@@ -58,7 +58,7 @@ class Controller:
 
     def not_ready(self) -> str | None:
         """Returns why the operator does not do its work yet, None when it does."""
-        return None if self.listed else "the resources have not been listed yet"
+        return None if self.listed.is_set() else "the resources have not been listed yet"
 
     @property
     def worlds(self) -> int:
@@ -75,7 +75,7 @@ class Controller:
                     key = world_of(kind, obj)
                     if key is not None:
                         self.queue.add(key)
-        self.listed = True
+        self.listed.set()
 
     async def poll(self) -> None:
         """Asks the nodes of all worlds; a world whose nodes say something new is reconciled."""
