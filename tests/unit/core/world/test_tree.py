@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentworld_core.codec import encode
@@ -66,6 +66,40 @@ def test_an_update_is_what_the_same_edits_of_a_dict_are(before, changes):
     assert list(tree.items()) == sorted(expected.items())
     assert tree == Tree.of(expected)
     assert all(tree.get(key) == expected.get(key) for key in [*before, *changes])
+
+
+# Prefixes within prefixes, and values of which a few fill a leaf: nodes split, join and fold at every level.
+SPLITTING = st.lists(
+    st.dictionaries(
+        st.text("ab", min_size=1, max_size=9).map(str.encode),
+        st.sampled_from([None, bytes(10), bytes(900), bytes(2_100), bytes(5_000)]),
+        min_size=1,
+        max_size=6,
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=200)
+@given(SPLITTING)
+def test_every_edit_ends_at_the_one_tree_of_its_content(edits):
+    tree = Tree.empty()
+    contents: dict[bytes, bytes] = {}
+    for changes in edits:
+        tree = tree.update(changes)
+        contents = {key: value for key, value in {**contents, **changes}.items() if value is not None}
+        assert tree.root == Tree.of(contents).root
+        assert tree.weight == Tree.of(contents).weight
+    assert dict(tree.items()) == contents
+    assert Tree.load(tree.root, tree.nodes().__getitem__) == tree
+
+
+def test_one_edit_may_fold_a_branching_and_add_beside_it():
+    before: dict[bytes, bytes | None] = {b"object/%d" % number: bytes(1_500) for number in range(4)}
+    folded = {**dict.fromkeys(before), b"object/0": bytes(1_500), b"agent": b"x", b"zebra": b"y"}
+    tree = Tree.of({b"object/%d" % number: bytes(1_500) for number in range(4)}).update(folded)
+    assert tree == Tree.of({key: value for key, value in folded.items() if value is not None})
+    assert len(tree.nodes()) == 1
 
 
 @given(CONTENTS)
