@@ -223,6 +223,11 @@ async def test_broken_files_are_all_named(tmp_path: Path, words: tuple[str, ...]
     result = await run_cli(*words, "-f", str(tmp_path), "--data", str(tmp_path / "world"))
 
     assert result.returncode == 1
-    for part in ("a.yaml: is not YAML", "World W", "metadata.name: is not an id (got 'W')", "spec.x: is not a field"):
+    for part in (
+        "a.yaml: is not YAML",
+        "World (no name)",
+        "metadata.name: is not an id (got 'W')",
+        "spec.x: is not a field",
+    ):
         assert part in result.stderr
     assert not (tmp_path / "world").exists()

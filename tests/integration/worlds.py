@@ -82,7 +82,7 @@ class LocalWorld:
         try:
             await self.down()
         finally:
-            self.kill()
+            await self.kill()
             if kind is not None:
                 sys.stderr.write(self.logs())
 
@@ -126,7 +126,7 @@ class LocalWorld:
         self._supervisor.kill()
         self._supervisor.wait()
 
-    def kill(self) -> None:
+    async def kill(self) -> None:
         """Kills every process of the world with SIGKILL, as a power failure would; what was started before included."""
         self.note_processes()
         if self._supervisor is not None:
@@ -137,6 +137,11 @@ class LocalWorld:
         for pid, started in self._started.items():
             if started is not None and start_time(pid) == started:
                 os.kill(pid, signal.SIGKILL)
+
+        async def gone() -> bool:
+            return not any(started is not None and start_time(pid) == started for pid, started in self._started.items())
+
+        await until(gone, "the killed processes are gone")
 
     def note_processes(self) -> dict[str, int]:
         """Remembers which processes are ours, and returns the ids of the nodes that run."""

@@ -80,6 +80,8 @@ class Supervisor:
         lock = Lock(self._home.folder)
         lock.acquire()
         try:
+            # That of a supervisor that was killed would send callers to nobody.
+            remove_record(self._home.folder)
             applied = self._merge(given)
             fleet = await self._make_fleet()
             self._home.save_manifests(self._current().manifests())
