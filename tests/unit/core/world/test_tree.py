@@ -76,11 +76,11 @@ SPLITTING = st.lists(
         min_size=1,
         max_size=6,
     ),
-    max_size=25,
+    max_size=15,
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(SPLITTING)
 def test_every_edit_ends_at_the_one_tree_of_its_content(edits):
     tree = Tree.empty()
