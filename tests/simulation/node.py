@@ -181,7 +181,6 @@ class SimNode:
     def start_height(self) -> None:
         """Tells the engine that the next height begins."""
         height = self.chain.height + 1
-        self.revoked_before = self.chain.keyring.revocations.key_ids
         self.update_work()
         self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term))
 

@@ -56,6 +56,7 @@ class Oracles:
         self.acks: dict[str, None] = {}
         self.confirmed_heights: dict[str, int] = {}
         self.known_revocations: dict[str, dict[str, None]] = {}
+        self.accepted: dict[str, dict[bytes, None]] = {}
         self.evidence: dict[str, None] = {}
 
     # Votes
@@ -78,7 +79,9 @@ class Oracles:
         revoked = vote.key_id in self.known_revocations.get(node.end, {})
         if revoked and event.revoked:
             self.world.kernel.reach("vote under a revoked key")
-        elif revoked and node.honest:
+        elif not revoked:
+            self.accepted.setdefault(node.end, {})[vote.signature] = None
+        elif node.honest:
             raise Violation("I8", f"{node.name} accepts a vote under a key that it knows to be revoked")
 
     def _note_prevote(self, vote: Vote) -> None:
@@ -116,9 +119,10 @@ class Oracles:
         self.evidence[accused] = None
 
     def decided(self, node: SimNode, certificate: CommitCertificate) -> None:
-        """A node's own engine has decided: not with keys that it knew to be revoked before the height began."""
-        used = [vote.key_id for vote in certificate.votes if vote.key_id in node.revoked_before]
-        if node.honest and used:
+        """A node's own engine has decided: not with votes that came after it knew their key to be revoked."""
+        known, in_time = self.known_revocations.get(node.end, {}), self.accepted.get(node.end, {})
+        late = [vote for vote in certificate.votes if vote.key_id in known and vote.signature not in in_time]
+        if node.honest and late:
             raise Violation("I8", f"{node.name} decides {certificate.height} with a revoked key")
 
     # Blocks

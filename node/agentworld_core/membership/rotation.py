@@ -55,7 +55,10 @@ class KeyMaterial:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What a node last said of itself: the epoch that it has adopted and the key that it signs with."""
+    """What a node last said of itself: the epoch that it has adopted and the key that it signs with.
+
+    There is one for every node that is waited for; epoch 0 stands for a node that has not been heard of.
+    """
 
     node_id: str
     epoch: int
