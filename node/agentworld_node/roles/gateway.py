@@ -149,7 +149,10 @@ class GatewayRole:
         if isinstance(result, AgentWorldError) or result["status"] != "pooled":
             return result
         action_id = result["action_id"]
-        return self._known(action_id) or self._dropped.get(action_id) or result
+        known = self._known(action_id)
+        if known is None:
+            return self._dropped.get(action_id) or result
+        return {**known, "duplicate": True} if result.get("duplicate") else known
 
     # Judging
 
