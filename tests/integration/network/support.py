@@ -27,6 +27,7 @@ from agentworld_node.network.port import Limits, Network, Peer, PeerUnavailable
 
 ROOT = Path(__file__).parents[3]
 TOPIC = "aw.w.action"
+PATIENCE = 60.0
 ECHO = "/aw/rr/1.0.0/echo"
 
 AnyNetwork = Libp2pNetwork | MemoryNetwork
@@ -38,7 +39,7 @@ def fresh_seed() -> bytes:
     return next(_seeds).to_bytes(4, "big") * 8
 
 
-async def eventually(condition: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def eventually(condition: Callable[[], bool], *, seconds: float = PATIENCE) -> None:
     """Waits until the condition holds; fails after a deadline that no healthy run comes near."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -48,7 +49,7 @@ async def eventually(condition: Callable[[], bool], *, seconds: float = 20.0) ->
 
 async def publish_until(network: Network, payload: bytes, condition: Callable[[], bool], *, topic: str = TOPIC) -> None:
     """Publishes again and again, as everybody must on lossy gossip, until the condition holds."""
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, "the message did not arrive in time"
         await network.publish(topic, payload)
@@ -60,7 +61,7 @@ async def publish_until(network: Network, payload: bytes, condition: Callable[[]
 
 async def ask_until(network: Network, peer_id: str, payload: bytes) -> bytes:
     """Asks a peer to echo, again and again while it is not reachable."""
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             return await network.request(peer_id, ECHO, payload, timeout=10)
@@ -131,14 +132,19 @@ async def echo(_peer_id: str, payload: bytes) -> bytes:
 @asynccontextmanager
 async def group(kind: str) -> AsyncIterator[Group]:
     """A group that must leave no thread and no socket behind."""
-    threads, sockets = set(threading.enumerate()), open_sockets()
+    threads, sockets = running_threads(), open_sockets()
     networks = Group(kind)
     try:
         yield networks
     finally:
         await networks.close()
-    assert set(threading.enumerate()) <= threads
-    assert open_sockets() <= sockets
+    left_behind = (running_threads() - threads, open_sockets() - sockets)
+    assert left_behind == (set(), set()), left_behind
+
+
+def running_threads() -> set[threading.Thread]:
+    # The event loop itself waits for child processes in threads of this name.
+    return {thread for thread in threading.enumerate() if "waitpid" not in thread.name}
 
 
 def open_sockets() -> set[str]:

@@ -22,6 +22,7 @@ from agentworld_node.network.libp2p.frames import PIECE, Kind
 from agentworld_node.network.libp2p.session import Session
 from agentworld_node.network.port import Peer
 from tests.integration.network.support import (
+    PATIENCE,
     TOPIC,
     Group,
     ask_until,
@@ -65,7 +66,7 @@ async def misbehave(evil: Libp2pNetwork, victim: Libp2pNetwork, protocol: TProto
             await write(stream)
         return True
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not await in_network(evil, work):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.05)
@@ -265,6 +266,26 @@ async def test_host_that_breaks_down_is_started_again_with_its_subscriptions_and
     victim.subscribe(TOPIC, lambda _author, payload: got.append(payload))
     await publish_until(friend, b"back", lambda: b"back" in got)
     assert await ask_until(victim, friend.peer_id, b"back") == b"back"
+
+
+async def test_connection_that_ends_without_a_notification_is_missed_and_made_again(nets: Group) -> None:
+    victim, friend = await mesh(nets, 2)
+
+    async def lose(session: Session) -> None:
+        async def silent(_connection: object) -> None:
+            """What remains of a notification when the task that gives it is cancelled."""
+
+        notify, session._swarm.notify_disconnected = session._swarm.notify_disconnected, silent  # type: ignore[method-assign]
+        (connection,) = session._swarm.get_connections()
+        await connection.close()
+        session._swarm.notify_disconnected = notify  # type: ignore[method-assign]
+
+    await in_network(victim, lose)
+    got: list[bytes] = []
+    friend.subscribe(TOPIC, lambda _author, payload: got.append(payload))
+    await publish_until(victim, b"found again", lambda: b"found again" in got)
+    await assert_well(victim, friend)
+    assert victim.connected() == (friend.peer_id,)
 
 
 async def test_port_that_is_taken_is_said_at_the_start(nets: Group) -> None:

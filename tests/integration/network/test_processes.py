@@ -16,6 +16,7 @@ from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.port import Limits, PeerUnavailable
 from tests.integration.network.support import (
     ECHO,
+    PATIENCE,
     TOPIC,
     Group,
     NodeProcess,
@@ -77,7 +78,7 @@ class Heard:
 
 
 async def _say_until(process: NodeProcess, payload: bytes, condition: Heard) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline
         await process.ask("publish", payload=payload.hex())
@@ -106,7 +107,7 @@ async def test_peer_frozen_for_long_under_a_flood_loses_its_connection_and_comes
         await publish_until(here, b"warm", lambda: all((here.peer_id, b"warm") in p.received for p in (frozen, well)))
         frozen.signal(signal.SIGSTOP)
         # More than fits into the peer's window and socket: only then is it seen that it does not read.
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while frozen.peer_id in here.connected():
             assert time.monotonic() < deadline
             await here.publish(TOPIC, bytes(200_000))

@@ -168,6 +168,19 @@ class GuardedPubsub(Pubsub):
         self._deliver = deliver
         self._abort = abort
 
+    def forget_stale(self) -> None:
+        """Begins afresh with peers whose gossip stream belongs to a connection that is gone.
+
+        It happens when a connection is replaced before everybody has heard of its end: libp2p then keeps the dead
+        stream and opens none on the new connection.
+        """
+        for peer_id, stream in list(self.peers.items()):
+            live = [connection.muxed_conn for connection in self.host.get_network().get_connections(peer_id)]
+            if stream.muxed_conn not in live:
+                self._handle_dead_peer(peer_id)
+                for muxed_conn in live:
+                    self._abort(muxed_conn)
+
     async def stream_handler(self, stream: INetStream) -> None:
         try:
             await self._read(stream)
@@ -241,6 +254,7 @@ class GuardedPubsub(Pubsub):
         except Exception as error:  # noqa: BLE001 - as above
             logger.debug("gossip to %s ended: %r", peer_id, error)
             self._abort(stream.muxed_conn)
+            self.forget_stale()
 
 
 def _frame_at(buffer: bytearray, position: int) -> tuple[int, int] | None:

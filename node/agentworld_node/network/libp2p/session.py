@@ -27,6 +27,7 @@ from agentworld_node.network.libp2p.swarm import key_pair_of, make_swarm
 from agentworld_node.network.port import Limits, Peer
 
 _STOP_SECONDS = 5.0
+_RECONCILE_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Session:
         self._published = trio.Event()
         self._topics_changed = trio.Event()
         self._admitted: frozenset[str] = frozenset()
+        self._connections: dict[ID, INetConn] = {}
         self._dialer: Dialer | None = None
         self._channels: Channels | None = None
         tuning.apply()
@@ -129,6 +131,7 @@ class Session:
         self._host.set_stream_handler(PROTOCOL, self._channels.accept)
         self._swarm.register_notifee(_Notifee(self))
         nursery.start_soon(self._publish)
+        nursery.start_soon(self._reconcile)
         nursery.start_soon(self._follow_topics)
         self.sync_peers()
 
@@ -204,13 +207,26 @@ class Session:
     def connection_changed(self, connection: INetConn, *, opened: bool) -> None:
         """Tells everybody who follows connections."""
         muxed_conn = connection.muxed_conn
-        if self._channels is not None and self._dialer is not None and not self._stop.is_set():
-            if opened:
-                self._channels.opened(muxed_conn.peer_id, muxed_conn)
-            else:
-                self._channels.closed(muxed_conn.peer_id)
-            self._dialer.changed(muxed_conn.peer_id)
-            self._shared.show_connected(tuple(sorted(str(peer_id) for peer_id in self._swarm.connections)))
+        peer_id = muxed_conn.peer_id
+        if self._channels is None or self._dialer is None or self._stop.is_set():
+            return
+        if opened:
+            self._connections[peer_id] = connection
+            self._channels.opened(peer_id, muxed_conn)
+        elif self._connections.get(peer_id) is connection:
+            del self._connections[peer_id]
+            self._channels.closed(peer_id)
+        self._dialer.changed(peer_id)
+        self._shared.show_connected(tuple(sorted(str(peer_id) for peer_id in self._connections)))
+
+    async def _reconcile(self) -> None:
+        """Finds connections that went without a notification, which libp2p loses when the task that closes is cut."""
+        while True:
+            await trio.sleep(_RECONCILE_SECONDS)
+            live = self._swarm.get_connections()
+            for connection in [one for one in self._connections.values() if one not in live]:
+                self.connection_changed(connection, opened=False)
+            self._pubsub.forget_stale()
 
 
 class _Notifee(INotifee):

@@ -42,7 +42,7 @@ logging.getLogger("libp2p").setLevel(logging.CRITICAL)
 
 # Two connections made within this time are the two ends dialling at once; later, the older one has lost its peer.
 _SIMULTANEOUS_SECONDS = 3.0
-_CLOSE_SECONDS = 2.0
+_CLOSE_SECONDS = 4.0
 
 
 class _NoAutoConnector(AutoConnector):
@@ -141,14 +141,22 @@ class AdmittingSwarm(Swarm):
                 await _cut(muxed_conn)
 
     async def _close(self, connection: INetConn) -> None:
-        with trio.move_on_after(_CLOSE_SECONDS):
-            try:
-                await _cut(connection.muxed_conn)
-                await connection.close()
-                await self._gone[connection].wait()
-            except Exception as error:  # noqa: BLE001 - the connection is of no use any more, whatever it says to that
-                logger.debug("closing a connection: %r", error)
-        self._gone.pop(connection, None)
+        # Without a deadline: cancelled half-way, it would tell nobody that the connection is gone.
+        try:
+            await _cut(connection.muxed_conn)
+            await connection.close()
+        except Exception as error:  # noqa: BLE001 - the connection is of no use any more, whatever it says to that
+            logger.debug("closing a connection: %r", error)
+        with trio.move_on_after(_CLOSE_SECONDS):  # it may have been closing already
+            await self._gone[connection].wait()
+        self._gone.pop(connection).set()
+
+    async def dial_peer(self, peer_id: ID) -> list[INetConn]:
+        """Dials nobody: whoever wants a stream to a peer that is gone gets an error, and the dialer alone dials."""
+        connections = [connection for connection in self.get_connections(peer_id) if not connection.is_closed]
+        if not connections:
+            raise SwarmException(f"peer {peer_id} is not connected")
+        return connections
 
     async def notify_connected(self, conn: INetConn) -> None:
         self._counters.add("connections_opened")
