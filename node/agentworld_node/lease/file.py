@@ -97,8 +97,8 @@ class FileLeaseStore:
         finally:
             temporary.unlink(missing_ok=True)
         versions = self._versions()
-        if versions[-1] > version:
-            # This process slept while others wrote so much that its number had been cleared away.
+        if versions[-1] >= version + VERSIONS_KEPT:
+            # This process slept while others wrote so much that its number may have been cleared away.
             self._file(version).unlink(missing_ok=True)
             return False
         if durable:

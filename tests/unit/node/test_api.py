@@ -395,7 +395,7 @@ class TestReading:
 
     async def test_everything_an_agent_may_store_can_be_read_as_json(self, http: Http) -> None:
         ada = agent("ada")
-        data = {"": None, "ключ": [True, -(2**63), 2**64 - 1, b"\x00\xff", "\u2028<>"], "nested": {"a": {"b": []}}}
+        data: Any = {"": None, "ключ": [True, -(2**63), 2**64 - 1, b"\x00\xff", "\u2028<>"], "nested": {"a": {"b": []}}}
         register = ada.act("agent.register", {"position": [0, 0]})
         receipts = await committed(http, register, ada.act("object.create", {"object_id": "box", "data": data}))
         assert all(receipt["ok"] for receipt in receipts), receipts
