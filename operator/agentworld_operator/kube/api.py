@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -130,12 +131,11 @@ class KubernetesApi:
 def _typed(method: str, path: str, status: int, body: str) -> KubernetesError:
     """Returns the typed error of a failed request, in the API server's own words."""
     reason, message = "", body
-    try:
+    # A proxy in between may answer with something else than a Status object; its text is then the message.
+    with contextlib.suppress(ValueError):
         parsed = json.loads(body)
         if isinstance(parsed, dict):
             reason, message = str(parsed.get("reason", "")), str(parsed.get("message", body))
-    except ValueError:
-        pass
     message = f"{method} {path}: {message[:1000]}"
     if reason == "AlreadyExists":
         return AlreadyExists(message, status=status)
