@@ -390,11 +390,7 @@ def command_of(words: list[str]) -> list[str]:
 
 def loop_signals() -> None:
     """Lets SIGTERM end the demo as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 if __name__ == "__main__":

@@ -125,8 +125,9 @@ async def test_stop_is_quick_and_clean_with_a_frozen_peer_and_a_full_socket() ->
         for _ in range(40):
             await here.publish(TOPIC, bytes(Limits().publish_bytes))
             await asyncio.sleep(0)
+        sent = here.counters()["requests_sent"]
         large = asyncio.create_task(here.request(frozen.peer_id, ECHO, bytes(8_000_000), timeout=60))
-        await asyncio.sleep(0.1)
+        await eventually(lambda: here.counters()["requests_sent"] > sent)
         # The thread check of the group sees whether anything stays behind.
         await here.stop()
         with pytest.raises(PeerUnavailable):
