@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 from types import FrameType
 from typing import NoReturn
 
@@ -38,6 +39,10 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         say("cluster: interrupted")
         return 130
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough; Python must not fail once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def provider_for(where: Folders) -> Provider:
