@@ -75,17 +75,22 @@ class Fleet:
             self._configs[node.node_id] = self._settled(self._config_of(topology, node))
         self._save()
 
-    async def run(self, wanted: Iterable[NodePlan], *, may_restart: bool) -> None:
-        """Starts what is wanted and stops everything else; a changed node is started anew, one a call, if allowed."""
+    async def run(self, wanted: Iterable[NodePlan], *, may_restart: bool) -> bool:
+        """Starts what is wanted and stops everything else; a changed node is started anew, one a call, if allowed.
+
+        Returns True while there was something to do.
+        """
         names = {node.node_id for node in wanted}
-        await self._stop([node_id for node_id in self._processes if node_id not in names])
-        for node_id in sorted(names):
-            if node_id not in self._processes:
-                self._start(node_id)
+        surplus = [node_id for node_id in self._processes if node_id not in names]
+        missing = [node_id for node_id in sorted(names) if node_id not in self._processes]
+        await self._stop(surplus)
+        for node_id in missing:
+            self._start(node_id)
         stale = [node_id for node_id in sorted(names) if self._configs[node_id] != self._started_with[node_id]]
         if stale and may_restart:
             await self._stop(stale[:1])
             self._start(stale[0])
+        return bool(surplus or missing or stale)
 
     async def forget(self, node_id: str, *, data: bool) -> None:
         """Takes a node that has left out of the world; its data goes too where that is asked for."""

@@ -75,7 +75,7 @@ class Reconciler:
         seen = Pass(topology=topology, current=current)
         if current is not None:
             seen = dataclasses.replace(seen, pending=self._pending(current, announced))
-        await self._run_nodes(seen)
+        seen = dataclasses.replace(seen, acted=await self._run_nodes(seen))
         if seen.current is not None and not topology.world.spec.paused and not topology.world.spec.hibernated:
             seen = await self._keep_up(seen, seen.current)
         statements = tuple(self._home.statements())
@@ -90,7 +90,7 @@ class Reconciler:
         for node in topology.nodes:
             self._home.identity(node.node_id)
 
-    async def _run_nodes(self, seen: Pass) -> None:
+    async def _run_nodes(self, seen: Pass) -> bool:
         topology, hibernated = seen.topology, seen.topology.world.spec.hibernated
         staying = [node for node in topology.nodes if not has_left(node, seen)]
         for node in topology.nodes:
@@ -102,7 +102,7 @@ class Reconciler:
         self._fleet.configure(topology, staying)
         wanted = [] if hibernated else [node for node in staying if not is_suspended(topology, node)]
         in_sync = [report.node_id for report in self._observer.reachable() if report.in_sync]
-        await self._fleet.run(wanted, may_restart=all(node.node_id in in_sync for node in wanted))
+        return await self._fleet.run(wanted, may_restart=all(node.node_id in in_sync for node in wanted))
 
     def _write_keys(self, node: NodePlan, unusable: list[str] | None) -> None:
         """Writes the key folder of a validator without the unusable keys; None leaves a folder that exists as it is."""
@@ -147,7 +147,7 @@ class Reconciler:
             pending = self._sign_directory(current, plan.publish)
         await self._submit(pending)
         await self._push_statements()
-        acted = bool(plan.make or plan.switch or pending is not None or revocations.sign)
+        acted = bool(seen.acted or plan.make or plan.switch or pending is not None or revocations.sign)
         return dataclasses.replace(seen, pending=pending, plan=plan, revocations=revocations, acted=acted)
 
     def _upkeep(self, seen: Pass, current: Directory, revocations: RevocationPlan) -> Upkeep:

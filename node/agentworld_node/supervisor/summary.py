@@ -26,6 +26,7 @@ _WAITS = {
     "Overlap": "the old key stays trusted until {until}",
     "JoiningToSync": "{names} must catch up before joining",
 }
+_PATIENT = ("Overlap", "NotAMember")
 _AT_REST = ("Voting", "Serving", "Suspended", "Stopped")
 
 
@@ -197,5 +198,5 @@ def _is_settled(seen: Pass, nodes: Sequence[NodeState], revocations: Sequence[Re
     if any(revocation.pending_nodes for revocation in revocations):
         return False
     steps = [rotation.step for rotation in seen.plan.rotations.values()]
-    rested = all(isinstance(step, Done) or (isinstance(step, Wait) and step.reason == "Overlap") for step in steps)
+    rested = all(isinstance(step, Done) or (isinstance(step, Wait) and step.reason in _PATIENT) for step in steps)
     return rested and all(node.phase in _AT_REST for node in nodes)
