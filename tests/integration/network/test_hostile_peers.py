@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
-from libp2p.abc import INetStream
+from libp2p.abc import INetConn, INetStream
 from libp2p.custom_types import TProtocol
 from libp2p.pubsub.pb import rpc_pb2
 
@@ -272,7 +272,7 @@ async def test_connection_that_ends_without_a_notification_is_missed_and_made_ag
     victim, friend = await mesh(nets, 2)
 
     async def lose(session: Session) -> None:
-        async def silent(_connection: object) -> None:
+        async def silent(conn: INetConn) -> None:
             """What remains of a notification when the task that gives it is cancelled."""
 
         notify, session._swarm.notify_disconnected = session._swarm.notify_disconnected, silent  # type: ignore[method-assign]
