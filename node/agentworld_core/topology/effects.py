@@ -5,9 +5,23 @@ They are reported in one condition, so that nobody believes in an effect that is
 
 from __future__ import annotations
 
+from agentworld_core.messages import Parameters
 from agentworld_core.topology.node_config import ROLES
 from agentworld_core.topology.resources import Resource, Validator, World
 from agentworld_core.topology.world_spec import WorldSpec
+
+_FIXED = {
+    "block_interval_ms": "spec.consensus.blockInterval",
+    "max_batch_actions": "spec.consensus.maxActions",
+    "max_batch_bytes": "spec.consensus.maxPayloadBytes",
+    "journal_events_per_segment": "spec.storage.journalEventsPerSegment",
+    "snapshot_interval": "spec.storage.snapshotInterval",
+}
+
+
+def fixed_by_genesis(wanted: Parameters, genesis: Parameters) -> list[str]:
+    """Returns the paths of fields that were changed after the genesis document had fixed them for ever."""
+    return [path for name, path in _FIXED.items() if getattr(wanted, name) != getattr(genesis, name)]
 
 
 def not_effective(resource: Resource) -> list[str]:

@@ -84,7 +84,7 @@ def plan_world(world: World, validators: Iterable[Validator], keys: Iterable[Mem
     ]
     staying = [node for node in nodes if node.kind == "validator" and not node.leaving]
     facts = quorum_facts((node.weight for node in staying), world.spec.consensus.fault_model)
-    _check_nodes(nodes, staying, problems)
+    _check_nodes(world, nodes, staying, problems)
     if staying and facts.tolerates == 0:
         needed = 4 if world.spec.consensus.fault_model == "Byzantine" else 3
         warnings.append(
@@ -242,7 +242,7 @@ def _validator_node(world: World, validator: Validator, key_of: dict[str, str]) 
     )
 
 
-def _check_nodes(nodes: list[NodePlan], staying: list[NodePlan], problems: list[InvalidField]) -> None:
+def _check_nodes(world: World, nodes: list[NodePlan], staying: list[NodePlan], problems: list[InvalidField]) -> None:
     if not staying:
         problems.append(
             InvalidField(
@@ -261,6 +261,13 @@ def _check_nodes(nodes: list[NodePlan], staying: list[NodePlan], problems: list[
                 remedy=f"use at most {MAX_MEMBERS}",
             )
         )
+    # The heartbeat Lease of a node has its name; those of the world's coordinated runs are taken.
+    taken = (f"{world.name}-sequencer", f"{world.name}-reconcile")
+    problems += [
+        InvalidField("is the name of a Lease of the world", field="metadata.name", value=node.name, remedy="rename it")
+        for node in nodes
+        if node.name in taken or node.name.startswith(f"{world.name}-replay-")
+    ]
     ids = [node.node_id for node in nodes]
     problems += [
         InvalidField(

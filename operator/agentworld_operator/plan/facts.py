@@ -11,7 +11,7 @@ from agentworld_core.membership.directory import find_member
 from agentworld_core.membership.steps import Refused
 from agentworld_core.membership.upkeep import UpkeepPlan
 from agentworld_core.membership.wishes import RevocationPlan
-from agentworld_core.messages import Directory, Revocation
+from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_operator.nodes.status import Head, NodeStatus
 from agentworld_operator.plan.keys import HeldKeys
@@ -39,6 +39,7 @@ class WorldFacts:
     topology: Topology
     now_ms: int
     genesis_hash: str = ""
+    genesis: Genesis | None = None
     statuses: Mapping[str, NodeStatus] = dataclasses.field(default_factory=dict)
     pods: Mapping[str, PodFacts] = dataclasses.field(default_factory=dict)
     gateways: Mapping[str, PodFacts] = dataclasses.field(default_factory=dict)

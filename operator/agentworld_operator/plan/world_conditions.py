@@ -8,11 +8,14 @@ from typing import Any
 from agentworld_core.membership.directory import quorum_weight, total_weight
 from agentworld_core.membership.steps import Done, Wait
 from agentworld_core.membership.upkeep import FORCE_REMOVE
-from agentworld_core.topology.effects import not_effective
+from agentworld_core.topology.effects import fixed_by_genesis, not_effective
 from agentworld_core.topology.plan import NodePlan
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources import reasons
-from agentworld_operator.resources.status import FALSE, TRUE, UNKNOWN, Condition, listing
+from agentworld_operator.resources.status import FALSE, TRUE, UNKNOWN, Condition, listing, milliseconds_of
+
+STALLED_MS = 300_000
+"""A revocation that some node has not confirmed for this long deserves attention."""
 
 Stored = Mapping[str, Mapping[str, Any]]
 
@@ -27,7 +30,7 @@ def world_conditions(facts: WorldFacts, stored: Stored) -> list[Condition]:
         _degraded(facts, stored),
         quorum,
         _directory(facts),
-        _revocations(facts),
+        _revocations(facts, stored),
         _paused(facts),
         _fault_tolerant(facts),
         _effective(facts),
@@ -167,7 +170,7 @@ def _directory(facts: WorldFacts) -> Condition:
     return _yes(kind)
 
 
-def _revocations(facts: WorldFacts) -> Condition:
+def _revocations(facts: WorldFacts, stored: Stored) -> Condition:
     kind = reasons.REVOCATIONS_CONVERGED
     if facts.revocations.refused:
         return _no(kind, reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values()))
@@ -180,6 +183,10 @@ def _revocations(facts: WorldFacts) -> Condition:
     pending = {name: None for key_id in facts.statements for name in facts.unconfirmed(key_id)}
     if pending:
         says = f"not confirmed by {listing(list(pending))}; they refuse the keys before they speak again"
+        before = stored.get(kind, {})
+        since = milliseconds_of(before.get("lastTransitionTime")) if before.get("status") == FALSE else facts.now_ms
+        if facts.now_ms - since >= STALLED_MS:
+            return _no(kind, reasons.REVOCATION_STALLED, f"{says}. Bring these nodes back, or remove them")
         return _no(kind, reasons.NODES_PENDING, says)
     return _yes(kind)
 
@@ -201,10 +208,15 @@ def _effective(facts: WorldFacts) -> Condition:
     topology = facts.topology
     paths = not_effective(topology.world)
     paths += [f"Validator {item.name} {path}" for item in topology.validators for path in not_effective(item)]
-    if not paths:
+    fixed = fixed_by_genesis(topology.parameters, facts.genesis.parameters) if facts.genesis else []
+    says = []
+    if fixed:
+        says.append(f"fixed by the genesis, make another World to change them: {listing(fixed, limit=20)}")
+    if paths:
+        says.append(f"accepted, but without effect yet: {listing(paths, limit=20)}")
+    if not says:
         return _yes(reasons.FIELDS_EFFECTIVE)
-    says = f"accepted, but without effect yet: {listing(paths, limit=20)}"
-    return _no(reasons.FIELDS_EFFECTIVE, reasons.NOT_YET_EFFECTIVE, says)
+    return _no(reasons.FIELDS_EFFECTIVE, reasons.NOT_YET_EFFECTIVE, "; ".join(says))
 
 
 def _rotating(facts: WorldFacts) -> list[str]:

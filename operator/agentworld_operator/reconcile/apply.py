@@ -108,6 +108,13 @@ class Applier:
         kind, name = live["kind"], name_of(live)
         return self._keep(kind, name, await self._kube.patch(kind, self._world.namespace, name, patch))
 
+    async def try_patch(self, live: Object, patch: Mapping[str, Any]) -> None:
+        """Merges a patch that the API server may refuse for good; a refusal is noted."""
+        try:
+            await self.patch(live, patch)
+        except KubernetesError as error:
+            self._note_refusal(live["kind"], name_of(live), error)
+
     async def remove(self, live: Object) -> None:
         """Deletes an object of ours, once."""
         if is_deleting(live):
@@ -137,15 +144,18 @@ class Applier:
             self._reject(kind, name)
             return None
         except KubernetesError as error:
-            # 4xx is a verdict on this object (quota, policy, schema): say so, and go on with the others.
-            if not 400 <= error.status < 500 or error.status in (401, 409, 429):
-                raise
-            log.warning("%s %s was refused: %s", kind, name, error)
-            self.refused.append(f"{kind} {name}: {error.message}")
+            self._note_refusal(kind, name, error)
             return None
         log.info("%s %s %s/%s", "create" if create else "apply", kind, self._world.namespace, name)
         self._settled.remember(stored)
         return self._keep(kind, name, stored)
+
+    def _note_refusal(self, kind: str, name: str, error: KubernetesError) -> None:
+        """Notes a verdict on one object (quota, policy, schema) and goes on; raises what may pass by itself."""
+        if not 400 <= error.status < 500 or error.status in (401, 409, 429):
+            raise error
+        log.warning("%s %s was refused: %s", kind, name, error)
+        self.refused.append(f"{kind} {name}: {error.message}")
 
     def _keep(self, kind: str, name: str, stored: Object) -> Object:
         self.children.setdefault(kind, {})[name] = stored

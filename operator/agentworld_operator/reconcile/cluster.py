@@ -21,6 +21,7 @@ from agentworld_operator.resources.objects import (
     TEMPLATE_HASH,
     Object,
     annotation,
+    bytes_of,
     digest_of,
     label,
     name_of,
@@ -165,11 +166,20 @@ class Cluster:
         for name, claim in sorted(ours.items()):
             if label(claim, VALIDATOR_LABEL) == node.name:
                 await self._own_volume(claim)
+                await self._grow_volume(node, claim)
                 return name
         taken = self._applier.live("PersistentVolumeClaim", node.name) is not None
         name = f"{node.name}-{world.uid[:8]}" if taken else node.name
         stored = await self._applier.create(volume_claim(self._topology, node, name=name))
         return name if stored is not None else None
+
+    async def _grow_volume(self, node: NodePlan, claim: Object) -> None:
+        """Asks for a larger volume when the template does; whether it can grow is up to the storage class."""
+        wanted = self._topology.validator(node.name).spec.template.storage_size
+        has = str(claim["spec"].get("resources", {}).get("requests", {}).get("storage", wanted))
+        if bytes_of(wanted) > bytes_of(has):
+            patch = {"spec": {"resources": {"requests": {"storage": wanted}}}}
+            await self._applier.try_patch(claim, patch)
 
     async def _own_volume(self, claim: Object) -> None:
         """Makes the volume go with the World, or outlive it, as the deletionPolicy says now."""

@@ -16,7 +16,7 @@ from agentworld_operator.resources.status import FALSE, TRUE, conditions_of, tim
 log = logging.getLogger(__name__)
 
 NORMAL, WARNING = "Normal", "Warning"
-_STALLED = (reasons.KEY_REFUSED, reasons.REVOCATION_REFUSED)
+_STALLED = (reasons.KEY_REFUSED, reasons.REVOCATION_REFUSED, reasons.REVOCATION_STALLED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -107,19 +107,34 @@ class Governance:
     ) -> dict[str, str]:
         """Hands each node the revocations that it does not have yet; returns refusals by key id."""
         force = frozenset(forced)
-        refusals: dict[str, str] = {}
-        for name, status in sorted(statuses.items()):
-            for key_id, statement in sorted(self.statements.items()):
-                if key_id in status.revoked:
-                    continue
-                try:
-                    await self._nodes.push_revocation(addresses[name], statement, force=key_id in force)
-                except NodeUnreachable as error:
-                    log.debug("revocation of %s at %s: %s", key_id, name, error)
-                except NodeRefused as error:
-                    log.warning("revocation of %s is refused by %s: %s", key_id, name, error)
-                    refusals[key_id] = f"{name}: {error.message}"
-        return refusals
+        missing = [
+            (name, statement)
+            for name, status in sorted(statuses.items())
+            for key_id, statement in sorted(self.statements.items())
+            if key_id not in status.revoked
+        ]
+        refusals = await asyncio.gather(
+            *(
+                self._push_revocation(statement, addresses[name], force=statement.key_id in force)
+                for name, statement in missing
+            )
+        )
+        return {
+            statement.key_id: f"{name}: {refusal}"
+            for (name, statement), refusal in zip(missing, refusals, strict=True)
+            if refusal
+        }
+
+    async def _push_revocation(self, statement: Revocation, address: str, *, force: bool) -> str:
+        """Returns why a node refuses the revocation, empty when it took it or does not answer."""
+        try:
+            await self._nodes.push_revocation(address, statement, force=force)
+        except NodeUnreachable as error:
+            log.debug("revocation of %s at %s: %s", statement.key_id, address, error)
+        except NodeRefused as error:
+            log.warning("revocation of %s is refused at %s: %s", statement.key_id, address, error)
+            return error.message
+        return ""
 
     async def _push_directory(self, directory: Directory, address: str) -> str:
         """Returns why a node refuses the directory, empty when it took it, or may take it later."""

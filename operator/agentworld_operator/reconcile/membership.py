@@ -77,20 +77,24 @@ async def drive_membership(governed: Governed, *, acting: bool) -> None:
     known = [item.key_id for item in governance.revoked(current)]
     governed.revocations = plan_revocations(governed.topology.keys, current, known)
     if acting:
-        await _sign_revocations(governed, current)
+        await _revoke(governed, current)
     governed.pending = governance.pending(current)
     governed.plan = plan_upkeep(_upkeep(governed, current))
-    if not acting:
-        return
-    await _carry_out(governed, current, governed.plan)
-    await _fill_folders(governed)
+    if acting:
+        await _carry_out(governed, current, governed.plan)
+        await _fill_folders(governed)
+
+
+async def _revoke(governed: Governed, current: Directory) -> None:
+    """Signs what is to be revoked and tells every node at once; everything else can wait."""
+    await _sign_revocations(governed, current)
     forced = [
         entry.key_id
         for key in governed.topology.keys
         if key.metadata.annotations.get(FORCE_REVOKE) == "true"
         for entry in key.spec.revoked
     ]
-    governed.refusals = await governance.push_revocations(governed.statuses, governed.addresses, forced=forced)
+    governed.refusals = await governed.governance.push_revocations(governed.statuses, governed.addresses, forced=forced)
 
 
 def _upkeep(governed: Governed, current: Directory) -> Upkeep:

@@ -218,6 +218,7 @@ class _Pass:
             topology=self._topology,
             now_ms=self._now_ms,
             genesis_hash=genesis_hash,
+            genesis=governed.genesis,
             statuses=statuses,
             pods=self._pods(),
             gateways=self._gateways(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,6 +13,10 @@ from agentworld_core.topology.plan import VALIDATOR_LABEL, WORLD_LABEL
 from agentworld_core.topology.resources import API_VERSION, Metadata
 
 Object = dict[str, Any]
+
+_STORAGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)(k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_UNITS = {"": 1, **{f"{unit}": 1000**n for n, unit in enumerate("kMGTP", 1)}}
+_UNITS |= {f"{unit}i": 1024**n for n, unit in enumerate("KMGTP", 1)}
 
 MANAGER = "agentworld-operator"
 APP = "agent-world-node"
@@ -117,6 +122,16 @@ def owner_reference(world: Metadata) -> dict[str, Any]:
 def digest_of(value: Any) -> str:
     """Returns a short hash of plain data, the same for equal data."""
     return content_id(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())[:16]
+
+
+def bytes_of(quantity: str) -> int:
+    """Returns the bytes of a storage quantity such as ``10Gi``, rounded down; 0 when it is none."""
+    matched = _STORAGE.fullmatch(quantity)
+    if matched is None:
+        return 0
+    whole, _, fraction = matched.group(1).partition(".")
+    unit: int = _UNITS[matched.group(2) or ""]
+    return int(whole) * unit + (int(fraction) * unit // 10 ** len(fraction) if fraction else 0)
 
 
 def to_base64(data: bytes) -> str:

@@ -29,6 +29,7 @@ class FakeKube:
         self.writes: list[str] = []
         self.kill_at: int | None = None
         self.kill_before = True
+        self.forbidden: list[str] = []
         self.time = "2026-01-01T00:00:00Z"
 
     # What the operator calls
@@ -157,6 +158,8 @@ class _Write:
 
     def __enter__(self) -> None:
         self._kube.writes.append(self._what)
+        if self._what in self._kube.forbidden:
+            raise KubernetesError(f"{self._what} is forbidden", status=403)
         if self._kube.kill_before:
             self._perhaps_kill()
 

@@ -93,7 +93,7 @@ async def test_a_former_world_of_the_same_name_is_a_stranger_too() -> None:
 async def test_a_verdict_on_one_object_is_noted_and_anything_else_is_tried_again(status: int, is_verdict: bool) -> None:
     kube = FakeKube()
 
-    async def refuse(obj: Object) -> Object:  # noqa: ARG001
+    async def refuse(obj: Object) -> Object:
         raise KubernetesError("exceeded quota", status=status)
 
     kube.apply = refuse  # type: ignore[method-assign]

@@ -350,6 +350,10 @@ async def test_a_node_that_is_away_stays_pending_until_it_confirms() -> None:
     assert harness.condition("World", "aurora", "RevocationsConverged") == ("False", "NodesPending")
     assert harness.condition("MembershipKey", "aurora-1", "RevocationsConverged") == ("False", "NodesPending")
     assert harness.events("RevocationConverged") == []
+    harness.now_ms += 300_000
+    await harness.settle()
+    assert harness.condition("World", "aurora", "RevocationsConverged") == ("False", "RevocationStalled")
+    assert len(harness.events("RevocationStalled")) == 1
     harness.nodes.unreachable = []
     await harness.settle()
     assert harness.condition("World", "aurora", "RevocationsConverged") == ("True", "AsExpected")

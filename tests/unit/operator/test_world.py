@@ -317,6 +317,29 @@ async def test_fields_without_effect_are_named_in_one_condition() -> None:
     assert "spec.observers.replicas" in harness.message("World", "aurora", "FieldsEffective")
 
 
+async def test_what_the_genesis_has_fixed_is_named_when_it_is_changed() -> None:
+    harness = await running(1)
+    harness.apply("World", "aurora", consensus={"blockInterval": "2s"})
+    await harness.settle()
+    assert "fixed by the genesis" in harness.message("World", "aurora", "FieldsEffective")
+    assert "spec.consensus.blockInterval" in harness.message("World", "aurora", "FieldsEffective")
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+
+
+async def test_a_volume_grows_with_the_template_and_a_refusal_is_named() -> None:
+    harness = await running(1)
+    harness.apply("World", "aurora", validators={"replicas": 1, "template": {"storage": {"size": "20Gi"}}})
+    await harness.settle()
+    claim = harness.kube.read("PersistentVolumeClaim", "aurora-0")
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    harness.kube.forbidden.append("patch PersistentVolumeClaim aurora-0")
+    harness.apply("World", "aurora", validators={"replicas": 1, "template": {"storage": {"size": "30Gi"}}})
+    for _ in range(3):
+        await harness.once()
+    assert harness.condition("World", "aurora", "Degraded") == ("True", "ObjectsRefused")
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+
+
 async def test_a_world_of_one_warns_that_it_tolerates_no_fault() -> None:
     harness = await running(1)
     assert harness.condition("World", "aurora", "FaultTolerant") == ("False", "NoFaultTolerated")

@@ -84,6 +84,8 @@ def test_a_key_that_names_a_validator_takes_the_place_of_the_implied_one() -> No
         ("spec.validatorId", {}, [validator("v", validatorId="aurora-0")], []),
         ("spec.validatorId", {}, [validator("aurora-gateway-0")], []),
         ("metadata.name", {}, [], [key("aurora-0", validator="elsewhere")]),
+        ("metadata.name", {}, [validator("aurora-sequencer")], []),
+        ("metadata.name", {}, [validator("aurora-replay-x")], []),
     ],
 )
 def test_what_keeps_a_world_from_starting_is_a_problem_with_a_remedy(
