@@ -1,0 +1,254 @@
+"""How actions come into a node: from clients and from gossip, each once, until they are committed or cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import AgentWorldError, Busy, NonceUsed, NotFound, Unauthorized
+from agentworld_core.messages import ActionEnvelope, Actions
+from agentworld_core.names import topic
+from agentworld_core.world.actions import envelope_id
+from agentworld_node.network.memory import MemoryNetwork
+from agentworld_node.roles import gateway as gateway_module
+from tests.unit.core.ledger.chains import Chain
+from tests.unit.core.world.agents import action, register
+from tests.unit.node.rig import rig
+from tests.unit.node.running import eventually
+
+TOPIC = topic("aurora", "action")
+
+
+def listen(network: MemoryNetwork) -> list[ActionEnvelope]:
+    heard: list[ActionEnvelope] = []
+    network.subscribe(TOPIC, lambda _peer, data: heard.extend(decode(Actions, data).actions))
+    return heard
+
+
+async def send(network: MemoryNetwork, *actions: ActionEnvelope) -> None:
+    await network.publish(TOPIC, encode(Actions(actions)))
+
+
+class TestGossip:
+    async def test_actions_of_others_are_pooled_once(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            changes: list[int] = []
+            role.on_change = lambda: changes.append(1)
+            peer = await it.peer("peer-gateway")
+            for _ in range(3):
+                await send(peer, register("ada"), register("bob"))
+            await eventually(lambda: len(it.mempool) == 2)
+            await send(peer, register("eve"))
+            await eventually(lambda: len(it.mempool) == 3)
+            assert changes
+            assert it.refused("action") == {}
+            assert role.is_verified(envelope_id(register("ada")))
+            assert not role.is_verified(register("ada").action_id)
+
+    async def test_what_is_in_a_block_is_not_pooled_again(self, tmp_path: Path) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            it.gateway()
+            await it.apply(*chain.bundles)
+            peer = await it.peer("peer-gateway")
+            await send(peer, register("ada"), register("bob"))
+            await eventually(lambda: len(it.mempool) == 1)
+            assert it.mempool.actions() == [register("bob")]
+
+    @pytest.mark.parametrize(
+        ("payload", "code"),
+        [
+            (b"garbage", "malformed_encoding"),
+            (b"", "malformed_encoding"),
+            (encode(register("ada")), "malformed_encoding"),
+            (encode(Actions((dataclasses.replace(register("ada"), signature=bytes(64)),))), "invalid_signature"),
+            (encode(Actions((dataclasses.replace(register("ada"), payload_hash="a" * 64),))), "hash_mismatch"),
+            (encode(Actions((action("ada", "agent.move", {"to": [1, 1]}, 1, world="mars"),))), "wrong_world"),
+        ],
+    )
+    async def test_what_no_honest_node_passes_on_is_counted_and_its_author_left_alone(
+        self, tmp_path: Path, payload: bytes, code: str
+    ) -> None:
+        async with rig(tmp_path) as it:
+            it.gateway()
+            liar, honest = await it.peer("peer-liar"), await it.peer("peer-honest")
+            await liar.publish(TOPIC, payload)
+            await eventually(lambda: it.refused("action") == {code: 1})
+            await send(liar, register("ada"))
+            await eventually(lambda: it.refused("action").get("busy") == 1)
+            await send(honest, register("bob"))
+            await eventually(lambda: len(it.mempool) == 1)
+            assert it.mempool.actions() == [register("bob")]
+
+    async def test_who_knows_less_of_the_state_is_no_liar(self, tmp_path: Path) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            it.gateway()
+            await it.apply(*chain.bundles)
+            peer = await it.peer("peer-gateway")
+            await send(peer, action("ada", "agent.move", {"to": [1, 1]}, 0))
+            await send(peer, action("nobody", "agent.move", {"to": [1, 1]}, 1))
+            await eventually(lambda: it.refused("action") == {"nonce_used": 1, "unauthorized": 1})
+            await send(peer, action("ada", "agent.move", {"to": [1, 1]}, 1))
+            await eventually(lambda: len(it.mempool) == 1)
+
+    async def test_what_waits_to_be_judged_is_bounded_in_messages_and_bytes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_module, "QUEUED_BYTES", 1000)
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            for _ in range(50):
+                role._on_gossip("peer-x", bytes(300))
+            assert len(role._gossip) == 3
+            assert it.refused("action") == {"busy": 47}
+            monkeypatch.setattr(gateway_module, "QUEUED_MESSAGES", 2)
+            role._on_gossip("peer-x", b"")
+            assert len(role._gossip) == 3
+
+
+class TestSubmission:
+    async def test_actions_are_passed_on_in_pieces_that_fit(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            peer = await it.peer("peer-a")
+            sizes: list[int] = []
+            peer.subscribe(TOPIC, lambda _peer, data: sizes.append(len(data)))
+            blob = "x" * 15_000
+            actions = [register("ada")]
+            actions += [action("ada", "object.create", {"object_id": f"o{n}", "data": blob}, n) for n in range(1, 60)]
+            results = await role.submit(actions)
+            assert all(isinstance(result, dict) and result["status"] == "pooled" for result in results)
+            await eventually(lambda: len(sizes) >= 4)
+            assert max(sizes) <= gateway_module.GOSSIP_BYTES
+
+    async def test_own_actions_are_repeated_until_they_are_committed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_module, "REPEAT_SECONDS", 0.02)
+        chain = Chain()
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await role.submit([register("ada"), register("bob")])
+            heard = listen(await it.peer("peer-late"))
+            await eventually(lambda: heard.count(register("ada")) >= 2 and heard.count(register("bob")) >= 2)
+            chain.commit(register("ada"))
+            await it.apply(*chain.bundles)
+            count = heard.count(register("ada"))
+            await eventually(lambda: heard.count(register("bob")) >= count + 3)
+            assert heard.count(register("ada")) <= count + 1
+            assert list(role._own) == [register("bob").action_id]
+
+    async def test_a_turn_repeats_only_so_much_and_the_longest_waiting_first(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_module, "REPEAT_ACTIONS", 3)
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            actions = [register(f"a{number}") for number in range(5)]
+            await role.submit(actions)
+            start = next(iter(role._own.values()))
+            assert role._to_repeat(start) == []
+            later = start + gateway_module.REPEAT_SECONDS + 1
+            assert role._to_repeat(later) == actions[:3]
+            assert role._to_repeat(later) == actions[3:]
+            assert role._to_repeat(later) == []
+
+    async def test_an_actor_may_act_in_the_request_that_registers_it(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            move = action("ada", "agent.move", {"to": [1, 1]}, 1)
+            (refused,) = await role.submit([move])
+            assert isinstance(refused, Unauthorized)
+            results = await role.submit([register("ada"), move])
+            assert [isinstance(result, dict) for result in results] == [True, True]
+            (third,) = await role.submit([action("ada", "agent.move", {"to": [2, 2]}, 2)])
+            assert isinstance(third, dict), "its registration waits in the mempool"
+
+    async def test_when_work_is_refused_known_actions_still_get_their_receipts(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            await role.submit([register("ada")])
+            role.refuse_work = lambda: Busy("full")
+            known, fresh = await role.submit([register("ada"), register("bob")])
+            assert isinstance(known, dict)
+            assert known["duplicate"]
+            assert isinstance(fresh, Busy)
+            assert len(it.mempool) == 1
+
+    async def test_the_cache_of_verified_actions_is_bounded(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gateway_module, "VERIFIED_KEPT", 3)
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            await role.submit([register(f"a{number}") for number in range(5)])
+            assert len(role._verified) == 3
+
+
+class TestOutcome:
+    async def test_those_who_wait_get_the_receipt_when_the_block_is_committed(self, tmp_path: Path) -> None:
+        chain = Chain()
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            results = await role.submit([register("ada")])
+            waiting = asyncio.create_task(role.wait_committed(results, seconds=60))
+            chain.commit(register("ada"))
+            await it.apply(*chain.bundles)
+            (receipt,) = await waiting
+            assert isinstance(receipt, dict)
+            assert (receipt["status"], receipt["height"]) == ("committed", 1)
+            assert role.receipt(register("ada").action_id) == receipt
+            assert len(it.mempool) == 0
+            assert it.metrics.total("agentworld_actions_committed_total") == 1
+
+    async def test_an_action_that_lost_its_nonce_is_dropped_and_whoever_waits_is_told_why(self, tmp_path: Path) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await it.apply(*chain.bundles)
+            here, there = (action("ada", "agent.move", {"to": [n, n]}, 1) for n in (1, 2))
+            results = await role.submit([here])
+            waiting = asyncio.create_task(role.wait_committed(results, seconds=60))
+            chain.commit(there)
+            await it.apply(chain.bundles[1])
+            (outcome,) = await waiting
+            assert isinstance(outcome, NonceUsed)
+            with pytest.raises(NonceUsed):
+                role.receipt(here.action_id)
+            assert len(it.mempool) == 0
+            assert dict(role._own) == {}
+
+    async def test_what_is_unknown_is_not_found(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            with pytest.raises(NotFound):
+                role.receipt("a" * 64)
+
+    async def test_an_action_that_is_committed_while_it_is_judged_is_not_pooled(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            chain.commit(register("ada"))
+            judge = role._judge
+
+            async def slow(actions: list[ActionEnvelope]) -> list[tuple[ActionEnvelope, AgentWorldError | None]]:
+                verdicts = await judge(actions)
+                await it.apply(*chain.bundles)
+                return verdicts
+
+            monkeypatch.setattr(role, "_judge", slow)
+            (result,) = await role.submit([register("ada")])
+            assert isinstance(result, dict)
+            assert result["status"] == "committed"
+            assert len(it.mempool) == 0
