@@ -175,7 +175,7 @@ def test_an_invalid_world_is_refused_with_the_field(cluster: Cluster, spec: dict
 
 def test_what_cannot_start_says_why_and_does_not_harm(aurora: RunningWorld) -> None:
     namespace = aurora.namespace
-    with pytest.raises(Refused, match="immutable"):
+    with pytest.raises(Refused, match="cannot be changed"):
         namespace.patch("aw", "aurora", {"worldId": "borealis"})
     namespace.apply(world("empty", validators={"replicas": 0}))
     wait_until(
