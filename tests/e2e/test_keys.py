@@ -57,8 +57,9 @@ def test_a_rotation_loses_nothing_and_restarts_nothing(aurora: RunningWorld) -> 
 def test_a_revoked_key_is_refused_by_all_nodes_within_seconds(aurora: RunningWorld) -> None:
     key = "aurora-2"
     victim = active(aurora, key)
+    revoked = aurora.namespace.get("awk", key)["spec"].get("revoked", [])
     started = time.monotonic()
-    aurora.namespace.patch("awk", key, {"revoked": [{"keyId": victim, "reason": "stolen"}]})
+    aurora.namespace.patch("awk", key, {"revoked": [*revoked, {"keyId": victim, "reason": "stolen"}]})
 
     def confirmed() -> bool:
         nodes = aurora.nodes()
