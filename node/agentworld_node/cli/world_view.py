@@ -10,7 +10,6 @@ from types import TracebackType
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 from rich.text import Text
 
 from agentworld_node.cli.output import console, print_json, rows_table, short
@@ -105,9 +104,9 @@ def headline(state: WorldState) -> str:
     return ", ".join(parts)
 
 
-def world_table(state: WorldState) -> Table:
-    """Returns the table of a world and its nodes."""
-    title = f"World {state.world}: {state.phase.lower()}, {headline(state)}"
+def world_table(state: WorldState) -> Group:
+    """Returns a headline of a world and the table of its nodes."""
+    title = Text(f"World {state.world}: {state.phase.lower()}, {headline(state)}", style="bold")
     rows = [
         (
             node.node_id,
@@ -122,7 +121,7 @@ def world_table(state: WorldState) -> Table:
         )
         for node in state.nodes
     ]
-    return rows_table(["Node", "Kind", "Phase", "Height", "Lag", "Epoch", "", "Restarts", ""], rows, title=title)
+    return Group(title, rows_table(["Node", "Kind", "Phase", "Height", "Lag", "Epoch", "", "Restarts", ""], rows))
 
 
 def print_world(state: WorldState) -> None:

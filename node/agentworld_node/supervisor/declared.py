@@ -15,6 +15,7 @@ from agentworld_core.topology.changes import check_change
 from agentworld_core.topology.member_specs import ValidatorSpec
 from agentworld_core.topology.plan import IMPLIED_LABEL, WORLD_LABEL, Topology, plan_world
 from agentworld_core.topology.resources import MembershipKey, Metadata, Validator, World
+from agentworld_node.supervisor.governance import parse_time
 from agentworld_node.supervisor.manifests import Complaint, Given, RefusedManifests, parse_documents
 
 CREATED, CONFIGURED, UNCHANGED = "created", "configured", "unchanged"
@@ -90,6 +91,7 @@ def declare(
         if before is not None:
             violations = check_change(before.resource, item.resource, settled=settled)
             complaints += [Complaint(item.source, str(item), violation) for violation in violations]
+        complaints += _check_times(item)
         change = CREATED if before is None else UNCHANGED if _same(before, item) else CONFIGURED
         outcomes.append(Outcome(*item.identity, change))
         merged[item.identity] = item
@@ -101,6 +103,18 @@ def declare(
     if complaints:
         raise RefusedManifests(complaints)
     return declared, outcomes
+
+
+def _check_times(item: Given) -> list[Complaint]:
+    if not isinstance(item.resource, MembershipKey):
+        return []
+    complaints = []
+    for index, entry in enumerate(item.resource.spec.revoked):
+        try:
+            parse_time(entry.at, field=f"spec.revoked[{index}].at")
+        except InvalidField as error:
+            complaints.append(Complaint(item.source, str(item), error))
+    return complaints
 
 
 def _same(before: Given, after: Given) -> bool:

@@ -19,6 +19,7 @@ from agentworld_core.topology.resources import GROUP, KINDS, Resource, parse_man
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000
+MAX_VALUES = 1_000_000
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
@@ -169,6 +170,7 @@ def _documents(path: Path, complaints: list[Complaint]) -> list[object]:
             raise InvalidField(f"is larger than {MAX_FILE_BYTES} bytes", remedy="split it")
         # The loader is a SafeLoader: it makes plain data only.
         documents = [item for item in yaml.load_all(data, Loader=_Loader) if item is not None]
+        _check_aliases(documents, {})
     except OSError as error:
         complaints.append(Complaint(str(path), "", InvalidField(f"cannot be read: {error.strerror}")))
     except (yaml.YAMLError, RecursionError) as error:
@@ -179,6 +181,19 @@ def _documents(path: Path, complaints: list[Complaint]) -> list[object]:
     else:
         return [item for document in documents for item in _items(document)]
     return []
+
+
+def _check_aliases(value: object, sizes: dict[int, int]) -> int:
+    """Returns how many values there are with aliases written out; InvalidField when there is no end, or too many."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in sizes:
+        sizes[id(value)] = MAX_VALUES
+        children = value.values() if isinstance(value, dict) else value
+        sizes[id(value)] = 1 + sum(_check_aliases(child, sizes) for child in children)
+    if sizes[id(value)] >= MAX_VALUES:
+        raise InvalidField("refers to itself, or repeats itself too often", remedy="write it without aliases")
+    return sizes[id(value)]
 
 
 def _items(document: object) -> list[object]:

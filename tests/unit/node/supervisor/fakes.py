@@ -36,7 +36,8 @@ def world(replicas: int = 4, *, annotations: dict[str, str] | None = None, **spe
 def key(
     name: str = "aurora-0", validator: str = "aurora-0", *, annotations: dict[str, str] | None = None, **spec: Any
 ) -> dict[str, Any]:
-    return resource("MembershipKey", name, annotations=annotations, world="aurora", validator=validator, **spec)
+    spec = {"world": "aurora", "validator": validator, **spec}
+    return resource("MembershipKey", name, annotations=annotations, **spec)
 
 
 def governance(
