@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 GET_BLOCKS = protocol("get_blocks")
 ANNOUNCE_SECONDS = 2.0
 REQUEST_SECONDS = 10.0
-FIRST_WORD_SECONDS = 0.5
+ASK_SECONDS = 0.5
 BLOCKS_PER_REQUEST = 64
 BYTES_PER_ANSWER = 4 * 1024 * 1024
 HEAD_LIMIT = 128 * 1024
@@ -158,8 +158,10 @@ class Synchronizer:
     async def _fetch_forever(self) -> None:
         while True:
             # Before anything was heard, peers are asked outright: a world that stands still has nothing to announce.
+            # While blocks are known to exist that nobody gave, all are asked again.
+            asks = not self._heard or self._decided > self._ledger.height
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), None if self._heard else FIRST_WORD_SECONDS)
+                await asyncio.wait_for(self._wake.wait(), ASK_SECONDS if asks else None)
             self._wake.clear()
             while await self._fetch_some():
                 pass

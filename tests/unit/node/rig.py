@@ -83,28 +83,21 @@ class Rig:
 async def rig(folder: Path, chain: Chain | None = None) -> AsyncIterator[Rig]:
     """A rig whose network runs; ends the tasks of the roles and everything else."""
     made: Rig | None = None
+    body: Exception | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             made = Rig(folder, chain or Chain(), tasks)
             await made.network.start()
-            body: BaseException | None = None
             try:
                 yield made
-            except BaseException as error:  # noqa: BLE001 - raised again below, as it was
+            except Exception as error:  # noqa: BLE001 - raised again below, outside of the group
                 body = error
-            raise _Over(body)
-    except* _Over as over:
-        error = over.exceptions[0]
-        assert isinstance(error, _Over)
-        failure = error.body
-    else:
-        failure = None
-    if made is not None:
-        await made.close()
-    if failure is not None:
-        raise failure
+            raise _Over
+    except* _Over:
+        await made.close() if made is not None else None
+    if body is not None:
+        raise body
 
 
 class _Over(Exception):
-    def __init__(self, body: BaseException | None):
-        self.body = body
+    """Ends the tasks of a rig."""
