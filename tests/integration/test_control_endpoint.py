@@ -1,0 +1,102 @@
+"""The control endpoint of a supervisor: who may talk to it, and what it answers to nonsense."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from agentworld_core.errors import AgentWorldError, NotAvailable
+from agentworld_node.supervisor.control import ControlClient, ControlServer
+from agentworld_node.supervisor.declared import Outcome
+from agentworld_node.supervisor.manifests import Given, RefusedManifests, parse_documents
+from agentworld_node.supervisor.record import SupervisorRecord
+from agentworld_node.supervisor.state import WorldState
+from agentworld_node.supervisor.supervisor import Applied
+from tests.integration.worlds import key, world
+
+STATE = WorldState(world="aurora", world_id="aurora", genesis_hash="ab" * 32, gateway="", data="/data")
+
+
+class FakeSupervisor:
+    def __init__(self) -> None:
+        self.state: WorldState | None = None
+        self.applied: list[tuple[list[str], bool]] = []
+        self.stopped = False
+
+    def apply(self, given: list[Given], *, dry_run: bool) -> Applied:
+        self.applied.append(([str(item) for item in given], dry_run))
+        return Applied(tuple(Outcome(*item.identity, "created") for item in given), ("look out",))
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def supervisor() -> FakeSupervisor:
+    return FakeSupervisor()
+
+
+@pytest.fixture
+async def record(supervisor: FakeSupervisor) -> AsyncIterator[SupervisorRecord]:
+    server = ControlServer(cast("Any", supervisor))
+    url = await server.start()
+    yield SupervisorRecord(pid=1, url=url, token=server.token, world="aurora", gateway="", version="0")
+    await server.stop()
+
+
+async def test_apply_world_and_stop(record: SupervisorRecord, supervisor: FakeSupervisor) -> None:
+    client = ControlClient(record)
+    with pytest.raises(AgentWorldError, match="still starting"):
+        await client.world()
+    supervisor.state = STATE
+    assert await client.world() == STATE
+
+    given = parse_documents([("a.yaml", world(4)), ("a.yaml", key())]).given
+    outcomes, notices = await client.apply(given, dry_run=True)
+    assert [str(outcome.change) for outcome in outcomes] == ["created", "created"]
+    assert notices == ["look out"]
+    assert supervisor.applied == [(["World aurora", "MembershipKey aurora-0"], True)]
+    await client.stop()
+    assert supervisor.stopped
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "tökén"])
+async def test_without_the_token_nothing_is_done(
+    record: SupervisorRecord, supervisor: FakeSupervisor, token: str
+) -> None:
+    stranger = SupervisorRecord(**{**record.__dict__, "token": token})
+    with pytest.raises(AgentWorldError, match="the token is missing or wrong"):
+        await ControlClient(stranger).stop()
+    assert not supervisor.stopped
+
+
+async def test_refusals_arrive_as_they_were_made(record: SupervisorRecord, supervisor: FakeSupervisor) -> None:
+    broken = Given(
+        {**world(4), "spec": {"speed": 9}}, parse_documents([("a.yaml", world(4))]).given[0].resource, "a.yaml"
+    )
+
+    with pytest.raises(RefusedManifests) as caught:
+        await ControlClient(record).apply([broken])
+    assert "a.yaml: World aurora: spec.speed: is not a field" in str(caught.value)
+    assert supervisor.applied == []
+
+
+@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"{}", b'{"documents": [1]}', b'{"documents": 7}'])
+async def test_nonsense_is_a_typed_error(record: SupervisorRecord, supervisor: FakeSupervisor, body: bytes) -> None:
+    headers = {"Authorization": f"Bearer {record.token}"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{record.url}/v1/apply", data=body) as answer,
+    ):
+        assert answer.status == 400
+        assert (await answer.json())["error"]["code"] == "invalid_field"
+    assert supervisor.applied == []
+
+
+async def test_a_supervisor_that_is_gone_is_said_to_be(record: SupervisorRecord) -> None:
+    gone = SupervisorRecord(**{**record.__dict__, "url": "http://127.0.0.1:1"})
+    with pytest.raises(NotAvailable, match=r"the supervisor at http://127\.0\.0\.1:1 does not answer"):
+        await ControlClient(gone).world()
