@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError
-from agentworld_core.messages import Directory, Revocation
+from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.status import NodeStatus, parse_status
 
 _LIMIT = 4 * 1024 * 1024
 _CBOR = "application/cbor"
+_T = TypeVar("_T")
 
 
 class NodeClient:
@@ -32,13 +33,13 @@ class NodeClient:
         except ValueError as error:
             raise NodeRefused("did not answer with JSON", refusal="malformed", again=True) from error
 
+    async def genesis(self, address: str) -> Genesis:
+        """Returns the genesis document that the node began with."""
+        return await self._message(Genesis, address, "/v1/genesis")
+
     async def directory(self, address: str, epoch: int) -> Directory:
         """Returns a directory epoch that the node holds."""
-        body = await self._request("GET", address, f"/v1/directories/{epoch}", accept=_CBOR)
-        try:
-            return decode(Directory, body)
-        except AgentWorldError as error:
-            raise NodeRefused(f"did not answer with a directory: {error}", refusal=error.code, again=True) from error
+        return await self._message(Directory, address, f"/v1/directories/{epoch}")
 
     async def push_directory(self, address: str, directory: Directory) -> None:
         """Hands a signed directory to the node; the same one twice is fine."""
@@ -48,6 +49,13 @@ class NodeClient:
         """Hands a signed revocation to the node; the same one twice is fine, ``force`` spares no governance key."""
         path = "/control/v1/revocations" + ("?force=true" if force else "")
         await self._request("POST", address, path, body=encode(statement))
+
+    async def _message(self, kind: type[_T], address: str, path: str) -> _T:
+        body = await self._request("GET", address, path, accept=_CBOR)
+        try:
+            return decode(kind, body)
+        except AgentWorldError as error:
+            raise NodeRefused(f"did not answer with what was asked: {error}", refusal=error.code, again=True) from error
 
     async def _request(
         self, method: str, address: str, path: str, *, body: bytes | None = None, accept: str = "application/json"

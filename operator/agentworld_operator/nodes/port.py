@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from agentworld_core.messages import Directory, Revocation
+from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_operator.nodes.status import NodeStatus
 
 
@@ -13,6 +13,10 @@ class NodeApi(Protocol):
 
     async def status(self, address: str) -> NodeStatus:
         """Returns what the node says about itself."""
+        ...
+
+    async def genesis(self, address: str) -> Genesis:
+        """Returns the genesis document that the node began with."""
         ...
 
     async def directory(self, address: str, epoch: int) -> Directory:

@@ -51,13 +51,29 @@ class Material:
     async def ensure_first(self, keys: Sequence[MembershipKey], generations: Mapping[str, int]) -> None:
         """Makes the wanted generation of every key that has none that could be used."""
         for key in keys:
-            ring = self.held.get(key.name)
+            held = self.held.get(key.name)
             # A Secret that cannot be read may hold the very key that nodes trust: never put another in its place.
-            if ring is not None and not ring.usable and not ring.problems:
+            if held is not None and not held.usable and not held.problems:
                 await self.make(key, generations.get(key.name, key.spec.generation))
+
+    def _is_lost(self, key: MembershipKey) -> bool:
+        """True when a governance key has signed before and no Secret of it is left: no other could replace it."""
+        config = self._applier.ours("ConfigMap").get(names.membership_config(self._world.name))
+        noted = governance_active(config, key.name)
+        if key.spec.purpose != "Governance" or not noted or self.held[key.name].keys:
+            return False
+        self.problems[f"MembershipKey {key.name}"] = InvalidField(
+            "has lost the Secret of its key",
+            field=f"Secret {names.key_secret(key.name, key.spec.generation)}",
+            value=noted,
+            remedy="restore it from a backup: without it no directory or revocation can be signed",
+        )
+        return True
 
     async def make(self, key: MembershipKey, generation: int) -> None:
         """Makes one generation of a key, from the person's own Secret when there is one."""
+        if self._is_lost(key):
+            return
         try:
             signer = await self._own_key(key) if key.spec.secret else new_signer()
         except InvalidField as error:

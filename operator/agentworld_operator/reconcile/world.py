@@ -10,12 +10,10 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
-from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.codec import encode
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.rings import wanted_generation
 from agentworld_core.messages import Directory, Genesis
-from agentworld_core.topology.genesis import MemberIdentity, build_genesis, sign_genesis
 from agentworld_core.topology.plan import plan_world
 from agentworld_core.topology.resources import World
 from agentworld_operator.nodes.status import NodeStatus
@@ -27,12 +25,13 @@ from agentworld_operator.reconcile.apply import Applier
 from agentworld_operator.reconcile.cluster import Cluster
 from agentworld_operator.reconcile.context import Context, Snapshot
 from agentworld_operator.reconcile.departures import release_orphans, release_validators
+from agentworld_operator.reconcile.genesis import GenesisKeeper
 from agentworld_operator.reconcile.material import KeyFolders, Material
 from agentworld_operator.reconcile.membership import Governed, drive_membership
 from agentworld_operator.reconcile.reading import read_world
 from agentworld_operator.reconcile.reporting import report, report_invalid
 from agentworld_operator.resources import names
-from agentworld_operator.resources.objects import Object, data_of, digest_of, name_of
+from agentworld_operator.resources.objects import Object, digest_of, name_of
 
 log = logging.getLogger(__name__)
 
@@ -85,9 +84,8 @@ class _Pass:
             await self._prepare()
         else:
             await self._read_identities()
-        genesis = await self._genesis()
-        pods = self._pods()
-        asked = {pod.name: pod for pod in (*pods.values(), *self._gateways().values())}
+        asked = {pod.name: pod for pod in (*self._pods().values(), *self._gateways().values())}
+        genesis = await self._genesis(asked)
         answers = await observe.poll(self._context.nodes, asked.values())
         genesis_hash = content_id(encode(genesis)) if genesis else ""
         statuses = observe.of_world(answers, genesis_hash)
@@ -118,48 +116,15 @@ class _Pass:
             if self._acting or self._applier.live("Secret", names.identity_secret(validator.name)):
                 await self._material.identity(validator)
 
-    async def _genesis(self) -> Genesis | None:
-        """Returns the genesis of the world, made and stored when everything it names is there."""
-        live = self._applier.ours("ConfigMap").get(names.genesis_config(self._world.name))
-        if live is None and self._acting:
-            made = self._make_genesis()
-            if made is None:
-                return None
-            live = await self._applier.create(files.genesis_config_map(self._world.metadata, encode(made)))
-        if live is None:
-            return None
-        try:
-            return decode(Genesis, data_of(live, "binaryData").get(files.GENESIS_FILE, b""))
-        except AgentWorldError as error:
-            self._material.problems[f"ConfigMap {name_of(live)}"] = InvalidField(
-                f"does not hold the genesis that was stored in it: {error}",
-                remedy="restore it from a backup; the nodes keep running with what they have",
-            )
-            return None
-
-    def _make_genesis(self) -> Genesis | None:
-        held, identities = self._material.held, self._material.identities
-        members: dict[str, MemberIdentity] = {}
-        for node in self._topology.members:
-            newest = held[node.key].newest if node.key in held else None
-            if node.name not in identities or newest is None:
-                return None
-            members[node.name] = MemberIdentity(
-                peer_id=self._material.peer_ids[node.name],
-                public_key=newest.public_key,
-                generation=newest.number,
-            )
-        governance = {}
-        signers = []
-        for name in self._topology.governance_keys:
-            newest = held[name].newest if name in held else None
-            if newest is None or newest.signer is None:
-                return None
-            governance[name] = (newest.public_key, newest.number)
-            signers.append(newest.signer)
-        genesis = build_genesis(self._topology, members, governance, created_at_ms=self._now_ms)
-        log.info("genesis of %s/%s: %d members", self._world.metadata.namespace, self._world.name, len(members))
-        return sign_genesis(genesis, signers)
+    async def _genesis(self, asked: Mapping[str, PodFacts]) -> Genesis | None:
+        """Returns the genesis of the world: as stored, made when the world begins, or recovered from its nodes."""
+        keeper = GenesisKeeper(self._applier, self._topology, self._material, self._snapshot.raw_world)
+        stored = keeper.read()
+        if stored is not None or not self._acting:
+            return stored
+        if keeper.has_begun:
+            return await keeper.recover(self._context.nodes, asked.values())
+        return await keeper.make(now_ms=self._now_ms)
 
     async def _govern(
         self, genesis: Genesis | None, statuses: Mapping[str, NodeStatus], asked: Mapping[str, PodFacts]

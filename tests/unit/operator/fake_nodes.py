@@ -42,7 +42,7 @@ class FakeNodes:
         self.kube = kube
         self.world = world
         self.chain: list[Directory] = []
-        self.genesis: Genesis | None = None
+        self.document: Genesis | None = None
         self.pending: Directory | None = None
         self.submitted: list[Directory] = []
         self.nodes: dict[str, Node] = {}
@@ -82,6 +82,10 @@ class FakeNodes:
             sync_state="in_sync" if node.synced else "syncing",
             evidence=tuple(self.evidence),
         )
+
+    async def genesis(self, address: str) -> Genesis:
+        self._at(address)
+        return self._genesis()
 
     async def directory(self, address: str, epoch: int) -> Directory:
         self._at(address)
@@ -192,8 +196,8 @@ class FakeNodes:
     def _mounts(self) -> None:
         if not self.chain and self.nodes:
             config = self.kube.read("ConfigMap", f"{self.world}-genesis")
-            self.genesis = decode(Genesis, base64.b64decode(config["binaryData"]["genesis.cbor"]))
-            self.chain = [self.genesis.directory]
+            self.document = decode(Genesis, base64.b64decode(config["binaryData"]["genesis.cbor"]))
+            self.chain = [self.document.directory]
         for node in self.nodes.values():
             folder = self.kube.objects.get(("Secret", "default", f"{node.pod}-keys"))
             if folder is None:
@@ -243,13 +247,13 @@ class FakeNodes:
         return weight >= quorum_weight(current)
 
     def _genesis(self) -> Genesis:
-        assert self.genesis is not None
-        return self.genesis
+        assert self.document is not None
+        return self.document
 
     def _at(self, address: str) -> Node:
         for node in self.nodes.values():
             if f"{node.address}:8080" == address and node.pod not in self.unreachable:
-                if self.genesis is None:
+                if self.document is None:
                     break
                 return node
         raise NodeUnreachable(f"{address} does not answer")

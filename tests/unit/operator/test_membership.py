@@ -296,6 +296,29 @@ async def test_a_broken_secret_is_named_and_the_world_runs_on() -> None:
     assert harness.member_keys("aurora-1") == [1, 2]
 
 
+async def test_a_lost_secret_of_a_validator_is_replaced_by_rotation() -> None:
+    harness = await running(4)
+    old = harness.status("MembershipKey", "aurora-1")["activeKeyId"]
+    harness.kube.remove("Secret", "aurora-1-g1")
+    await harness.settle()
+    assert harness.status("MembershipKey", "aurora-1")["activeKeyId"] != old
+    assert harness.status("Validator", "aurora-1")["phase"] == "Voting"
+
+
+async def test_a_lost_secret_of_governance_is_missed_loudly_and_never_made_anew() -> None:
+    harness = await running(4)
+    stored = harness.kube.read("Secret", "aurora-governance-g1")
+    harness.kube.remove("Secret", "aurora-governance-g1")
+    await harness.settle()
+    assert "aurora-governance-g1" not in harness.kube.names("Secret")
+    assert harness.condition("MembershipKey", "aurora-governance", "Ready") == ("False", "InvalidKey")
+    assert "backup" in harness.message("World", "aurora", "Degraded")
+    assert harness.condition("World", "aurora", "Ready")[0] == "True"
+    harness.kube.put(stored)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Degraded") == ("False", "AsExpected")
+
+
 async def test_a_key_that_a_person_brought_is_used_and_a_wrong_one_explained() -> None:
     mine, next_one = Ed25519Signer(b"1" * 32), Ed25519Signer(b"2" * 32)
     harness = Harness()

@@ -340,6 +340,31 @@ async def test_a_volume_grows_with_the_template_and_a_refusal_is_named() -> None
     assert harness.condition("World", "aurora", "Ready")[0] == "True"
 
 
+@pytest.mark.parametrize("with_status", [True, False])
+async def test_a_lost_genesis_is_recovered_from_the_nodes_and_never_made_anew(with_status: bool) -> None:
+    harness = await running(4)
+    genesis = harness.kube.read("ConfigMap", "aurora-genesis")["binaryData"]
+    if not with_status:
+        harness.kube.merge("World", "aurora", {"status": None})
+    harness.kube.remove("ConfigMap", "aurora-genesis")
+    await harness.settle()
+    assert harness.kube.read("ConfigMap", "aurora-genesis")["binaryData"] == genesis
+    assert harness.world["phase"] == "Ready"
+
+
+async def test_a_genesis_that_nobody_has_is_missed_loudly() -> None:
+    harness = await running(4)
+    before = harness.world["genesisHash"]
+    harness.nodes.unreachable = list(harness.nodes.nodes)
+    harness.kube.remove("ConfigMap", "aurora-genesis")
+    await harness.settle()
+    assert "aurora-genesis" not in harness.kube.names("ConfigMap")
+    assert "ConfigMap aurora-genesis" in harness.message("World", "aurora", "Degraded")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert harness.world["genesisHash"] == before
+
+
 async def test_a_world_of_one_warns_that_it_tolerates_no_fault() -> None:
     harness = await running(1)
     assert harness.condition("World", "aurora", "FaultTolerant") == ("False", "NoFaultTolerated")
