@@ -100,8 +100,10 @@ async def test_members_and_revocations_follow_the_manifests(tmp_path: Path) -> N
             assert [item.key_id for item in directory.revoked] == [lost]
 
             await local.apply(world(4, gateway={"replicas": 0}))
-            left = await local.settled()
-            assert [node.node_id for node in left.nodes] == [f"aurora-{n}" for n in range(4)]
+            four = [f"aurora-{n}" for n in range(4)]
+            await local.when(
+                lambda state: state.settled and [node.node_id for node in state.nodes] == four, "the fifth has left"
+            )
             assert [member.member_id for member in (await client.directory()).members] == local.validators()
             assert "aurora-4" not in local.note_processes()
 
@@ -170,6 +172,33 @@ async def test_a_supervisor_that_is_killed_goes_on_and_a_second_one_is_refused(t
         await local.down()
         assert local.note_processes() == {}, "a clean stop ends every node"
         assert not (local.data / "supervisor.json").exists()
+
+
+async def test_in_the_background_it_is_found_and_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    local = LocalWorld(tmp_path, world(1))
+    local.data = tmp_path / "agentworld" / "aurora"
+    try:
+        started = await run_cli("up", "-f", str(tmp_path / "manifests"), "--port", "0", "--detach", "--output", "json")
+        assert started.returncode == 0, started.stderr
+        state = WorldState.from_dict(json.loads(started.stdout))
+        assert (state.phase, state.data) == ("Running", str(local.data))
+
+        status = await run_cli("status", "--gateway", state.gateway, "--output", "json")
+        assert json.loads(status.stdout)["local_world"]["world"] == "aurora"
+        shown = await run_cli("status", "--gateway", state.gateway)
+        assert "World aurora: running" in shown.stdout
+        assert "Node aurora-gateway-0" in shown.stdout
+
+        stopped = await run_cli("down")
+        assert stopped.returncode == 0, stopped.stderr
+        assert local.note_processes() == {}
+        again = await run_cli("down", "aurora")
+        assert again.returncode == 3
+        assert "no supervisor runs the world of this folder" in again.stderr
+    finally:
+        await run_cli("down", "aurora")
+        await local.kill()
 
 
 async def test_what_may_not_be_is_refused_and_the_world_runs_on(tmp_path: Path) -> None:
