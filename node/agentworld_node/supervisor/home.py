@@ -251,7 +251,7 @@ class WorldHome:
         write_file(path, (json.dumps(value, indent=2, sort_keys=True) + "\n").encode())
 
 
-_OWN_NAMES = frozenset({"keys", "lock", "supervisor.json", "supervisor.log", "supervisor.out"})
+_OWN_NAMES = frozenset({"keys", "nodes", "lock", "supervisor.json", "supervisor.log", "supervisor.out"})
 
 
 def _damaged(path: Path, error: Exception) -> InvalidField:

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class NodeProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
+        self._started_at = 0.0
         self.starts = 0
         self.last_exit: int | None = None
         self.trouble = ""
@@ -54,6 +56,11 @@ class NodeProcess:
         """The process id while the node runs."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def is_young(self) -> bool:
+        """True while the node may not answer yet because it was started a moment ago."""
+        return time.monotonic() - self._started_at < STEADY_SECONDS
 
     def start(self) -> None:
         """Starts the node and keeps it running."""
@@ -108,6 +115,7 @@ class NodeProcess:
         pid = self._process.pid
         write_file(self._pid_file, json.dumps({"pid": pid, "started": start_time(pid)}).encode())
         self.starts += 1
+        self._started_at = time.monotonic()
         self.last_exit = await self._process.wait()
 
 

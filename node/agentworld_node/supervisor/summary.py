@@ -97,8 +97,8 @@ def _phase(node: NodePlan, seen: Pass, fleet: Fleet, report: NodeReport) -> tupl
     if process is None or has_left(node, seen):
         return "Stopped", ""
     if not report.reachable:
-        failed = f"{process.trouble}; see {fleet.log_file(node.node_id)}"
-        return ("Failed", failed) if process.trouble else ("Starting", "")
+        why = process.trouble or ("" if process.is_young else "does not answer")
+        return ("Failed", f"{why}; see {fleet.log_file(node.node_id)}") if why else ("Starting", "")
     if node.leaving:
         return "Draining", ""
     if node.kind == "validator":

@@ -167,6 +167,7 @@ class FakeProcess:
     pid: int | None = 1
     starts = 1
     trouble = ""
+    is_young = True
 
 
 class FakeFleet(Fleet):
