@@ -42,7 +42,7 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
-from agentworld_core.errors import AgentWorldError
+from agentworld_core.errors import AgentWorldError, KeyRevoked
 from agentworld_core.messages import BlockBundle, Directory, Equivocation, Proposal, ProposalBody, Vote
 from agentworld_core.names import topic
 from agentworld_core.signing import Ed25519Signer, sign
@@ -173,6 +173,7 @@ class ValidatorRole:
         if directory is None:
             return None
         received = receive_vote(directory, self._keyring.revoked_key_ids(), vote)
+        self._count_revoked(received, message)
         return received if self._is_due(vote.height, message) else None
 
     async def _take_proposal(self, message: ConsensusMessage) -> ProposalReceived | None:
@@ -182,9 +183,16 @@ class ValidatorRole:
             return None
         revoked = self._keyring.revoked_key_ids()
         received = await asyncio.to_thread(receive_proposal, directory, revoked, body)
+        self._count_revoked(received, message)
         if body.proposal.term > self._executor.lease_term:
             self.on_unknown_term(body.proposal.term)
         return received if self._is_due(body.proposal.height, message) else None
+
+    def _count_revoked(self, received: VoteReceived | ProposalReceived, message: ConsensusMessage) -> None:
+        """Counts what decides nothing because its key is revoked; the engine takes it as proof of the past alone."""
+        if received.revoked:
+            self._metrics.count("agentworld_messages_refused_total", topic=message.kind, code=KeyRevoked.code)
+            log.info("a %s from %s is under a revoked key and counts for nothing", message.kind, message.peer_id)
 
     def _directory_for(self, message: Vote | Proposal, origin: ConsensusMessage) -> Directory | None:
         """Returns the directory to judge a message by, None when it is not for now.
