@@ -31,6 +31,8 @@ def read_peers(path: Path, *, own: str) -> tuple[Peer, ...]:
     """Returns the peers of a file, ``[{"node_id", "peer_id", "addresses"}]``, without the node itself."""
     try:
         rows = json.loads(path.read_text())
+        if not isinstance(rows, list):
+            raise TypeError("must be a list")
         peers = [Peer(str(row["peer_id"]), tuple(str(item) for item in row["addresses"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidField(f"cannot be read: {error}", field="peers_file", value=path) from error

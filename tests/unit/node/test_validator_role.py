@@ -12,6 +12,7 @@ import pytest
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.drafts import draft_vote
+from agentworld_core.consensus.events import Timeouts
 from agentworld_core.messages import PREVOTE, ProposalBody, Round, Vote, WorldHeadAnnounce
 from agentworld_core.names import topic
 from agentworld_core.signing import sign
@@ -27,6 +28,14 @@ HONEST = ("v0", "v1", "v2")
 def refused(node: RunningNode, kind: str) -> dict[str, int]:
     series = node.node.metrics._counters.get("agentworld_messages_refused_total", {})
     return {dict(labels)["code"]: count for labels, count in series.items() if dict(labels)["topic"] == kind}
+
+
+def hurry(world: MemoryWorld) -> None:
+    """Lets rounds without a decision pass quickly."""
+    quick = Timeouts(propose_ms=300, propose_step_ms=50, vote_ms=100, vote_step_ms=50)
+    for one in world.nodes.values():
+        engine = one.node.validator._engine
+        engine.settings = dataclasses.replace(engine.settings, timeouts=quick)
 
 
 class Fourth:
@@ -225,6 +234,7 @@ class TestTime:
         self, world: MemoryWorld, fourth: Fourth, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Its blocks get no verdict, so the round ends without one and it yields the lease."""
+        hurry(world)
         name = world.writer() or ""
         ahead = world.nodes[name]
         real = executor_module._now_ms
