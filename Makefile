@@ -31,7 +31,7 @@ demo-cluster: ## The same on Kubernetes; CLUSTER=current uses the cluster of you
 
 ##@ Check it
 .PHONY: test
-test: SEEDS = 200
+test: SEEDS = 100
 test: setup ## Everything: check, simulation, integration, chart, cluster and end-to-end
 	@hack/stages --early cluster-build \
 	  lint types unit "simulation SEEDS=$(SEEDS)" integration cluster-build chart cluster e2e
