@@ -12,6 +12,7 @@ import pytest
 
 from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_proposal
+from agentworld_core.hashing import content_id
 from agentworld_core.membership.builder import Changes, next_directory
 from agentworld_core.messages import BlockBundle, ProposalBody, Round
 from agentworld_core.signing import sign
@@ -51,7 +52,7 @@ def proposed(it: Rig, block: Any, batch: Any) -> ProposalBody:
     body = draft_proposal(
         it.chain.genesis.directory,
         (block, batch),
-        block_hash=executor_module.content_id(encode(block)),
+        block_hash=content_id(encode(block)),
         round_=Round(block.term, block.attempt),
         since=None,
         proposer_id=block.proposer_id,
