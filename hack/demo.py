@@ -75,7 +75,7 @@ class Folders:
 def main() -> int:
     """Runs the demo; returns the exit code."""
     folders = Folders(Path(sys.argv[1]))
-    loop_signals()
+    end_on_signals()
     started = time.monotonic()
     supervisor: subprocess.Popen[bytes] | None = None
     try:
@@ -101,7 +101,7 @@ def main() -> int:
     agentworld status
     agentworld keys generate ada.pem
     agentworld submit --key ada.pem --agent ada agent.register '{{"position": [0, 0]}}' agent.move '{{"to": [3, 4]}}'
-    agentworld follow --from 1 --count 10
+    agentworld follow --from 1 --count 5
     sed -i 's/replicas: 4/replicas: 5/' {folders.manifests}/world.yaml
     agentworld apply -f {folders.manifests}        # the fifth validator syncs first and votes later
     agentworld down
@@ -388,8 +388,8 @@ def command_of(words: list[str]) -> list[str]:
     return [sys.executable, "-m", "agentworld_node", *words[1:]]
 
 
-def loop_signals() -> None:
-    """Lets SIGTERM end the demo as Ctrl-C does."""
+def end_on_signals() -> None:
+    """Lets SIGTERM end the demo as Ctrl-C does, also where a shell has it ignore Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 

@@ -3,14 +3,22 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 folder=build/demo
+child=
 
+interrupted() {
+  # The demo stops its world before it ends.
+  kill -TERM "$child" 2>/dev/null || true
+  wait "$child" || true
+  exit "$1"
+}
 finish() {
-  # Only a demo that was interrupted leaves its world running.
+  # Only a demo that was killed leaves its world running.
   [[ ! -e $folder/world/supervisor.json ]] || "$VENV/bin/agentworld" down --data "$folder/world" || true
 }
 trap finish EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
 
 "$VENV/bin/python" hack/demo.py "$folder" &
-wait $!
+child=$!
+wait "$child"
