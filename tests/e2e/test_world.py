@@ -12,7 +12,7 @@ from agentworld_client import keys
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.submit import Agent, submit_all
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
-from tests.e2e.kube import Cluster, Namespace, Refused, RunningWorld, wait_until, world
+from tests.e2e.kube import Body, Cluster, Namespace, Refused, RunningWorld, wait_until, world
 from tests.e2e.traffic import Traffic, assert_each_once
 
 LEASE_SECONDS = 15
@@ -107,14 +107,26 @@ def test_all_pods_deleted_at_once_come_back_with_the_same_head(aurora: RunningWo
     with aurora.gateway() as url:
         promised = asyncio.run(act(url, 30))
         before = asyncio.run(verify(url))
+    gone = {uid for uid, _ in aurora.pod_identities().values()}
     aurora.namespace.kubectl("delete", "pods", "--all", "--grace-period=0", "--force", "--wait=false")
-    aurora.wait("the pods go", lambda: not aurora.namespace.is_true("aw", "aurora", "Ready"), seconds=60)
+
+    def all_new() -> bool:
+        found = {uid for uid, _ in aurora.pod_identities().values()}
+        return len(found) == len(gone) and not found & gone
+
+    aurora.wait("all pods are made again", all_new, seconds=120)
+    aurora.wait("all are in sync", lambda: all(in_sync(node) for node in aurora.nodes().values()), seconds=240)
     aurora.wait_ready()
     with aurora.gateway() as url:
         after = asyncio.run(verify(url))
         assert (after.height, after.state_root) == (before.height, before.state_root)
         assert_each_once(url, promised)
         asyncio.run(act(url))
+
+
+def in_sync(node: Body) -> bool:
+    """True when a node answers and says that it is level with its peers."""
+    return node.get("sync", {}).get("state") == "in_sync"
 
 
 def test_scaling_adds_a_validator_that_syncs_first_and_votes_later(aurora: RunningWorld) -> None:
