@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import random
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -28,6 +30,7 @@ from agentworld_core.messages import (
 
 CBOR = "application/cbor"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
+_PLAIN_BODY_BYTES = 512 * 1024
 
 
 class GatewayClient:
@@ -62,8 +65,11 @@ class GatewayClient:
     async def submit(self, actions: Sequence[ActionEnvelope], *, wait: bool = False) -> list[dict[str, Any]]:
         """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed."""
         query = "?wait=committed&timeout_s=30" if wait else ""
-        body = await self._request("POST", f"/v1/actions{query}", data=encode(Actions(tuple(actions))))
-        return list(json.loads(body)["results"])
+        answer = await self._json(f"/v1/actions{query}", data=encode(Actions(tuple(actions))))
+        results = answer.get("results")
+        if not isinstance(results, list) or len(results) != len(actions):
+            raise _nonsense("/v1/actions", f"{len(actions)} results expected")
+        return results
 
     async def receipt(self, action_id: str) -> dict[str, Any]:
         """Returns the receipt of an action; GatewayError ``not_found`` when the node does not know it."""
@@ -98,7 +104,7 @@ class GatewayClient:
     async def state(self, key: str, *, proof: bool = False) -> dict[str, Any]:
         """Returns the JSON answer about a state key: ``found``, ``value`` and, on request, ``proof``."""
         try:
-            return await self._json(f"/v1/state/{key}" + ("?proof=1" if proof else ""))
+            return await self._json(f"/v1/state/{quote(key, safe='/')}" + ("?proof=1" if proof else ""))
         except GatewayError as error:
             if error.status == 404:
                 return {"key": key, "found": False}
@@ -113,13 +119,12 @@ class GatewayClient:
 
     async def publish_directory(self, directory: Directory) -> dict[str, Any]:
         """Submits the next directory epoch, signed by governance."""
-        body = await self._request("POST", "/control/v1/directories", data=encode(directory))
-        return dict(json.loads(body))
+        return await self._json("/control/v1/directories", data=encode(directory))
 
     async def publish_revocation(self, statement: Revocation, *, force: bool = False) -> dict[str, Any]:
         """Submits a revocation statement, signed by governance."""
         path = "/control/v1/revocations" + ("?force=1" if force else "")
-        return dict(json.loads(await self._request("POST", path, data=encode(statement))))
+        return await self._json(path, data=encode(statement))
 
     async def events(self, start: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yields one document a committed block, from ``start`` (default: the next) on, until the node goes away."""
@@ -129,15 +134,18 @@ class GatewayClient:
         try:
             async with session.get(f"{self.url}/v1/events{query}", timeout=timeout) as response:
                 if response.status != 200:
-                    raise _error(await response.read(), response.status)
-                async for line in response.content:
-                    if line.startswith(b"data: "):
-                        yield json.loads(line[6:])
+                    raise _error(await _read(response), response.status)
+                async for document in _documents(response):
+                    yield document
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.url, error) from error
 
-    async def _json(self, path: str) -> dict[str, Any]:
-        return dict(json.loads(await self._request("GET", path, accept="application/json")))
+    async def _json(self, path: str, *, data: bytes | None = None) -> dict[str, Any]:
+        body = await self._request("GET" if data is None else "POST", path, data=data, accept="application/json")
+        try:
+            return dict(json.loads(body))
+        except (ValueError, TypeError) as error:
+            raise _nonsense(path, "a JSON object expected") from error
 
     async def _request(self, method: str, path: str, *, data: bytes | None = None, accept: str = CBOR) -> bytes:
         deadline = asyncio.get_running_loop().time() + self._patience
@@ -157,9 +165,11 @@ class GatewayClient:
         if data is not None:
             headers["Content-Type"] = CBOR
         session = self._open_session()
+        # A large body is handed over in pieces, so that it does not hold up everything else.
+        stream = io.BytesIO(data) if data is not None and len(data) > _PLAIN_BODY_BYTES else data
         try:
-            async with session.request(method, self.url + path, data=data, headers=headers) as response:
-                body = await response.read()
+            async with session.request(method, self.url + path, data=stream, headers=headers) as response:
+                body = await _read(response)
                 if response.status >= 400:
                     raise _error(body, response.status)
                 return body
@@ -172,9 +182,43 @@ class GatewayClient:
         return self._session
 
 
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    """Returns the body of an answer; a node that sends more than an answer can have is not believed."""
+    body = bytearray()
+    async for piece in response.content.iter_any():
+        body += piece
+        if len(body) > MAX_ANSWER_BYTES:
+            raise _nonsense(response.url.path, f"more than {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+async def _documents(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str, Any]]:
+    """Yields the data of server-sent events; lines may have any length up to that of an answer."""
+    buffer = bytearray()
+    async for piece in response.content.iter_any():
+        buffer += piece
+        *lines, rest = buffer.split(b"\n")
+        buffer = bytearray(rest)
+        for line in lines:
+            if line.startswith(b"data: "):
+                try:
+                    yield dict(json.loads(line[6:]))
+                except (ValueError, TypeError) as error:
+                    raise _nonsense("/v1/events", "a JSON object expected") from error
+        if len(buffer) > MAX_ANSWER_BYTES:
+            raise _nonsense("/v1/events", f"more than {MAX_ANSWER_BYTES} bytes in one line")
+
+
+def _nonsense(path: str, reason: str) -> GatewayError:
+    document = {"code": "bad_answer", "message": f"the answer to {path} cannot be understood: {reason}"}
+    return GatewayError(document, status=502)
+
+
 def _error(body: bytes, status: int) -> GatewayError:
     try:
         document = json.loads(body)["error"]
+        if not isinstance(document, dict):
+            raise TypeError("an error is an object")
     except (ValueError, KeyError, TypeError):
         document = {"code": "internal", "message": f"HTTP {status}: {body[:200]!r}", "retryable": status >= 502}
     return GatewayError(document, status=status)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from agentworld_client.gateway import GatewayClient
-from agentworld_core.codec import Value
+from agentworld_core.codec import Value, encode
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.signing import Ed25519Signer
 from agentworld_core.world.actions import make_action, sign_action
 
 SUBMIT_CHUNK = 256
+SUBMIT_BYTES = 2 * 1024 * 1024
 
 
 class Agent:
@@ -52,8 +53,22 @@ class Agent:
 async def submit_all(
     client: GatewayClient, actions: Sequence[ActionEnvelope], *, wait: bool = False
 ) -> list[dict[str, Any]]:
-    """Submits any number of actions in requests of at most 256 and returns their receipts in order."""
+    """Submits any number of actions in requests that a gateway takes and returns their receipts in order."""
     receipts: list[dict[str, Any]] = []
-    for start in range(0, len(actions), SUBMIT_CHUNK):
-        receipts += await client.submit(actions[start : start + SUBMIT_CHUNK], wait=wait)
+    for chunk in _chunks(actions):
+        receipts += await client.submit(chunk, wait=wait)
     return receipts
+
+
+def _chunks(actions: Sequence[ActionEnvelope]) -> Iterator[list[ActionEnvelope]]:
+    chunk: list[ActionEnvelope] = []
+    size = 0
+    for action in actions:
+        length = len(encode(action))
+        if chunk and (len(chunk) >= SUBMIT_CHUNK or size + length > SUBMIT_BYTES):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(action)
+        size += length
+    if chunk:
+        yield chunk

@@ -17,6 +17,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "agentworld_blocks_committed_total": ("counter", "Blocks that this node committed since its start"),
     "agentworld_actions_refused_total": ("counter", "Submitted actions refused, by code"),
     "agentworld_messages_refused_total": ("counter", "Network messages refused, by topic and code"),
+    "agentworld_http_malformed_total": ("counter", "Requests that were no HTTP, dropped with their connection"),
     "agentworld_votes_signed_total": ("counter", "Votes that this node signed since its start"),
     "agentworld_evidence_total": ("counter", "Equivocations seen since the start"),
     "agentworld_network_total": ("counter", "Counters of the network adapter, by name"),

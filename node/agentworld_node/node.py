@@ -24,6 +24,7 @@ from agentworld_core.ordering.lease import LeaseTimings
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import sign
 from agentworld_core.topology.node_config import NodeConfig
+from agentworld_node.api.malformed import server_log
 from agentworld_node.api.server import build_app
 from agentworld_node.api.services import Services
 from agentworld_node.keys import KeyFolder
@@ -153,7 +154,12 @@ class Node:
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Starts everything, calls ``ready`` once the node listens, and runs until ``stop``."""
-        runner = web.AppRunner(build_app(self._services()), access_log=None, shutdown_timeout=LAST_SECONDS)
+        runner = web.AppRunner(
+            build_app(self._services()),
+            access_log=None,
+            logger=server_log(self.metrics),
+            shutdown_timeout=LAST_SECONDS,
+        )
         cause: AgentWorldError | None = None
         try:
             await self.network.start()

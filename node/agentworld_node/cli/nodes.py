@@ -41,13 +41,14 @@ def node(
 
 
 async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
-    from agentworld_node.node import Node
-
     _configure_logging(log_level)
     settings = read_config(path)
     if roles is not None:
         plain = dataclasses.replace(settings, roles=tuple(role.strip() for role in roles.split(","))).to_dict()
         settings = NodeConfig.from_dict(plain)
+    # Late, because it brings the network in, which takes its time.
+    from agentworld_node.node import Node
+
     running = Node(settings)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
