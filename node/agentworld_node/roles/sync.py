@@ -71,7 +71,7 @@ class Synchronizer:
 
     @property
     def in_touch(self) -> bool:
-        """True once a peer has shown a certified head, or has answered, since the start."""
+        """True once a peer has shown a certified head, or had nothing newer than this node has, since the start."""
         return self._heard
 
     def behind(self) -> str | None:
@@ -150,9 +150,8 @@ class Synchronizer:
     async def _announce_forever(self) -> None:
         while True:
             await self.announce()
-            connected = set(self._network.connected())
-            for peer_id in [peer_id for peer_id in self._claims if peer_id not in connected]:
-                del self._claims[peer_id]
+            connected, own = set(self._network.connected()), self._ledger.height
+            self._claims = {peer: height for peer, height in self._claims.items() if peer in connected and height > own}
             await asyncio.sleep(ANNOUNCE_SECONDS)
 
     async def _fetch_forever(self) -> None:
@@ -183,7 +182,8 @@ class Synchronizer:
                 kind = self._silent if error.retryable else self._liars
                 kind.add(peer_id, _now())
                 continue
-            self._heard = True
+            # An answer with blocks may not hold all there are; only one without any says that there is no more.
+            self._heard = self._heard or not bundles
             if await self._apply(peer_id, bundles):
                 self._catching_up = len(bundles) > SMALL_LAG
                 return True

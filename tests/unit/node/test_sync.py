@@ -87,6 +87,14 @@ class TestCatchingUp:
             await eventually(lambda: role.in_touch)
             assert (server.asked, role.behind(), role.network_height) == ([1], None, 0)
 
+    async def test_a_first_answer_that_is_full_is_not_taken_for_the_whole_chain(self, tmp_path: Path) -> None:
+        chain = grown(100)
+        async with rig(tmp_path) as it:
+            Server(await it.peer("peer-a"), chain.bundles)
+            role = start(it)
+            await eventually(lambda: role.in_touch)
+            assert it.ledger.height == 100
+
     async def test_heads_from_beyond_a_change_of_the_directory_are_followed_as_well(self, tmp_path: Path) -> None:
         chain = Chain()
         chain.commit(directory=successor(chain.genesis.directory, Changes()))
