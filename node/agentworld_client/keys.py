@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from agentworld_core.errors import InvalidField, NotFound
@@ -29,10 +30,10 @@ def load(path: Path) -> Ed25519Signer:
 
 def save(signer: Ed25519Signer, path: Path, *, overwrite: bool = False) -> None:
     """Writes a key file with mode 0600, durably; refuses to overwrite one unless told to."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(signer.pem())
             file.flush()
@@ -43,5 +44,8 @@ def save(signer: Ed25519Signer, path: Path, *, overwrite: bool = False) -> None:
             os.link(temporary, path)
     except FileExistsError as error:
         raise InvalidField("exists already", field=str(path), remedy="choose another name, or --force") from error
+    except OSError as error:
+        raise InvalidField(f"cannot be written: {error.strerror}", field=str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

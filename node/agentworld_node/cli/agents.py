@@ -89,7 +89,10 @@ def _read_actions(file: Path) -> list[tuple[str, Any]]:
             item = _parse_json(line, f"line {number}")
             if not isinstance(item, dict) or "kind" not in item:
                 raise InvalidField("has no kind", field=f"line {number}", remedy='use {"kind": …, "payload": {…}}')
-            actions.append((str(item["kind"]), item.get("payload", {})))
+            payload = item.get("payload", {})
+            if not isinstance(payload, dict):
+                raise InvalidField("must be an object", field=f"line {number}.payload", value=payload)
+            actions.append((str(item["kind"]), payload))
     if not actions:
         raise InvalidField("holds no actions", field="--file", value=file)
     return actions

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable, Coroutine
 from importlib import metadata
@@ -24,8 +25,8 @@ from agentworld_node.cli.output import Output, print_error, print_json
 FAILED, USAGE, NO_ANSWER, NOT_VERIFIED, INTERRUPTED = 1, 2, 3, 4, 130
 
 _EPILOG = (
-    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer or too late, 4 verification failed."
-    " AGENTWORLD_GATEWAY sets the default of --gateway."
+    "Exit codes: 0 done, 1 refused or failed, 2 wrong usage, 3 no answer or too late, 4 verification failed,"
+    " 130 interrupted. AGENTWORLD_GATEWAY sets the default of --gateway, AGENTWORLD_DEBUG=1 shows tracebacks."
 )
 
 app = typer.Typer(
@@ -114,8 +115,21 @@ def exit_code(error: AgentWorldError) -> int:
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
     # Commands register themselves when their modules are imported.
     from agentworld_node.cli import agents, keys, nodes, worlds  # noqa: F401
 
-    app()
+    try:
+        app()
+    except BrokenPipeError:
+        # Whoever read the output has had enough. What is still buffered must not be reported at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except Exception as error:
+        if os.environ.get("AGENTWORLD_DEBUG"):
+            raise
+        unexpected = AgentWorldError(
+            f"unexpected {type(error).__name__}: {error}", remedy="set AGENTWORLD_DEBUG=1 to see where it comes from"
+        )
+        print_error(unexpected, Output.table)
+        sys.exit(FAILED)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 
 from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.topology.node_config import NodeConfig
@@ -20,7 +21,7 @@ from agentworld_node.cli.output import Output, print_error
 
 @app.command()
 def node(
-    config: Annotated[Path, typer.Option("--config", "-c", help="The node's configuration, a JSON file.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The node's configuration, a JSON or YAML file.")],
     roles: Annotated[
         str | None, typer.Option("--roles", help="Roles instead of those in the file, such as validator,storage.")
     ] = None,
@@ -66,13 +67,17 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
 
 
 def read_config(path: Path) -> NodeConfig:
-    """Returns the configuration of a file; InvalidField says what is wrong with it."""
+    """Returns the configuration of a JSON or YAML file; InvalidField says what is wrong with it."""
     try:
-        return NodeConfig.from_dict(json.loads(path.read_text()))
+        # JSON is YAML, and its own parser says better what is wrong with it.
+        text = path.read_text()
+        data = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidField(f"cannot be read: {error}", field="--config", value=path) from error
-    except ValueError as error:
-        raise InvalidField(f"is not JSON: {error}", field="--config", value=path) from error
+    except (ValueError, yaml.YAMLError) as error:
+        says = " ".join(str(error).split())
+        raise InvalidField(f"is not what its name says: {says}", field="--config", value=path) from error
+    return NodeConfig.from_dict(data)
 
 
 def _configure_logging(level: str) -> None:

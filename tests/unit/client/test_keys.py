@@ -30,6 +30,15 @@ def test_a_key_is_not_overwritten_unless_told_so(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidField, match=r"file.ada\.pem"):
+        save(generate(), tmp_path / "file" / "ada.pem")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(InvalidField, match="cannot be written"):
+        save(generate(), tmp_path / "folder", overwrite=True)
+
+
 def test_what_is_no_key_is_told(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no such key file"):
         load(tmp_path / "none")
