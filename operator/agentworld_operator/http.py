@@ -38,7 +38,7 @@ async def metrics(request: web.Request) -> web.Response:
     controller, requests = request.app[CONTROLLER], request.app[REQUESTS]()
     lines = [
         *_metric("worlds", "gauge", "Worlds that are looked after", controller.worlds),
-        *_metric("queue_depth", "gauge", "Worlds that wait for a reconcile or are in one", len(controller.queue)),
+        *_metric("queue_depth", "gauge", "Worlds that are due for a reconcile or in one", controller.queue.depth()),
         *_metric("queue_age_seconds", "gauge", "How overdue the longest waiting world is", controller.queue.age()),
         *_metric("reconciles_total", "counter", "Reconciles that succeeded", controller.queue.done),
         *_metric("reconcile_failures_total", "counter", "Reconciles that failed", controller.queue.failed),

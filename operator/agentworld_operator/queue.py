@@ -51,13 +51,18 @@ class WorkQueue(Generic[K]):
         self._wake.set()
 
     def __len__(self) -> int:
-        """The number of keys that wait or are worked on."""
+        """The number of keys that are worked on, due, or wait for their time."""
         return len(self._due) + len(self._busy)
+
+    def depth(self) -> int:
+        """Returns how many keys are due or worked on; those that wait for their time do not count."""
+        now = self._clock()
+        return len(self._busy) + sum(1 for due in self._due.values() if due <= now)
 
     def age(self) -> float:
         """Returns for how many seconds the longest waiting key is overdue."""
         now = self._clock()
-        return max((now - due for due in self._due.values()), default=0.0) if self._due else 0.0
+        return max((now - due for due in self._due.values() if due < now), default=0.0)
 
     def failures(self, key: K) -> int:
         """Returns how often the key has failed since it last succeeded."""

@@ -132,10 +132,12 @@ async def test_a_later_wish_is_kept_and_an_earlier_one_wins() -> None:
     queue.add("a", delay=5)
     queue.add("a", delay=600)
     clock.now += 6
+    queue.add("b", delay=5_000)
     assert queue.age() == pytest.approx(1)
+    assert (queue.depth(), len(queue)) == (1, 2)
     with working(queue, reconcile):
         await until(lambda: seen == 1)
-        await until(lambda: len(queue) == 1)
+        await until(lambda: len(queue) == 2)
         clock.now += 51
         queue.add("nudge")
         await until(lambda: seen >= 2)
