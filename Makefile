@@ -34,7 +34,7 @@ demo-cluster: ## The same on Kubernetes; CLUSTER=current uses the cluster of you
 test: SEEDS = 100
 test: setup ## Everything: check, simulation, integration, chart, cluster and end-to-end
 	@hack/stages --early cluster-build \
-	  lint types unit "simulation SEEDS=$(SEEDS)" integration cluster-build chart cluster e2e
+	  lint types unit "simulation SEEDS=$(SEEDS)" cluster-build integration chart cluster e2e
 
 .PHONY: check
 check: setup ## Lint, types, unit tests and a short simulation, in under three minutes
