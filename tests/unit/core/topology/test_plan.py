@@ -2,6 +2,7 @@
 
 import pytest
 
+from agentworld_core.topology.effects import fixed_by_genesis
 from agentworld_core.topology.plan import IMPLIED_LABEL, is_surplus, node_settings, plan_world
 from agentworld_core.topology.pod_template import default_resources
 from agentworld_core.topology.quorum import quorum_facts
@@ -140,3 +141,10 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
         4_000,
         1_000,
     )
+
+
+def test_what_the_genesis_has_fixed_is_named() -> None:
+    before = plan_world(world(), [], []).parameters
+    after = plan_world(world(consensus={"maxActions": 9}, storage={"snapshotInterval": 7}), [], []).parameters
+    assert fixed_by_genesis(before, before) == []
+    assert fixed_by_genesis(after, before) == ["spec.consensus.maxActions", "spec.storage.snapshotInterval"]
