@@ -115,8 +115,9 @@ class Node:
             leaseless=parameters.leaseless,
             block_interval_ms=parameters.block_interval_ms,
         )
+        self.engine = ConsensusEngine(settings)
         self.validator = ValidatorRole(
-            engine=ConsensusEngine(settings),
+            engine=self.engine,
             ledger=self.ledger,
             executor=self.executor,
             keyring=self.keyring,
@@ -326,7 +327,8 @@ class Node:
             store=store,
             timings=timings,
             wanted=self._may_write,
-            term_floor=lambda: self.ledger.chain.term,
+            # Rounds may have gone beyond the chain's term, or beyond a Lease that was lost and made again.
+            term_floor=lambda: max(self.ledger.chain.term, self.engine.highest_term),
         )
 
     def _may_write(self) -> bool:
