@@ -5,14 +5,18 @@ from __future__ import annotations
 import ipaddress
 import itertools
 import os
+import signal
 import subprocess
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from localcluster import cli, images, kind, slots
-from localcluster.commands import ClusterError, wait_until
+from localcluster.commands import ClusterError, uninterrupted, wait_until
+from localcluster.node import Node, together
 from localcluster.processes import Processes, everyone, stat_of
 from localcluster.settings import MAX_NODES, Addresses, folders
 
@@ -158,3 +162,41 @@ def test_a_lock_file_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path) ->
         path.unlink()
         with slots.locked(path, waiting_for="nobody"):
             assert path.exists()
+
+
+def test_an_interruption_waits_for_the_end_of_the_block() -> None:
+    ended: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_while_holding(ended)
+    assert ended == ["the block"]
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def interrupted_while_holding(ended: list[str]) -> None:
+    with uninterrupted():
+        signal.raise_signal(signal.SIGINT)
+        ended.append("the block")
+    ended.append("what follows")
+
+
+def test_work_on_a_node_has_ended_when_an_interruption_during_its_start_is_heard_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, begin, ended = threading.Thread.start, threading.Event(), threading.Event()
+
+    def start_and_interrupt(thread: threading.Thread) -> None:
+        start(thread)
+        signal.raise_signal(signal.SIGINT)
+        begin.set()
+
+    def work(_node: Node) -> None:
+        begin.wait(timeout=1)
+        time.sleep(0.05)  # long enough that whoever does not wait for it is seen not to
+        ended.set()
+
+    one = Node.__new__(Node)
+    monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        together([one], work)
+    assert ended.is_set()

@@ -1,9 +1,12 @@
 """Runs other programs, waits on conditions, and carries the one error that ends a command with a sentence."""
 
 import os
+import signal
 import subprocess
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -56,3 +59,25 @@ def wait_until(condition: Callable[[], bool], *, what: str, seconds: float) -> N
         if time.monotonic() >= deadline:
             raise ClusterError(f"gave up after {seconds:.0f} s waiting for {what}")
         time.sleep(0.1)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds SIGINT and SIGTERM back until the block has ended: what it starts is known before anybody cleans up.
+
+    Signals reach the main thread only; in another thread there is nothing to hold back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for each in before:
+        signal.signal(each, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+        for number in held:
+            signal.raise_signal(number)

@@ -15,7 +15,7 @@ from string import Template
 from . import cgroups, pki
 from .api import Api, healthy
 from .binaries import Binaries
-from .commands import ClusterError, run, wait_until
+from .commands import ClusterError, run, uninterrupted, wait_until
 from .control_plane import wait
 from .debian import find
 from .processes import Processes
@@ -237,5 +237,7 @@ def known(folders: Folders) -> list[int]:
 def together(nodes: list[Node], work: Callable[[Node], None]) -> None:
     """Does the same on all nodes at once; the first error is raised after all have ended."""
     with ThreadPoolExecutor(max_workers=max(1, len(nodes))) as pool:
-        for future in [pool.submit(work, node) for node in nodes]:
+        with uninterrupted():  # a thread whose start is interrupted would not be waited for
+            futures = [pool.submit(work, node) for node in nodes]
+        for future in futures:
             future.result()

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .commands import ClusterError, wait_until
+from .commands import ClusterError, uninterrupted, wait_until
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Processes:
         log = self.logs / f"{name}.log"
         if log.exists():
             log.replace(self.logs / f"{name}.previous.log")
-        with log.open("wb") as output:
+        with log.open("wb") as output, uninterrupted():
             child = subprocess.Popen(
                 [str(word) for word in command], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 env=self.environment, start_new_session=True, cwd="/",
             )  # fmt: skip
-        self._children.append(child)
-        self.record(name, child.pid)
+            self._children.append(child)
+            self.record(name, child.pid)
         if not nested:
             return child.pid
         pid = self._inner(name, child)
@@ -114,7 +114,9 @@ class Processes:
         if stat is None:
             raise ClusterError(f"{name} ended at once:\n{self.tail(name)}")
         self.pids.mkdir(parents=True, exist_ok=True)
-        (self.pids / name).write_text(f"{pid} {stat.start} {boot_id()}\n")
+        written = self.pids.with_name(f".pid-of-{name}")  # never half a record, whenever this run is killed
+        written.write_text(f"{pid} {stat.start} {boot_id()}\n")
+        written.replace(self.pids / name)
 
     def recorded(self, name: str) -> Record | None:
         """What was started under a name, alive or not."""
