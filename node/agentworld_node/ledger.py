@@ -38,6 +38,7 @@ from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, Rec
 log = logging.getLogger(__name__)
 
 ROOM_RETRY_SECONDS = 1.0
+RETAIN_SNAPSHOTS = 10
 
 
 class Ledger(LedgerReads):
@@ -49,6 +50,7 @@ class Ledger(LedgerReads):
         self.durable_votes = DurableVotes()
         self.full = False
         self.room_retry_seconds = ROOM_RETRY_SECONDS
+        self.retain_snapshots = RETAIN_SNAPSHOTS
         self._applying = asyncio.Lock()
         self._grown = asyncio.Event()
         self._broken = asyncio.Event()
@@ -265,6 +267,8 @@ class Ledger(LedgerReads):
             await self._write(lambda: self._make_durable(block))
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
+            async with self._applying:  # a block that is being committed may share what would be removed
+                await self._write(self._drop_old_snapshots)
         except AgentWorldError as error:
             # The ledger has failed, and whoever waits for that hears of it.
             log.error("the snapshot of height %d failed: %s", block.height, error)  # noqa: TRY400
@@ -275,12 +279,38 @@ class Ledger(LedgerReads):
         hashes: list[str] = []
         for height in range(previous + 1, block.height + 1):
             hashes += self._blobs_of(height)
-        if block.snapshot_ref is not None:
-            manifest = load_manifest(block.snapshot_ref, blobs.get)
-            hashes += [block.snapshot_ref, *(chunk.content_hash for chunk in manifest.chunks)]
-        blobs.sync(hashes)
+        blobs.sync([*hashes, *self._snapshot_blobs(block.height)])
         index.put_snapshot(SnapshotEntry(block.height, block.state_root))
         index.checkpoint()
+
+    def _drop_old_snapshots(self) -> None:
+        """Removes manifests and chunks of snapshots that are no longer retained, but for what later ones share."""
+        heights = [item.height for item in self._stores.index.snapshots()]
+        old, kept = heights[: -self.retain_snapshots], heights[-self.retain_snapshots :]
+        if not old:
+            return
+        # Blocks after the newest snapshot may hold one that has not been noted yet.
+        needed = {blob for height in (*kept, *range(kept[-1] + 1, len(self._commits) + 1))
+                  for blob in self._snapshot_blobs(height)}  # fmt: skip
+        for height in old:
+            # The manifest, which tells what there is to remove, goes last.
+            for blob in reversed(self._snapshot_blobs(height)):
+                if blob not in needed:
+                    self._stores.blobs.delete(blob)
+        self._stores.index.prune_snapshots(kept[0])
+
+    def _snapshot_blobs(self, height: int) -> list[str]:
+        """Returns the content ids of a block's snapshot, its manifest first; only that when it is damaged or gone."""
+        bundle = self.bundle(height)
+        reference = None if bundle is None else bundle.block.snapshot_ref
+        if reference is None:
+            return []
+        try:
+            manifest = load_manifest(reference, self._stores.blobs.get)
+        except AgentWorldError as error:
+            log.warning("the snapshot of height %d cannot be read: %s", height, error)
+            return [reference]
+        return [reference, *(chunk.content_hash for chunk in manifest.chunks)]
 
     def _blobs_of(self, height: int) -> list[str]:
         """Returns the content ids of everything that belongs to a committed block."""

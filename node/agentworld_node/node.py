@@ -79,6 +79,7 @@ class Node:
             )
         )
         self.ledger = Ledger.open(Path(config.data_folder), genesis)
+        self.ledger.retain_snapshots = config.retain_snapshots
         self.keyring = NodeKeyring(
             node_id=config.node_id,
             folder=KeyFolder(Path(config.key_folder) if config.key_folder else None),

@@ -399,6 +399,83 @@ class TestRestart:
         ledger.close()
 
 
+class TestRetention:
+    async def test_old_snapshots_go_and_what_newer_ones_share_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        for nonce in range(1, 18):
+            chain.commit(action("ada", "agent.move", {"to": [nonce, 0]}, nonce))
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain_snapshots = 2
+        for bundle in chain.bundles:
+            await ledger.apply(bundle)
+            await ledger.settle()
+        blobs = FileBlobStore.open(tmp_path / "blobs")
+        kept = [height for height in range(3, 19, 3) if blobs.has(chain.bundles[height - 1].block.snapshot_ref or "")]
+        assert kept == [15, 18]
+        for height in kept:
+            manifest = load_manifest(chain.bundles[height - 1].block.snapshot_ref or "", blobs.get)
+            assert all(blobs.has(chunk.content_hash) for chunk in manifest.chunks)
+        ledger.close()
+        executed = spy_on_execution(monkeypatch)
+        again = Ledger.open(tmp_path, chain.genesis)
+        assert (executed, again.chain.state_root) == ([], chain.state.state_root)
+        assert [again.bundle(height) for height in range(1, 19)] == chain.bundles
+        again.close()
+
+    async def test_removal_that_was_broken_off_is_finished_by_the_next(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        for nonce in range(1, 9):
+            chain.commit(action("ada", "agent.move", {"to": [nonce, 0]}, nonce))
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain_snapshots = 1
+        for bundle in chain.bundles[:5]:
+            await ledger.apply(bundle)
+        await ledger.settle()
+        old = ledger._snapshot_blobs(3)
+        removed: list[str] = []
+        delete = FileBlobStore.delete
+
+        def second_fails(store: FileBlobStore, blob_hash: str) -> bool:
+            if removed:
+                raise StorageFailed("no more")
+            removed.append(blob_hash)
+            return delete(store, blob_hash)
+
+        monkeypatch.setattr(FileBlobStore, "delete", second_fails)
+        await ledger.apply(chain.bundles[5])
+        await ledger.settle()
+        monkeypatch.undo()
+        ledger.close()
+
+        again = Ledger.open(tmp_path, chain.genesis)
+        again.retain_snapshots = 1
+        for bundle in chain.bundles[6:]:
+            await again.apply(bundle)
+        await again.settle()
+        assert len(old) > 1
+        assert [blob for blob in old if again._stores.blobs.has(blob)] == []
+        again.close()
+
+    async def test_an_old_snapshot_that_cannot_be_read_is_dropped_as_well(self, tmp_path: Path, chain: Chain) -> None:
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain_snapshots = 1
+        for bundle in chain.bundles[:5]:
+            await ledger.apply(bundle)
+        await ledger.settle()
+        damage(blob_path(tmp_path, chain.bundles[2].block.snapshot_ref or ""))
+        await ledger.apply(chain.bundles[5])
+        await ledger.settle()
+        assert ledger.failure is None
+        assert [item.height for item in ledger._stores.index.snapshots()] == [6]
+        ledger.close()
+
+
 class TestFailingDisk:
     async def test_a_full_log_is_waited_out(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
