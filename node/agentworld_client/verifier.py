@@ -22,6 +22,7 @@ from agentworld_core.ledger.block import ChainState
 from agentworld_core.ledger.genesis import chain_from_genesis, genesis_hash
 from agentworld_core.ledger.validate import check_bundle
 from agentworld_core.messages import BlockBundle, Genesis, WorldHeadAnnounce
+from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 
 BUNDLE_LIMIT = 32 * 1024 * 1024
 
@@ -92,9 +93,19 @@ class BundleStore:
 
 
 class Verifier:
-    """Verifies one world; ``verify`` may be called again to go on from where it stopped."""
+    """Verifies one world; ``verify`` may be called again to go on from where it stopped.
 
-    def __init__(self, genesis: Genesis, *, store: BundleStore, trusted_genesis: str | None = None):
+    ``sandbox`` runs the modules of the world; where it has some, ``verify`` raises SandboxFault without one.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        *,
+        store: BundleStore,
+        trusted_genesis: str | None = None,
+        sandbox: Sandbox | None = None,
+    ):
         self.genesis_hash = genesis_hash(genesis)
         if trusted_genesis is not None and trusted_genesis != self.genesis_hash:
             raise VerificationFailed(
@@ -104,7 +115,7 @@ class Verifier:
             )
         self.genesis = genesis
         try:
-            self.chain: ChainState = chain_from_genesis(genesis)
+            self.chain: ChainState = chain_from_genesis(genesis, sandbox=sandbox)
         except AgentWorldError as error:
             raise VerificationFailed(f"the genesis is wrong: {error}", height=0, cause_code=error.code) from error
         self._store = store
@@ -196,6 +207,9 @@ class Verifier:
     def _take(self, bundle: BlockBundle) -> None:
         try:
             self.chain = check_bundle(self.chain, bundle)
+        except SandboxFault:
+            # This machine cannot run the world's modules, which proves nothing against the node.
+            raise
         except AgentWorldError as error:
             raise VerificationFailed(str(error), height=self.chain.height + 1, cause_code=error.code) from error
         self._actions += len(bundle.batch.actions)

@@ -265,6 +265,11 @@ def encode_value(value: Value) -> bytes:
     return cbor2.dumps(_value_to_plain(value, "value"))
 
 
+def encode_nested(value: Value) -> bytes:
+    """Returns the deterministic encoding of data around data that has been decoded, which makes it nest deeper."""
+    return cbor2.dumps(_value_to_plain(value, "value", -MAX_DEPTH))
+
+
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     """Returns the data whose one encoding is ``data``; the same errors as ``decode``."""
     plain = _value_to_plain(_load(data, limit), "value")

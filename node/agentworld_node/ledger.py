@@ -28,6 +28,7 @@ from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Genesis, ProposalBody, Revocation, Vote, WorldBlock
+from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
 from agentworld_node.ledger_stores import LedgerStores
@@ -60,15 +61,16 @@ class Ledger(LedgerReads):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def open(cls, folder: Path, genesis: Genesis) -> Ledger:
+    def open(cls, folder: Path, genesis: Genesis, *, sandbox: Sandbox | None = None) -> Ledger:
         """Opens the ledger of a data folder, executing again what came after the last snapshot.
 
+        ``sandbox`` runs the modules of the world: SandboxFault is raised when there are some and it does not.
         Raises FolderLocked when another process has it, CorruptLog when durable records are damaged, InvalidField when
         the folder holds another world, StorageFull when there is no room for what must be written again.
         """
         stores = LedgerStores.open(folder, genesis_hash(genesis))
         try:
-            recovery = Recovery(genesis, stores)
+            recovery = Recovery(genesis, stores, sandbox=sandbox)
             ledger = cls(genesis=genesis, stores=stores, recovery=recovery, chain=recovery.start_chain())
             for bundle, execution in recovery.replay(ledger.chain):
                 ledger._write_derived(bundle, execution)
@@ -177,6 +179,10 @@ class Ledger(LedgerReads):
             return await asyncio.to_thread(replay_bundle, self.chain, bundle)
         except ExecutionMismatch as error:
             # The certificate has been checked before: the quorum says otherwise, so this node is wrong.
+            self.fail(error)
+            raise
+        except SandboxFault as error:
+            # Nothing is known about the block, and without its result this node cannot go on.
             self.fail(error)
             raise
 

@@ -19,6 +19,7 @@ from agentworld_core.ledger.genesis import chain_from_genesis
 from agentworld_core.ledger.restart import chain_from_snapshot
 from agentworld_core.membership.revocation import RevocationSet
 from agentworld_core.messages import BlockBundle, Directory, Genesis, ProposalBody, Revocation, Vote
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.ledger_stores import RECORD_LIMIT, LedgerStores, other_world
 from agentworld_node.records import (
     COMMIT,
@@ -41,8 +42,9 @@ class Recovery:
     ``commits`` holds for each height, from 1 on, the place of its block in the log.
     """
 
-    def __init__(self, genesis: Genesis, stores: LedgerStores):
+    def __init__(self, genesis: Genesis, stores: LedgerStores, *, sandbox: Sandbox | None = None):
         self._genesis = genesis
+        self._sandbox = sandbox
         self._stores = stores
         self.commits = array.array("Q")
         self.revocations = RevocationSet()
@@ -52,7 +54,7 @@ class Recovery:
 
     def start_chain(self) -> ChainState:
         """Returns the chain at the newest snapshot that is whole, or at genesis."""
-        first = chain_from_genesis(self._genesis)
+        first = chain_from_genesis(self._genesis, sandbox=self._sandbox)
         if self.commits:
             bundle = self._stores.committed(self.commits[0])
             if bundle.block.prev_block_hash != first.block_hash:
@@ -127,7 +129,9 @@ class Recovery:
             raise StateMismatch("the index does not reach it", field="height", value=mark.height)
         bundle = self._stores.committed(self.commits[mark.height - 1])
         documents = [self._genesis.directory, *self._directories()]
-        return chain_from_snapshot(self._genesis, bundle, directories=documents, fetch=self._stores.blobs.get)
+        return chain_from_snapshot(
+            self._genesis, bundle, directories=documents, fetch=self._stores.blobs.get, sandbox=self._sandbox
+        )
 
     def _directories(self) -> list[Directory]:
         """Returns the directories that blocks have carried, from the blobs that the index names."""

@@ -24,6 +24,7 @@ from agentworld_core.ordering.lease import LeaseTimings
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import sign
 from agentworld_core.topology.node_config import NodeConfig
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.api.malformed import server_log
 from agentworld_node.api.server import build_app
 from agentworld_node.api.services import Services
@@ -60,7 +61,7 @@ class NodeFailed(AgentWorldError):
 class Node:
     """A node of one world; ``run`` returns after ``stop`` was called, and raises a typed error when it cannot go on."""
 
-    def __init__(self, config: NodeConfig, *, network: Network | None = None):
+    def __init__(self, config: NodeConfig, *, network: Network | None = None, sandbox: Sandbox | None = None):
         self.config = config
         self.metrics = Metrics()
         self.stopping = asyncio.Event()
@@ -78,7 +79,7 @@ class Node:
                 allow_unknown=True,
             )
         )
-        self.ledger = Ledger.open(Path(config.data_folder), genesis)
+        self.ledger = Ledger.open(Path(config.data_folder), genesis, sandbox=sandbox)
         self.ledger.retain_snapshots = config.retain_snapshots
         self.keyring = NodeKeyring(
             node_id=config.node_id,

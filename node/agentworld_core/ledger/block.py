@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from agentworld_core.codec import encode
 from agentworld_core.errors import StateMismatch
 from agentworld_core.hashing import content_id
-from agentworld_core.ledger.chain import ChainState, ScheduledDirectory, change_of, plan_directory_change
+from agentworld_core.ledger.chain import ChainState, ScheduledDirectory, change_of, governance_of, plan_directory_change
 from agentworld_core.ledger.segments import cut_events, receipts_blob
 from agentworld_core.ledger.snapshot import cut_snapshot
 from agentworld_core.messages import ActionBatch, Receipt, WorldBlock, WorldEvent
@@ -46,7 +46,8 @@ class Execution:
     """What a batch came to: the block (unsigned), what it refers to, and the state after it.
 
     ``blobs`` are by content id what a node stores with the block: journal segments, their list, receipts and, at
-    snapshot heights, the manifest and the chunks that earlier snapshots do not have.
+    snapshot heights, the manifest and the chunks that earlier snapshots do not have. ``exhausted`` says that modules
+    used up what a step may cost.
     """
 
     chain: ChainState
@@ -56,6 +57,7 @@ class Execution:
     blobs: Mapping[str, bytes]
     tree: Tree
     scheduled: ScheduledDirectory | None
+    exhausted: bool
 
     def chain_after(self, block: WorldBlock) -> ChainState:
         """Returns the chain with this block, now signed, as its head; raises StateMismatch for any other block."""
@@ -89,17 +91,23 @@ def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput, *, actio
 
     The actions must have passed ``check_envelope`` (``ledger.validate`` checks those of others' blocks).
     ``action_root`` is that of the batch, for who knows it already. Raises StateMismatch for a header that does not
-    follow the chain, and what ``plan_directory_change`` raises.
+    follow the chain, SandboxFault when this node cannot run the world's modules, and what ``plan_directory_change``
+    raises.
     """
     _check_header(chain, header)
     scheduled = None
     if batch.directory is not None:
         scheduled = plan_directory_change(chain, batch.directory, time_ms=header.timestamp_ms)
     change = None if scheduled is None else change_of(scheduled)
-    result = step(
-        chain.tree,
-        StepInput(height=header.height, time_ms=header.timestamp_ms, actions=batch.actions, directory_change=change),
+    governing = chain.scheduled_at(header.height)
+    given = StepInput(
+        height=header.height,
+        time_ms=header.timestamp_ms,
+        actions=batch.actions,
+        directory_change=change,
+        governance=governance_of(governing.directory),
     )
+    result = step(chain.tree, given, chain.sandbox)
     journal = cut_events(result.events, chain.parameters.journal_events_per_segment)
     receipts_root, receipts = receipts_blob(result.receipts)
     blobs = {**journal.blobs, receipts_root: receipts}
@@ -108,7 +116,6 @@ def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput, *, actio
         snapshot = cut_snapshot(result.tree, world_id=chain.world_id, height=header.height, since=chain.snapshot_tree)
         snapshot_ref = snapshot.snapshot_ref
         blobs.update(snapshot.blobs)
-    governing = chain.scheduled_at(header.height)
     block = WorldBlock(
         world_id=chain.world_id,
         height=header.height,
@@ -140,6 +147,7 @@ def execute(chain: ChainState, batch: ActionBatch, header: HeaderInput, *, actio
         blobs=blobs,
         tree=result.tree,
         scheduled=scheduled,
+        exhausted=result.exhausted,
     )
 
 

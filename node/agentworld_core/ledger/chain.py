@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentworld_core.errors import InvalidField, NotFound, StateMismatch
 from agentworld_core.ledger.errors import DirectoryPending
-from agentworld_core.membership.directory import check_next_directory, directory_hash, is_expired
+from agentworld_core.membership.directory import (
+    check_next_directory,
+    directory_hash,
+    is_expired,
+    usable_governance,
+)
 from agentworld_core.messages import Directory, DirectoryChange, Parameters
+from agentworld_core.world.modules.governance import Governance
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import DirectoryRecord, directory_key, read
 from agentworld_core.world.tree import Tree
 
@@ -26,7 +33,9 @@ class ScheduledDirectory:
 class ChainState:
     """The head of a chain with its state and its directories, oldest first; the last one may not be in force yet.
 
-    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut.
+    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut. ``sandbox`` is
+    what runs the modules of the world on this machine; it is no part of the chain, and the same chain with another one
+    is the same chain.
     """
 
     world_id: str
@@ -39,6 +48,7 @@ class ChainState:
     tree: Tree
     snapshot_tree: Tree
     directories: tuple[ScheduledDirectory, ...]
+    sandbox: Sandbox | None = field(default=None, compare=False, repr=False)
 
     @property
     def state_root(self) -> str:
@@ -74,6 +84,12 @@ class ChainState:
     def directory_at(self, height: int) -> Directory:
         """Returns the directory that governs a height; raises NotFound above the horizon and below 1."""
         return self.scheduled_at(height).directory
+
+
+def governance_of(directory: Directory) -> Governance:
+    """Returns whose signatures change modules and rules at the heights that a directory governs."""
+    keys = tuple([key.key_id for key in usable_governance(directory)])
+    return Governance(keys, directory.governance_threshold)
 
 
 def plan_directory_change(chain: ChainState, proposed: Directory, *, time_ms: int) -> ScheduledDirectory:

@@ -9,8 +9,10 @@ from agentworld_core.errors import InvalidField, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.ids import check_id
 from agentworld_core.ledger.chain import ChainState, ScheduledDirectory
+from agentworld_core.ledger.segments import MAX_SEGMENTS
 from agentworld_core.membership.directory import check_first_directory, check_threshold, directory_hash
 from agentworld_core.messages import MAX_ACTIONS_PER_BATCH, Genesis, Parameters
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import (
     META_KEY,
     WORLD_KEY,
@@ -25,7 +27,6 @@ from agentworld_core.world.tree import Tree
 
 FIRST_HEIGHT = 1
 MAX_BATCH_BYTES = 16 * 1024 * 1024
-_MAX_SEGMENTS = 4096
 _EVENTS_OF_A_STEP = 3
 
 
@@ -57,9 +58,9 @@ def check_parameters(parameters: Parameters) -> None:
         if not low <= value <= high:
             raise InvalidField(f"must be {low} to {high}", field=f"parameters.{name}", value=value)
     segments = -(-(parameters.max_batch_actions + _EVENTS_OF_A_STEP) // parameters.journal_events_per_segment)
-    if segments > _MAX_SEGMENTS:
+    if segments > MAX_SEGMENTS:
         raise InvalidField(
-            f"a full block would have {segments} segments, at most {_MAX_SEGMENTS} fit",
+            f"a full block would have {segments} segments, at most {MAX_SEGMENTS} fit",
             field="parameters.journal_events_per_segment",
             value=parameters.journal_events_per_segment,
         )
@@ -76,8 +77,11 @@ def genesis_state(genesis: Genesis) -> Tree:
     return Tree.of({key: encode_record(record) for key, record in records.items()})
 
 
-def chain_from_genesis(genesis: Genesis) -> ChainState:
-    """Returns the chain of height 0; raises a typed error for a document that fails ``check_genesis``."""
+def chain_from_genesis(genesis: Genesis, *, sandbox: Sandbox | None = None) -> ChainState:
+    """Returns the chain of height 0; raises a typed error for a document that fails ``check_genesis``.
+
+    ``sandbox`` runs the modules that the world may come to have; without one, its blocks cannot be executed then.
+    """
     check_genesis(genesis)
     return ChainState(
         world_id=genesis.world_id,
@@ -90,4 +94,5 @@ def chain_from_genesis(genesis: Genesis) -> ChainState:
         tree=genesis_state(genesis),
         snapshot_tree=Tree.empty(),
         directories=(ScheduledDirectory(genesis.directory, directory_hash(genesis.directory), FIRST_HEIGHT),),
+        sandbox=sandbox,
     )

@@ -12,19 +12,26 @@ from agentworld_core.ledger.snapshot import Fetch, load_manifest, restore
 from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import directory_hash
 from agentworld_core.messages import BlockBundle, Directory, Genesis, SnapshotManifest, WorldBlock
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import WORLD_KEY, WorldRecord, read, read_meta
 from agentworld_core.world.tree import Tree
 
 
 def chain_from_snapshot(
-    genesis: Genesis, bundle: BlockBundle, *, directories: Sequence[Directory], fetch: Fetch
+    genesis: Genesis,
+    bundle: BlockBundle,
+    *,
+    directories: Sequence[Directory],
+    fetch: Fetch,
+    sandbox: Sandbox | None = None,
 ) -> ChainState:
     """Returns the chain with the bundle's block, which has a snapshot, as its head; the same as replay would give.
 
     ``directories`` are the documents from epoch 1 to at least the last one scheduled at that height; ``fetch`` gives
-    blobs by content id. Everything is checked against the genesis document: the state names it and the directories,
-    these prove each other by their governance signatures, and the one in force at the height proves the block by its
-    certificate. Raises typed errors; what ``fetch`` raises passes through.
+    blobs by content id; ``sandbox`` is that of ``chain_from_genesis``. Everything is checked against the genesis
+    document: the state names it and the directories, these prove each other by their governance signatures, and the
+    one in force at the height proves the block by its certificate. Raises typed errors; what ``fetch`` raises passes
+    through.
     """
     check_genesis(genesis)
     block = bundle.block
@@ -47,6 +54,7 @@ def chain_from_snapshot(
         tree=tree,
         snapshot_tree=tree,
         directories=directories_from_state(tree, directories),
+        sandbox=sandbox,
     )
     check_committed(block, bundle.certificate, chain.directory_at(block.height))
     return chain

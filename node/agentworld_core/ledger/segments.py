@@ -10,6 +10,8 @@ from agentworld_core.errors import HashMismatch, StateMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import EventSegment, JournalSegmentRef, Receipt, ReceiptList, WorldEvent
 
+MAX_SEGMENTS = 4096
+"""As many as a block can name."""
 SEGMENT_LIMIT = 256 * 1024 * 1024
 
 
@@ -31,7 +33,11 @@ class CutJournal:
 
 
 def cut_events(events: Sequence[WorldEvent], per_segment: int) -> CutJournal:
-    """Returns the events of a block in segments of ``per_segment``, the last one shorter."""
+    """Returns the events of a block in segments of ``per_segment``, the last one shorter.
+
+    Where modules made so many that a block could not name the segments, these are as long as it takes.
+    """
+    per_segment = max(per_segment, -(-len(events) // MAX_SEGMENTS))
     encoded = [encode(event) for event in events]
     refs: list[JournalSegmentRef] = []
     blobs: dict[str, bytes] = {}

@@ -28,8 +28,11 @@ from agentworld_core.ids import is_id
 from agentworld_core.messages import MAX_PAYLOAD_BYTES, ActionEnvelope
 from agentworld_core.signing import Signer, key_id_of, signed_bytes, verify_bytes
 from agentworld_core.world.errors import ActionRefused
+from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
+from agentworld_core.world.modules.table import open_table
 from agentworld_core.world.nonces import MAX_NONCE
 from agentworld_core.world.state import Reader, read_agent, read_nonces
+from agentworld_core.world.tree import Tree
 
 AGENT_REGISTER = "agent.register"
 AGENT_MOVE = "agent.move"
@@ -101,7 +104,7 @@ def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
 
 
 def check_admission(
-    state: Reader, envelope: ActionEnvelope, *, world_id: str, now_ms: int | None = None, register_pending: bool = False
+    state: Tree, envelope: ActionEnvelope, *, world_id: str, now_ms: int | None = None, register_pending: bool = False
 ) -> None:
     """Raises a typed error unless the action passes ``check_envelope`` and, as far as this state can tell, will not be
     refused.
@@ -114,7 +117,7 @@ def check_admission(
         raise InvalidField("lies too far in the future", field="timestamp_ms", value=envelope.timestamp_ms)
     check_actor(state, envelope, register_pending=register_pending)
     try:
-        parse_payload(envelope)
+        parse_payload(envelope, custom=_is_custom(state, envelope.action_kind))
     except ActionRefused as refused:
         raise _ADMISSION_ERRORS.get(refused.reason_code, InvalidField)(
             refused.message, field="payload_cbor"
@@ -137,20 +140,49 @@ def check_actor(state: Reader, envelope: ActionEnvelope, *, register_pending: bo
         raise NonceUsed("is used or older than the window", field="nonce", value=envelope.nonce)
 
 
-def parse_payload(envelope: ActionEnvelope) -> Payload:
-    """Returns the payload of an action; raises ActionRefused for an unknown kind, and for wrong or missing fields."""
+def _is_custom(state: Tree, kind: str) -> bool:
+    if kind in _FIELDS:
+        return False
+    table = open_table(state)
+    return table is not None and table.handles(kind)
+
+
+def parse_payload(envelope: ActionEnvelope, *, custom: bool = False) -> Payload:
+    """Returns the payload of an action; raises ActionRefused for an unknown kind, and for wrong or missing fields.
+
+    ``custom`` says that modules take actions of this kind, so that one the kernel does not know may be any map.
+    """
     fields = _FIELDS.get(envelope.action_kind)
-    if fields is None:
+    if fields is None and not custom:
         raise ActionRefused("unsupported", f"no rule for actions of kind {envelope.action_kind}")
     try:
         payload = decode_value(envelope.payload_cbor, limit=MAX_PAYLOAD_BYTES)
     except MalformedEncoding as error:
         # The text becomes part of the ledger, so it must not be that of a library.
         raise ActionRefused("invalid_field", "payload: is not a deterministic encoding") from error
+    return check_payload(envelope.action_kind, payload)
+
+
+def check_payload(kind: str, payload: Value) -> Payload:
+    """Returns the payload when it is one for actions of this kind, which is any map where the kernel has no rule."""
+    fields = _FIELDS.get(kind)
+    if fields is None:
+        return _custom_payload(payload)
     if not isinstance(payload, dict) or sorted(payload) != sorted(fields):
         raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(sorted(fields))}")
     for name, check in fields.items():
         check(name, payload[name])
+    return payload
+
+
+def _custom_payload(payload: Value) -> Payload:
+    if not isinstance(payload, dict):
+        raise ActionRefused("invalid_field", "payload: must be a map")
+    try:
+        # As deep as in the event that will hold it: what cannot be written must not be accepted.
+        encode_value({"payload": payload})
+    except MalformedEncoding as error:
+        raise ActionRefused("invalid_field", "payload: is nested too deep") from error
     return payload
 
 
@@ -189,6 +221,7 @@ _FIELDS: dict[str, dict[str, Callable[[str, Value], None]]] = {
     OBJECT_UPDATE: {"object_id": _is_id, "data": _up_to(MAX_OBJECT_BYTES)},
     MESSAGE_SEND: {"to": _is_id, "body": _up_to(MAX_MESSAGE_BYTES)},
     MAILBOX_CLEAR: {"up_to": _is_sequence},
+    **GOVERNANCE_FIELDS,
 }
 
 ACTION_KINDS = tuple(_FIELDS)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from agentworld_core.codec import Value
 from agentworld_core.errors import AgentWorldError
 
 
@@ -15,25 +18,34 @@ class InvalidProof(AgentWorldError):
 class ActionRefused(AgentWorldError):
     """A well-formed action that the rules of the world refuse; ``reason_code`` is one of ``REFUSAL_CODES``.
 
-    It is raised by action handlers and becomes an ``action.rejected`` event; it never leaves the kernel.
+    It is raised by action handlers and becomes an ``action.rejected`` event, or the events ``instead`` (kind, payload)
+    when it has any; it never leaves the kernel.
     """
 
     code = "action_refused"
     http_status = 409
 
-    def __init__(self, reason_code: str, message: str):
+    def __init__(self, reason_code: str, message: str, *, instead: Sequence[tuple[str, dict[str, Value]]] = ()):
         super().__init__(message)
         if reason_code not in REFUSAL_CODES:
             raise ValueError(f"unknown refusal code {reason_code!r}")
         self.reason_code = reason_code
+        self.instead = instead
 
 
 REFUSAL_CODES = (
     "already_exists",
+    "denied",
+    "hash_mismatch",
+    "insufficient_resources",
     "invalid_field",
+    "invalid_state",
     "mailbox_full",
     "nonce_used",
     "not_found",
+    "rule_failed",
+    "shadow_failed",
+    "stale_base",
     "too_large",
     "unauthorized",
     "unsupported",

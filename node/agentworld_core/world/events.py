@@ -3,18 +3,20 @@
 ``apply_event`` is the whole meaning of an event. A step writes, in this order: ``step.started`` (tick and time),
 ``directory.scheduled`` when the block carries a directory, one event for each action (``action.rejected`` when it was
 refused), and ``nonces.used``, which lists what the actions of the step used up. Nothing else is needed to rebuild the
-state from the journal: neither the actions nor the receipts.
+state from the journal: neither the actions nor the receipts. Where modules are active or governed, an action has
+several events, and there are more kinds of them (``modules.apply``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from agentworld_core.codec import Value
 from agentworld_core.errors import MalformedEncoding, StateMismatch
 from agentworld_core.messages import WorldEvent
+from agentworld_core.world.event_fields import existing, take
+from agentworld_core.world.modules.apply import MODULE_EVENTS
 from agentworld_core.world.nonces import NonceWindow
 from agentworld_core.world.state import (
     META_KEY,
@@ -42,9 +44,6 @@ MAILBOX_CLEARED = "mailbox.cleared"
 ACTION_REJECTED = "action.rejected"
 NONCES_USED = "nonces.used"
 
-_T = TypeVar("_T")
-_R = TypeVar("_R", AgentRecord, ObjectRecord, Meta)
-
 
 def apply_event(draft: Draft, event: WorldEvent) -> None:
     """Changes the draft as the event says.
@@ -52,7 +51,7 @@ def apply_event(draft: Draft, event: WorldEvent) -> None:
     Raises StateMismatch when the event does not follow the last one or does not fit the state, MalformedEncoding when
     its payload is not that of its kind. After an error the draft is of no further use.
     """
-    meta = _existing(draft, META_KEY, Meta)
+    meta = existing(draft, META_KEY, Meta)
     if event.event_id != meta.next_event:
         raise StateMismatch(f"the next event is {meta.next_event}", field="event_id", value=event.event_id)
     apply = _APPLY.get(event.kind)
@@ -63,14 +62,7 @@ def apply_event(draft: Draft, event: WorldEvent) -> None:
     if event.kind != STEP_STARTED and event.tick != meta.tick:
         raise StateMismatch(f"the tick is {meta.tick}", field="tick", value=event.tick)
     apply(draft, event, event.payload)
-    draft.put(META_KEY, replace(_existing(draft, META_KEY, Meta), next_event=event.event_id + 1))
-
-
-def _field(payload: dict[str, Value], name: str, kind: type[_T]) -> _T:
-    value = payload.get(name)
-    if type(value) is not kind:
-        raise MalformedEncoding(f"must be {kind.__name__}", field=f"payload.{name}", value=value)
-    return value
+    draft.put(META_KEY, replace(existing(draft, META_KEY, Meta), next_event=event.event_id + 1))
 
 
 def _position(payload: dict[str, Value], name: str) -> tuple[int, int]:
@@ -80,54 +72,47 @@ def _position(payload: dict[str, Value], name: str) -> tuple[int, int]:
     raise MalformedEncoding("must be two integers", field=f"payload.{name}")
 
 
-def _existing(draft: Draft, key: bytes, kind: type[_R]) -> _R:
-    record = draft.record(key, kind)
-    if record is None:
-        raise StateMismatch("the event is about something that does not exist", field="state", value=key.decode())
-    return record
-
-
 def _step_started(draft: Draft, event: WorldEvent, payload: dict[str, Value]) -> None:
-    meta = _existing(draft, META_KEY, Meta)
-    time_ms = _field(payload, "time_ms", int)
+    meta = existing(draft, META_KEY, Meta)
+    time_ms = take(payload, "time_ms", int)
     if event.tick != meta.tick + 1 or time_ms < meta.time_ms:
         raise StateMismatch("must follow the last step", field="tick", value=event.tick)
     draft.put(META_KEY, replace(meta, tick=event.tick, time_ms=time_ms))
 
 
 def _directory_scheduled(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    record = DirectoryRecord(_field(payload, "directory_hash", str), _field(payload, "effective_height", int))
-    draft.put(directory_key(_field(payload, "epoch", int)), record)
+    record = DirectoryRecord(take(payload, "directory_hash", str), take(payload, "effective_height", int))
+    draft.put(directory_key(take(payload, "epoch", int)), record)
 
 
 def _agent_registered(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    key = agent_key(_field(payload, "agent_id", str))
-    draft.put(key, AgentRecord(_field(payload, "public_key", bytes), *_position(payload, "position")))
+    key = agent_key(take(payload, "agent_id", str))
+    draft.put(key, AgentRecord(take(payload, "public_key", bytes), *_position(payload, "position")))
 
 
 def _agent_moved(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    key = agent_key(_field(payload, "agent_id", str))
+    key = agent_key(take(payload, "agent_id", str))
     x, y = _position(payload, "to")
-    draft.put(key, replace(_existing(draft, key, AgentRecord), x=x, y=y))
+    draft.put(key, replace(existing(draft, key, AgentRecord), x=x, y=y))
 
 
 def _object_changed(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    owner, version = _field(payload, "owner", str), _field(payload, "version", int)
-    draft.put(object_key(_field(payload, "object_id", str)), ObjectRecord(owner, version, payload.get("data")))
+    owner, version = take(payload, "owner", str), take(payload, "version", int)
+    draft.put(object_key(take(payload, "object_id", str)), ObjectRecord(owner, version, payload.get("data")))
 
 
 def _message_sent(draft: Draft, event: WorldEvent, payload: dict[str, Value]) -> None:
-    recipient, sequence = _field(payload, "to", str), _field(payload, "sequence", int)
-    agent = _existing(draft, agent_key(recipient), AgentRecord)
+    recipient, sequence = take(payload, "to", str), take(payload, "sequence", int)
+    agent = existing(draft, agent_key(recipient), AgentRecord)
     draft.put(agent_key(recipient), replace(agent, mail_next=sequence + 1))
-    mail = MailRecord(_field(payload, "from", str), payload.get("body"), event.tick)
+    mail = MailRecord(take(payload, "from", str), payload.get("body"), event.tick)
     draft.put(mail_key(recipient, sequence), mail)
 
 
 def _mailbox_cleared(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    agent_id = _field(payload, "agent_id", str)
-    first, last = _field(payload, "first", int), _field(payload, "last", int)
-    agent = _existing(draft, agent_key(agent_id), AgentRecord)
+    agent_id = take(payload, "agent_id", str)
+    first, last = take(payload, "first", int), take(payload, "last", int)
+    agent = existing(draft, agent_key(agent_id), AgentRecord)
     if first != agent.mail_first or not first <= last < agent.mail_next:
         raise StateMismatch("are not messages of this mailbox", field="payload.last", value=last)
     for sequence in range(first, last + 1):
@@ -140,7 +125,7 @@ def _action_rejected(_draft: Draft, _event: WorldEvent, _payload: dict[str, Valu
 
 
 def _nonces_used(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
-    for item in _field(payload, "used", list):
+    for item in take(payload, "used", list):
         match item:
             case [str(actor_id), str(key_id), int(nonce)]:
                 key = nonce_key(actor_id, key_id)
@@ -163,6 +148,7 @@ _APPLY: dict[str, Callable[[Draft, WorldEvent, dict[str, Value]], None]] = {
     MAILBOX_CLEARED: _mailbox_cleared,
     ACTION_REJECTED: _action_rejected,
     NONCES_USED: _nonces_used,
+    **MODULE_EVENTS,
 }
 
 EVENT_KINDS = tuple(_APPLY)

@@ -21,6 +21,7 @@ from agentworld_core.world.actions import (
     OBJECT_CREATE,
     OBJECT_UPDATE,
     Payload,
+    check_payload,
     parse_payload,
 )
 from agentworld_core.world.errors import ActionRefused
@@ -37,6 +38,11 @@ from agentworld_core.world.events import (
     STEP_STARTED,
     apply_event,
 )
+from agentworld_core.world.modules.apply import ACTION_OVERRIDDEN, ACTION_TAKEN, RESOURCES_CHARGED
+from agentworld_core.world.modules.execution import ModuleRun
+from agentworld_core.world.modules.governance import GOVERNANCE_KINDS, NOBODY, Governance, Office, govern
+from agentworld_core.world.modules.sandbox import Sandbox
+from agentworld_core.world.modules.verdict import check_means, merge_decisions
 from agentworld_core.world.nonces import NonceWindow
 from agentworld_core.world.state import (
     AgentRecord,
@@ -54,27 +60,37 @@ MAILBOX_LIMIT = 256
 
 @dataclass(frozen=True, kw_only=True)
 class StepInput:
-    """What a step is made of: the height it stands for, its time, its actions in order, and a directory to schedule."""
+    """What a step is made of: the height it stands for and who governs it, its time, its actions in order, and a
+    directory to schedule.
+    """
 
     height: int
     time_ms: int
     actions: Sequence[ActionEnvelope]
     directory_change: DirectoryChange | None = None
+    governance: Governance = NOBODY
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step came to: its tick, its events in order, one receipt for each action, and the state after it."""
+    """What a step came to: its tick, its events in order, one receipt for each action, and the state after it.
+
+    ``exhausted`` says that modules used up what a step may cost, so that some were not called.
+    """
 
     tick: int
     events: tuple[WorldEvent, ...]
     receipts: tuple[Receipt, ...]
     tree: Tree
+    exhausted: bool
 
 
-def step(tree: Tree, given: StepInput) -> StepResult:
-    """Returns the result of one step; the same for the same state and input, everywhere and always."""
-    run = _Run(tree, given)
+def step(tree: Tree, given: StepInput, sandbox: Sandbox | None = None) -> StepResult:
+    """Returns the result of one step; the same for the same state and input, everywhere and always.
+
+    Raises SandboxFault, and changes nothing, when the world has modules and this node cannot run them.
+    """
+    run = _Run(tree, given, sandbox)
     run.emit(STEP_STARTED, {"time_ms": given.time_ms})
     if given.directory_change is not None:
         change = given.directory_change
@@ -86,10 +102,17 @@ def step(tree: Tree, given: StepInput) -> StepResult:
                 "effective_height": change.effective_height,
             },
         )
+    run.route()
     receipts = tuple([run.take(position, action) for position, action in enumerate(given.actions)])
     if run.used:
         run.emit(NONCES_USED, {"used": run.used})
-    return StepResult(tick=run.tick, events=tuple(run.events), receipts=receipts, tree=tree.update(run.draft.changes()))
+    return StepResult(
+        tick=run.tick,
+        events=tuple(run.events),
+        receipts=receipts,
+        tree=tree.update(run.draft.changes()),
+        exhausted=run.modules is not None and run.modules.exhausted,
+    )
 
 
 def replay_events(tree: Tree, events: Iterable[WorldEvent]) -> Tree:
@@ -103,7 +126,7 @@ def replay_events(tree: Tree, events: Iterable[WorldEvent]) -> Tree:
 class _Run:
     """One step in progress."""
 
-    def __init__(self, tree: Tree, given: StepInput):
+    def __init__(self, tree: Tree, given: StepInput, sandbox: Sandbox | None):
         meta = read_meta(tree)
         self.draft = Draft(tree)
         self.height = given.height
@@ -112,24 +135,39 @@ class _Run:
         self.events: list[WorldEvent] = []
         self.used: list[Value] = []
         self._windows: dict[bytes, NonceWindow] = {}
+        self._office = Office(draft=self.draft, governance=given.governance, tick=self.tick, sandbox=sandbox)
+        self.modules = ModuleRun.of(tree, draft=self.draft, sandbox=sandbox, emit=self.emit)
+        if self.modules is not None:
+            self.modules.clock = (self.tick, given.time_ms)
 
-    def emit(self, kind: str, payload: Payload, caused_by: str = "") -> int:
-        """Applies an event, then appends it to the journal; returns its id."""
+    def emit(self, kind: str, payload: Payload, caused_by: str = "") -> None:
+        """Applies an event, then appends it to the journal."""
         event = WorldEvent(self.next_event, self.tick, caused_by, kind, payload)
         apply_event(self.draft, event)
         self.events.append(event)
         self.next_event += 1
-        return event.event_id
+        if self.modules is not None:
+            self.modules.noticed(event)
+
+    def route(self) -> None:
+        """Calls the modules that listen to what has happened since the last time."""
+        if self.modules is not None:
+            self.modules.route()
 
     def take(self, position: int, action: ActionEnvelope) -> Receipt:
-        """Executes one action and returns its receipt."""
+        """Executes one action and returns its receipt, which names all events that came of it."""
+        first = self.next_event
         code = message = ""
+        produced: Sequence[tuple[str, Payload]]
         try:
-            kind, payload = self._execute(action)
+            produced = self._execute(action)
         except ActionRefused as refused:
             code, message = refused.reason_code, refused.message
-            kind, payload = ACTION_REJECTED, {"actor_id": action.actor_id, "code": code, "reason": message}
-        event_id = self.emit(kind, payload, action.action_id)
+            rejected: Payload = {"actor_id": action.actor_id, "code": code, "reason": message}
+            produced = refused.instead or [(ACTION_REJECTED, rejected)]
+        for kind, payload in produced:
+            self.emit(kind, payload, action.action_id)
+        self.route()
         return Receipt(
             action_id=action.action_id,
             height=self.height,
@@ -137,21 +175,58 @@ class _Run:
             ok=not code,
             code=code,
             message=message,
-            first_event_id=event_id,
-            event_count=1,
+            first_event_id=first,
+            event_count=self.next_event - first,
         )
 
-    def _execute(self, action: ActionEnvelope) -> tuple[str, Payload]:
+    def _execute(self, action: ActionEnvelope) -> Sequence[tuple[str, Payload]]:
         self._use_nonce(action)
         agent = self.draft.record(agent_key(action.actor_id), AgentRecord)
         if agent is not None and agent.public_key != action.public_key:
             raise ActionRefused("unauthorized", f"another key signs for {action.actor_id}")
-        payload = parse_payload(action)
-        if action.action_kind == AGENT_REGISTER:
-            return _register(agent, action, payload)
-        if agent is None:
+        kind = action.action_kind
+        payload = parse_payload(action, custom=self.modules is not None and self.modules.handles(kind))
+        if agent is None and kind != AGENT_REGISTER:
             raise ActionRefused("not_found", f"{action.actor_id} is not registered")
-        return _HANDLERS[action.action_kind](self.draft, action, payload)
+        if kind in GOVERNANCE_KINDS:
+            return govern(self._office, action, payload)
+        if self.modules is None:
+            return [self._handle(agent, action, kind, payload)]
+        return self._judged(self.modules, agent, action, payload)
+
+    def _judged(
+        self, modules: ModuleRun, agent: AgentRecord | None, action: ActionEnvelope, payload: Payload
+    ) -> Sequence[tuple[str, Payload]]:
+        """Executes an action as far as the rules of modules let it, and tells the modules that it was taken."""
+        kind = action.action_kind
+        verdict = merge_decisions(modules.decide(action.action_id, action.actor_id, kind, payload))
+        if verdict.override is not None:
+            instead, payload = verdict.override
+            overridden: Payload = {"actor_id": action.actor_id, "from": kind, "kind": instead, "payload": payload}
+            self.emit(ACTION_OVERRIDDEN, overridden, action.action_id)
+            kind, payload = instead, check_payload(instead, payload)
+            if agent is None and kind != AGENT_REGISTER:
+                raise ActionRefused("not_found", f"{action.actor_id} is not registered")
+        done = self._handle(agent, action, kind, payload)
+        check_means(self.draft, action.actor_id, verdict.cost)
+        if verdict.cost:
+            charged: Payload = {"actor_id": action.actor_id, "cost": {**verdict.cost}}
+            self.emit(RESOURCES_CHARGED, charged, action.action_id)
+        self.emit(*done, action.action_id)
+        modules.action_taken(action.action_id, action.actor_id, kind, payload)
+        return []
+
+    def _handle(
+        self, agent: AgentRecord | None, action: ActionEnvelope, kind: str, payload: Payload
+    ) -> tuple[str, Payload]:
+        if kind == AGENT_REGISTER:
+            return _register(agent, action, payload)
+        handler = _HANDLERS.get(kind)
+        if handler is not None:
+            return handler(self.draft, action, payload)
+        if self.modules is None or not self.modules.handles(kind):
+            raise ActionRefused("unsupported", f"no rule for actions of kind {kind}")
+        return ACTION_TAKEN, {"actor_id": action.actor_id, "kind": kind, "payload": payload}
 
     def _use_nonce(self, action: ActionEnvelope) -> None:
         key_id = key_id_of(action.public_key)

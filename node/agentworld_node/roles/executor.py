@@ -25,6 +25,7 @@ from agentworld_core.messages import (
 from agentworld_core.ordering.batch import draft_batch
 from agentworld_core.ordering.mempool import Mempool
 from agentworld_core.signing import Ed25519Signer, sign
+from agentworld_core.world.modules.sandbox import SandboxFault
 from agentworld_node.ledger import Ledger
 from agentworld_node.roles.keyring import NodeKeyring
 
@@ -69,7 +70,8 @@ class Executor:
         return self._executions.get(content_id(encode(bundle.block)))
 
     async def build(self, height: int, round_: Round) -> tuple[tuple[WorldBlock, ActionBatch] | None, str]:
-        """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do.
+        """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do
+        or this node fails.
 
         Nothing is built by a node that has lost the lease without having noticed, for instance while it was stopped.
         """
@@ -89,6 +91,9 @@ class Executor:
         actions = self._mempool.take_batch()
         try:
             return await asyncio.to_thread(self._build, chain, header, actions, directory, signer)
+        except SandboxFault as error:
+            self._ledger.fail(error)
+            return None, ""
         except AgentWorldError as error:
             if directory is None:
                 raise
@@ -117,7 +122,9 @@ class Executor:
             execution = execute(chain, batch, header)
             block = sign(execution.block, signer)
             encoded = encode(block)
-            if len(actions) > 1 and len(encoded) + len(encode(batch)) > PROPOSAL_BYTES:
+            # Where modules have used up what a step may cost, actions would be refused that fit the next block.
+            too_much = execution.exhausted or len(encoded) + len(encode(batch)) > PROPOSAL_BYTES
+            if len(actions) > 1 and too_much:
                 actions = actions[: len(actions) // 2]
                 continue
             block_hash = content_id(encoded)
@@ -125,7 +132,8 @@ class Executor:
             return (block, batch), block_hash
 
     async def judge(self, body: ProposalBody) -> tuple[bool, str] | None:
-        """Returns whether a proposed block follows from its parent, and why not; None when its height is over.
+        """Returns whether a proposed block follows from its parent, and why not; None when its height is over, or
+        this node fails.
 
         A block from too far in the future gets no verdict until its time has come near: were it refused for good, two
         honest validators whose clocks differ a little could hold different verdicts for ever.
@@ -140,6 +148,10 @@ class Executor:
             return True, ""
         try:
             execution = await asyncio.to_thread(check_block, chain, block, body.batch, verified=self._is_verified)
+        except SandboxFault as error:
+            # The fault is this node's, and says nothing about the block: no vote, and no more work here.
+            self._ledger.fail(error)
+            return None
         except AgentWorldError as error:
             return False, str(error)
         self._keep(body.proposal.block_hash, execution)

@@ -202,7 +202,7 @@ def test_sizes_are_bounded_by_their_encoding():
 
 
 def test_kinds_without_a_rule_are_unsupported():
-    assert len(ACTION_KINDS) == 6
+    assert len(ACTION_KINDS) == 18
     with pytest.raises(ActionRefused) as caught:
         parse_payload(action("ada", "dragon.summon", {}, 0))
     assert caught.value.reason_code == "unsupported"

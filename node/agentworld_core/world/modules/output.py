@@ -1,0 +1,256 @@
+"""What a call is given and what it may return: the documents of the interface ``wasm-1``.
+
+Input is the map ``ctx`` and ``action`` or ``event`` (encoded by itself), for a reducer also ``state``. Output is a map
+of ``new_state``, ``effects`` and ``emits``, each of which may be left out. Both are deterministic CBOR.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentworld_core.codec import Value, decode_value, encode_nested, encode_value
+from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding
+from agentworld_core.ids import is_kind
+from agentworld_core.messages import WorldEvent
+from agentworld_core.world.modules.documents import (
+    take_choice,
+    take_id,
+    take_list,
+    take_map,
+    take_number,
+    take_text,
+)
+from agentworld_core.world.modules.governance_actions import MAX_AMOUNT, take_resource
+from agentworld_core.world.modules.manifest import PRE_ACTION, PURE, REDUCER, ModuleManifest
+from agentworld_core.world.modules.sandbox import FAILURE_CODES
+
+CALL_CODES = (
+    *FAILURE_CODES,
+    "call_rate_exceeded",
+    "caps_denied",
+    "effect_limit_exceeded",
+    "emit_limit_exceeded",
+    "policy_denied",
+    "step_limit_exceeded",
+)
+"""Why a call of a module can fail: the ``code`` of ``module.call_failed``."""
+
+RULE_DECISION = "rule.decision"
+ALLOW = "allow"
+DENY = "deny"
+MODIFY = "modify"
+
+MAX_STATE_BYTES = 60 * 1024
+MAX_COSTS = 8
+MAX_NOTES = 256
+_KERNEL_WORDS = [
+    "action",
+    "agent",
+    "artifact",
+    "capability",
+    "directory",
+    "effect",
+    "mailbox",
+    "manifest",
+    "message",
+    "module",
+    "nonces",
+    "object",
+    "policy",
+    "proposal",
+    "resources",
+    "rule",
+    "step",
+]
+
+Payload = dict[str, Value]
+
+
+class ModuleFailed(AgentWorldError):
+    """A call came to nothing, for one of ``CALL_CODES``; it becomes an event and never leaves the kernel."""
+
+    code = "module_failed"
+
+    def __init__(self, reason_code: str, message: str = ""):
+        super().__init__(message)
+        if reason_code not in CALL_CODES:
+            raise ValueError(f"unknown failure code {reason_code!r}")
+        self.reason_code = reason_code
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """What a module wants done outside of the world, and by which capability."""
+
+    kind: str
+    params: Value
+    cap_ref: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What a module says about an action before it is taken: a verdict, what it costs, and what to take instead."""
+
+    verdict: str
+    override: tuple[str, Payload] | None = None
+    cost: dict[str, int]
+    notes: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Output:
+    """What a call returned, within its limits."""
+
+    new_state: bytes | None
+    effects: tuple[Effect, ...]
+    emits: tuple[tuple[str, Value], ...]
+    decision: Decision | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Occasion:
+    """Why a module is called: the stage, what is handed over and its kind and id, and the action that caused it."""
+
+    stage: str
+    kind: str
+    id: str
+    document: Payload
+    caused_by: str
+
+    def trace_of(self, module_id: str) -> str:
+        """Returns the name of this call in events."""
+        return f"{self.kind}-{self.id}-{module_id}"
+
+
+def action_document(action_id: str, actor_id: str, kind: str, payload: Payload) -> Payload:
+    """Returns what modules and filters see of an action."""
+    return {"action_id": action_id, "actor_id": actor_id, "kind": kind, "payload": payload}
+
+
+def event_document(event: WorldEvent) -> Payload:
+    """Returns what modules and filters see of an event."""
+    return {
+        "event_id": event.event_id,
+        "tick": event.tick,
+        "caused_by": event.caused_by,
+        "kind": event.kind,
+        "payload": event.payload,
+    }
+
+
+def make_input(
+    module: ModuleManifest, occasion: Occasion, *, clock: tuple[int, int], manifest_hash: str, state: bytes
+) -> bytes:
+    """Returns the input of a call; ``clock`` is tick and milliseconds of the step."""
+    ctx: Payload = {
+        "v": "wasm-1",
+        "module_id": module.module_id,
+        "trace_id": occasion.trace_of(module.module_id),
+        "stage": occasion.stage,
+        "time": clock[0],
+        "time_ms": clock[1],
+        "origin": {"kind": occasion.kind, "id": occasion.id},
+        "limits": module.limits.to_value(),
+        "world_config_hash": manifest_hash,
+    }
+    given: Payload = {"ctx": ctx, occasion.kind: encode_nested(occasion.document)}
+    return encode_value({**given, "state": state} if module.kind == REDUCER else given)
+
+
+def parse_output(module: ModuleManifest, occasion: Occasion, data: bytes) -> Output:
+    """Returns what the bytes say; raises ModuleFailed for anything that the interface or the limits do not allow."""
+    limits = module.limits
+    if len(data) > limits.max_output_bytes:
+        raise ModuleFailed("output_too_large", f"{len(data)} bytes exceed the limit of {limits.max_output_bytes}")
+    try:
+        value = decode_value(data, limit=limits.max_output_bytes)
+    except MalformedEncoding as error:
+        raise ModuleFailed("invalid_output", "is not a deterministic encoding") from error
+    try:
+        return _output(module, occasion, value)
+    except InvalidField as error:
+        raise ModuleFailed("invalid_output", f"{error.field}: {error.message}") from error
+
+
+def _output(module: ModuleManifest, occasion: Occasion, value: Value) -> Output:
+    given = take_map(value, "output", needed=(), optional=("new_state", "effects", "emits"))
+    effects, emits = given.get("effects", []), given.get("emits", [])
+    if isinstance(effects, list) and len(effects) > module.limits.max_effects:
+        raise ModuleFailed("effect_limit_exceeded", f"{len(effects)} effects, at most {module.limits.max_effects}")
+    if isinstance(emits, list) and len(emits) > module.limits.max_emits:
+        raise ModuleFailed("emit_limit_exceeded", f"{len(emits)} emits, at most {module.limits.max_emits}")
+    items = [_emit(item, f"emits[{index}]") for index, item in enumerate(take_list(emits, "emits", most=2**16))]
+    decisions = [payload for kind, payload in items if kind == RULE_DECISION]
+    if decisions and occasion.stage != PRE_ACTION:
+        raise InvalidField(f"is only for {PRE_ACTION}", field=RULE_DECISION)
+    if len(decisions) > 1:
+        raise InvalidField("may be emitted once", field=RULE_DECISION)
+    return Output(
+        new_state=_new_state(module, given.get("new_state")),
+        effects=tuple(
+            _effect(item, f"effects[{index}]") for index, item in enumerate(take_list(effects, "effects", most=2**16))
+        ),
+        emits=tuple(item for item in items if item[0] != RULE_DECISION),
+        decision=_decision(decisions[0], occasion.id) if decisions else None,
+    )
+
+
+def _new_state(module: ModuleManifest, value: Value) -> bytes | None:
+    if value is None:
+        return None
+    if not isinstance(value, bytes):
+        raise InvalidField("must be bytes", field="new_state")
+    if module.kind == PURE:
+        raise InvalidField("a pure module keeps no state", field="new_state")
+    if len(value) > MAX_STATE_BYTES:
+        raise ModuleFailed("output_too_large", f"new_state: {len(value)} bytes exceed the limit of {MAX_STATE_BYTES}")
+    return value
+
+
+def _emit(value: Value, field: str) -> tuple[str, Value]:
+    given = take_map(value, field, needed=("kind", "payload"))
+    kind = _kind(given["kind"], f"{field}.kind")
+    if kind != RULE_DECISION and kind.split(".")[0] in _KERNEL_WORDS:
+        raise InvalidField("is a kind of the kernel's own", field=f"{field}.kind")
+    return kind, given["payload"]
+
+
+def _effect(value: Value, field: str) -> Effect:
+    given = take_map(value, field, needed=("kind", "params", "cap_ref"))
+    return Effect(_kind(given["kind"], f"{field}.kind"), given["params"], take_id(given["cap_ref"], f"{field}.cap_ref"))
+
+
+def _decision(value: Value, action_id: str) -> Decision:
+    field = RULE_DECISION
+    given = take_map(value, field, needed=("action_id", "verdict"), optional=("override_action", "cost", "notes"))
+    if given["action_id"] != action_id:
+        raise InvalidField("is another action", field=f"{field}.action_id")
+    verdict = take_choice(given["verdict"], f"{field}.verdict", (ALLOW, DENY, MODIFY))
+    cost = given.get("cost", {})
+    if not isinstance(cost, dict) or len(cost) > MAX_COSTS:
+        raise InvalidField(f"must be a map of at most {MAX_COSTS} resources", field=f"{field}.cost")
+    return Decision(
+        verdict=verdict,
+        override=_override(given.get("override_action"), f"{field}.override_action") if verdict == MODIFY else None,
+        cost={
+            take_resource(kind, f"{field}.cost"): take_number(amount, f"{field}.cost.{kind}", most=MAX_AMOUNT)
+            for kind, amount in cost.items()
+        },
+        notes=take_text(given.get("notes", ""), f"{field}.notes", most=MAX_NOTES),
+    )
+
+
+def _override(value: Value, field: str) -> tuple[str, Payload] | None:
+    if value is None:
+        return None
+    given = take_map(value, field, needed=("kind", "payload"))
+    payload = given["payload"]
+    if not isinstance(payload, dict):
+        raise InvalidField("must be a map", field=f"{field}.payload")
+    return _kind(given["kind"], f"{field}.kind"), payload
+
+
+def _kind(value: Value, field: str) -> str:
+    if not is_kind(value):
+        raise InvalidField("must be a kind (dotted lower-case words)", field=field)
+    return str(value)
