@@ -32,7 +32,7 @@ class Rig:
     def __init__(self, folder: Path, chain: Chain, tasks: asyncio.TaskGroup):
         self.chain = chain
         self.tasks = tasks
-        self.ledger = Ledger.open(folder, chain.genesis)
+        self.ledger = Ledger.open(folder, chain.genesis, sandbox=chain.state.sandbox)
         self.metrics = Metrics()
         self.hub = MemoryHub()
         self.network = self.hub.network(ME, allow_unknown=True)

@@ -24,6 +24,7 @@ from agentworld_core.messages import (
 )
 from agentworld_core.ordering.batch import batch_id_of
 from agentworld_core.signing import add_signature, sign
+from agentworld_core.world.modules.sandbox import Sandbox
 from tests.unit.core.membership.worlds import WORLD, first_directory, signer
 
 PARAMETERS = Parameters(
@@ -135,9 +136,9 @@ def make_head(bundle: BlockBundle, *, announcer: str = "a", timestamp_ms: int = 
 class Chain:
     """A chain that grows; remembers all bundles, executions and blobs."""
 
-    def __init__(self, genesis: Genesis | None = None):
+    def __init__(self, genesis: Genesis | None = None, *, sandbox: Sandbox | None = None):
         self.genesis = genesis or make_genesis()
-        self.state = chain_from_genesis(self.genesis)
+        self.state = chain_from_genesis(self.genesis, sandbox=sandbox)
         self.bundles: list[BlockBundle] = []
         self.executions: list[Execution] = []
         self.blobs: dict[str, bytes] = {}
