@@ -22,6 +22,7 @@ _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 _LOW_32 = 0xFFFF_FFFF
 
 _TRAPS = {code.value: code.name.lower().replace("_", " ") for code in TrapCode}
+_NO_FUEL = "the call used more than its fuel"
 _OUT_OF_FUEL = TrapCode.OUT_OF_FUEL.value
 _INTERRUPTED = TrapCode.INTERRUPT.value
 
@@ -48,7 +49,9 @@ class _Invocation:
         self._trap: Any = POINTER(native.wasm_trap_t)()
         self._values = _Values()
         native.wasmtime_store_limiter(store, call.limits.memory_bytes, MAX_TABLE_ELEMENTS, 1, 1, 1)
-        self._check(native.wasmtime_context_set_fuel(self._context, call.limits.fuel))
+        # Wasmtime looks at the fuel where a function or a round of a loop begins and counts on behind the last such
+        # place: one unit more than allowed shows at the end whether what was used is within the limit.
+        self._check(native.wasmtime_context_set_fuel(self._context, call.limits.fuel + 1))
         native.wasmtime_context_set_epoch_deadline(self._context, deadline_ticks)
 
     def run(self, compiled: CompiledModule) -> CallResult:
@@ -63,9 +66,10 @@ class _Invocation:
         values[0].i32 = place
         values[1].i32 = len(self._call.input)
         self._enter(self._call.entry)
+        fuel_used = self._fuel_used()
         answer = values[0].i64
         output = self._read((answer >> 32) & _LOW_32, answer & _LOW_32)
-        return CallResult(output=output, fuel_used=self._call.limits.fuel - self._fuel_left())
+        return CallResult(output=output, fuel_used=fuel_used)
 
     def _write(self, data: bytes) -> int:
         """Puts the input where the module wants it and returns where that is."""
@@ -113,10 +117,12 @@ class _Invocation:
             raise SandboxFault("an export is gone that the loaded module has", field="entry", value=name)
         return self._item.of
 
-    def _fuel_left(self) -> int:
+    def _fuel_used(self) -> int:
         left = ctypes.c_uint64()
         self._check(native.wasmtime_context_get_fuel(self._context, byref(left)))
-        return left.value
+        if not left.value:
+            raise CallFailed("out_of_fuel", _NO_FUEL)
+        return self._call.limits.fuel + 1 - left.value
 
     def _check(self, error: Any) -> None:
         """Turns a trap into the failure of the call and an error of wasmtime into a fault of this node."""
@@ -139,7 +145,7 @@ def _ended(trap: Any) -> CallFailed | SandboxFault:
             "a call took longer than the watchdog allows", remedy="give the node more processor time, then restart it"
         )
     if code.value == _OUT_OF_FUEL:
-        return CallFailed("out_of_fuel", "the call used all of its fuel")
+        return CallFailed("out_of_fuel", _NO_FUEL)
     return CallFailed("trap", _TRAPS[code.value])
 
 

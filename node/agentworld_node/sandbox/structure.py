@@ -12,7 +12,9 @@ from agentworld_core.world.modules.sandbox import InvalidModule
 MAX_CODE_BYTES = 4 * 1024 * 1024
 MAX_TYPES = 5_000
 MAX_FUNCTIONS = 20_000
-MAX_FUNCTION_BYTES = 128 * 1024
+MAX_FUNCTION_BYTES = 64 * 1024
+MAX_COMPILE_EFFORT = 2**34
+"""The sum of the squares of the sizes of the functions, because the time to compile one grows with the square."""
 MAX_LOCALS = 2_000
 MAX_GLOBALS = 1_000
 MAX_EXPORTS = 1_000
@@ -64,16 +66,28 @@ def _check_section(section: int, body: _Reader) -> None:
     if count > most:
         raise InvalidModule(f"a module may have at most {most}", field=what, value=count)
     if section == _CODE:
-        for _ in range(count):
-            size = body.number()
-            if size > MAX_FUNCTION_BYTES:
-                raise InvalidModule(
-                    f"the body of a function may have at most {MAX_FUNCTION_BYTES} bytes",
-                    field="functions",
-                    value=size,
-                    remedy="compile with less inlining",
-                )
-            _check_locals(body.part(size))
+        _check_functions(body, count)
+
+
+def _check_functions(body: _Reader, count: int) -> None:
+    effort = 0
+    for _ in range(count):
+        size = body.number()
+        if size > MAX_FUNCTION_BYTES:
+            raise InvalidModule(
+                f"the body of a function may have at most {MAX_FUNCTION_BYTES} bytes",
+                field="functions",
+                value=size,
+                remedy="compile with less inlining",
+            )
+        effort += size * size
+        if effort > MAX_COMPILE_EFFORT:
+            raise InvalidModule(
+                "has too many large functions to be compiled in reasonable time",
+                field="functions",
+                remedy="compile with less inlining",
+            )
+        _check_locals(body.part(size))
 
 
 def _check_locals(body: _Reader) -> None:
