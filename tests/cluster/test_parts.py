@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,20 +182,20 @@ def interrupted_while_holding(ended: list[str]) -> None:
 def test_work_on_a_node_has_ended_when_an_interruption_during_its_start_is_heard_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    start, begin, ended = threading.Thread.start, threading.Event(), threading.Event()
+    start, given_up, ended = threading.Thread.start, threading.Event(), threading.Event()
 
     def start_and_interrupt(thread: threading.Thread) -> None:
         start(thread)
         signal.raise_signal(signal.SIGINT)
-        begin.set()
 
     def work(_node: Node) -> None:
-        begin.wait(timeout=1)
-        time.sleep(0.05)  # long enough that whoever does not wait for it is seen not to
-        ended.set()
+        given_up.wait(timeout=0.1)  # long enough that whoever does not wait for the work is seen not to
+        if not given_up.is_set():
+            ended.set()
 
     one = Node.__new__(Node)
     monkeypatch.setattr(threading.Thread, "start", start_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
         together([one], work)
+    given_up.set()
     assert ended.is_set()
