@@ -33,6 +33,14 @@ class GatewayUnreachable(NotAvailable):
     code: ClassVar[str] = "gateway_unreachable"
 
 
+class ActionNotTaken(AgentWorldError):
+    """An action was refused, by the node or, once committed, by the rules of the world; ``code`` says why."""
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # of this one action, not of the class
+
+
 class VerificationFailed(AgentWorldError):
     """Something fetched is not what the keys and the replay say it must be; the height says where."""
 

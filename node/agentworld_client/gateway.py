@@ -110,6 +110,26 @@ class GatewayClient:
                 return {"key": key, "found": False}
             raise
 
+    async def state_entries(self, prefix: str, *, most: int = 10_000) -> list[dict[str, Any]]:
+        """Returns the entries of the head's state under a prefix, as the node says them: at most ``most`` of them.
+
+        They come in several answers, between which blocks may be committed.
+        """
+        entries: list[dict[str, Any]] = []
+        after = ""
+        while len(entries) < most:
+            answer = await self._json(
+                f"/v1/state?prefix={quote(prefix, safe='')}&after={quote(after, safe='')}&limit=256"
+            )
+            found = answer.get("entries")
+            if not isinstance(found, list):
+                raise _nonsense("/v1/state", "a list of entries expected")
+            entries += found
+            if not found or not isinstance(answer.get("next"), str):
+                break
+            after = answer["next"]
+        return entries[:most]
+
     async def blob(self, content_hash: str) -> bytes:
         """Returns the bytes of a content id, checked against it."""
         data = await self._request("GET", f"/v1/blobs/{content_hash}")

@@ -159,6 +159,31 @@ class LedgerReads:
             answer["proof"] = encode(chain.tree.prove(name)).hex()
         return answer
 
+    def list_state(self, prefix: str, *, after: str, limit: int, max_bytes: int) -> dict[str, Any]:
+        """Returns entries of the head's state whose keys begin with a prefix, as JSON: those behind ``after``.
+
+        At most ``limit`` and about ``max_bytes``, but at least one; ``next`` is what to go on after, null at the end.
+        """
+        chain = self.chain
+        entries: list[dict[str, Any]] = []
+        going_on: str | None = None
+        size = 0
+        for name, data in chain.tree.items(prefix.encode(), after=after.encode()):
+            size += len(data)
+            if len(entries) == limit or (entries and size > max_bytes):
+                going_on = entries[-1]["key"]
+                break
+            key = name.decode()
+            entries.append({"key": key, "value": document(decode_value(data)), "value_cbor": data.hex()})
+        return {
+            "prefix": prefix,
+            "height": chain.height,
+            "block_hash": chain.block_hash,
+            "state_root": chain.state_root,
+            "entries": entries,
+            "next": going_on,
+        }
+
     def blob(self, content_hash: str) -> bytes:
         """Returns the bytes of a content id; raises BlobNotFound or BlobCorrupt."""
         return self._stores.blobs.get(content_hash)

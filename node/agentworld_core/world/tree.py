@@ -100,8 +100,8 @@ class Tree:
         index = bisect_left(node.keys, key)
         return node.values[index] if index < len(node.keys) and node.keys[index] == key else None
 
-    def items(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """Yields the entries whose keys begin with the prefix, in ascending order of keys."""
+    def items(self, prefix: bytes = b"", *, after: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Yields the entries whose keys begin with the prefix and lie behind ``after``, in ascending order of keys."""
         node = self._node
         depth = 2 * len(prefix)
         while isinstance(node, Inner) and node.depth < depth:
@@ -110,7 +110,7 @@ class Tree:
             node = node.children.get(slot_of(prefix, node.depth))
         if node is None or (isinstance(node, Inner) and not shares(node.first, prefix, depth)):
             return
-        for key, value in entries_of(node):
+        for key, value in entries_of(node, after):
             if key.startswith(prefix):
                 yield key, value
 

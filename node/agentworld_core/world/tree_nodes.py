@@ -12,6 +12,7 @@ touches one path whatever the keys are, the path is never longer than the key, a
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Annotated, TypeVar, Union
 
@@ -177,12 +178,17 @@ def build(entries: list[Entry]) -> Node:
     return Inner(depth, children, weight)
 
 
-def entries_of(node: Node) -> Iterator[Entry]:
-    """Yields all entries below a node in order of keys."""
+def entries_of(node: Node, after: bytes = b"") -> Iterator[Entry]:
+    """Yields all entries below a node behind a key, in order of keys, without looking at those before it."""
     stack: list[Node] = [node]
     while stack:
         top = stack.pop()
         if isinstance(top, Leaf):
-            yield from zip(top.keys, top.values, strict=True)
-        else:
-            stack.extend(reversed(top.children.values()))
+            start = bisect_right(top.keys, after) if after else 0
+            yield from zip(top.keys[start:], top.values[start:], strict=True)
+            continue
+        children = list(top.children.values())
+        if after:
+            # Of the children that begin at or before the key, only the last can hold entries behind it.
+            children = children[max(0, bisect_right([child.first for child in children], after) - 1) :]
+        stack.extend(reversed(children))

@@ -19,6 +19,7 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
+from agentworld_core.world.tree_nodes import MAX_KEY_BYTES
 from agentworld_node.api import documents
 from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
 from agentworld_node.api.openapi import openapi_document
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 MAX_BLOCKS = 256
 MAX_BLOCKS_BYTES = 4 * 1024 * 1024
+MAX_ENTRIES = 256
+MAX_ENTRIES_BYTES = 1024 * 1024
 MAX_WAIT_SECONDS = 120
 SSE_KEEPALIVE_SECONDS = 15
 
@@ -57,6 +60,7 @@ def build_app(services: Services) -> web.Application:
             web.get("/v1/blocks/{block}", block),
             web.get("/v1/directories/{epoch}", directory),
             web.get("/v1/revocations", revocations),
+            web.get("/v1/state", state_entries),
             web.get("/v1/state/{key:.+}", state),
             web.get("/v1/blobs/{hash}", blob),
             web.get("/v1/events", events),
@@ -215,6 +219,19 @@ async def state(request: web.Request) -> web.Response:
     if not answer["found"] and "proof" not in answer:
         raise NotFound("the state has no such key", field="key", value=key, remedy="?proof=1 proves that")
     return web.json_response(answer)
+
+
+async def state_entries(request: web.Request) -> web.Response:
+    """Returns the entries of the head's state under a prefix, behind ``after``; ``next`` is what to go on after."""
+    prefix, after = request.query.get("prefix", ""), request.query.get("after", "")
+    for name, text in (("prefix", prefix), ("after", after)):
+        if len(text) > MAX_KEY_BYTES or not text.isascii():
+            raise InvalidField(f"must be at most {MAX_KEY_BYTES} ASCII characters", field=name, value=text)
+    limit = _integer(request, "limit", 64, 1, MAX_ENTRIES)
+    ledger = request.app[SERVICES].ledger
+    return web.json_response(
+        await asyncio.to_thread(ledger.list_state, prefix, after=after, limit=limit, max_bytes=MAX_ENTRIES_BYTES)
+    )
 
 
 async def blob(request: web.Request) -> web.Response:

@@ -49,8 +49,9 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
         settings = NodeConfig.from_dict(plain)
     # Late, because it brings the network in, which takes its time.
     from agentworld_node.node import Node
+    from agentworld_node.sandbox import WasmSandbox
 
-    running = Node(settings)
+    running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "modules"))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.stop)
