@@ -17,7 +17,7 @@ from agentworld_core.errors import InvalidField, NotFound, TimedOut
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.world.actions import AGENT_REGISTER
-from agentworld_core.world.modules.artifacts import split_artifact
+from agentworld_core.world.modules.artifacts import MAX_ARTIFACT_BYTES, split_artifact
 from agentworld_core.world.modules.changes import parse_changes
 from agentworld_core.world.modules.governance_actions import (
     ARTIFACT_PUT,
@@ -81,24 +81,18 @@ class Governor:
             return artifact
         raise refused or TimedOut("the artifact is not whole yet", field="artifact", value=artifact)
 
-    async def changes_for(self, manifest: Mapping[str, Value], artifact: str, *, activate: bool) -> dict[str, Value]:
-        """Returns the change set that registers a module, or upgrades the one that is active under its id.
-
-        ``wasm_hash`` may be left out of the manifest; raises InvalidField for a manifest that no world would take.
-        """
-        whole: dict[str, Value] = {"wasm_hash": artifact, **manifest}
-        found = parse_manifest(whole)
-        if found.wasm_hash != artifact:
-            raise InvalidField("is not the content id of the code", field="manifest.wasm_hash", value=found.wasm_hash)
+    async def changes_for(self, manifest: dict[str, Value], *, activate: bool) -> dict[str, Value]:
+        """Returns the change set that registers a module, or upgrades the one that is active under its id."""
+        found = parse_manifest(manifest)
         active = await self._record(active_key(found.module_id), ActiveRecord)
-        changes: dict[str, Value] = {"register": [whole]}
+        changes: dict[str, Value] = {"register": [manifest]}
         if active is not None:
             upgrade: dict[str, Value] = {
                 "module_id": found.module_id,
                 "from_version": active.version,
                 "to_version": found.version,
-                "wasm_hash": artifact,
-                "manifest": whole,
+                "wasm_hash": found.wasm_hash,
+                "manifest": manifest,
             }
             changes = {"upgrade": [upgrade]}
         if activate:
@@ -164,6 +158,20 @@ class Governor:
     async def _record(self, key: bytes, kind: type[_R]) -> _R | None:
         value = await self._state(key)
         return None if value is None else kind.from_value(value)
+
+
+def manifest_for(code: bytes, given: Mapping[str, Value]) -> dict[str, Value]:
+    """Returns the manifest of this code, with its ``wasm_hash`` filled in where it was left out.
+
+    Raises InvalidField for a manifest that no world would take, or for other code, and for code of a wrong size.
+    """
+    if not 0 < len(code) <= MAX_ARTIFACT_BYTES:
+        raise InvalidField(f"must have 1 to {MAX_ARTIFACT_BYTES} bytes", field="code", value=len(code))
+    artifact = content_id(code)
+    whole: dict[str, Value] = {"wasm_hash": artifact, **given}
+    if parse_manifest(whole).wasm_hash != artifact:
+        raise InvalidField(f"the code has {artifact}", field="manifest.wasm_hash", value=given["wasm_hash"])
+    return whole
 
 
 async def read_value(client: GatewayClient, key: bytes) -> Value:

@@ -11,12 +11,9 @@ import typer
 
 from agentworld_client import keys as key_files
 from agentworld_client.gateway import GatewayClient
-from agentworld_client.governor import Governor, read_proposal
+from agentworld_client.governor import Governor, manifest_for, read_proposal
 from agentworld_client.submit import Agent
 from agentworld_core.errors import InvalidField, NotFound, Unauthorized
-from agentworld_core.hashing import content_id
-from agentworld_core.world.modules.artifacts import MAX_ARTIFACT_BYTES
-from agentworld_core.world.modules.manifest import parse_manifest
 from agentworld_core.world.modules.records import ACTIVE_PREFIX
 from agentworld_node.cli.app import FAILED, Target, app, client_command, run
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
@@ -62,7 +59,7 @@ def publish(
 
     async def command(governor: Governor) -> dict[str, Any]:
         artifact = await governor.publish(code)
-        number = await governor.propose(await governor.changes_for(document, artifact, activate=activate))
+        number = await governor.propose(await governor.changes_for(document, activate=activate))
         return {"artifact": artifact, "proposal": number}
 
     # What is wrong with the files is said before anything is sent.
@@ -283,10 +280,7 @@ def _print_report(report: dict[str, Any]) -> None:
 async def _module_files(file: Path, manifest: Path) -> tuple[bytes, dict[str, Any]]:
     """Returns code and manifest of a module; raises InvalidField for what no world would take."""
     code, document = _read(file, "FILE.wasm"), _object(manifest, "--manifest")
-    if not 0 < len(code) <= MAX_ARTIFACT_BYTES:
-        raise InvalidField(f"must have 1 to {MAX_ARTIFACT_BYTES} bytes", field="FILE.wasm", value=len(code))
-    parse_manifest({"wasm_hash": content_id(code), **document})
-    return code, document
+    return code, manifest_for(code, document)
 
 
 def _cell(name: str, item: dict[str, Any]) -> object:

@@ -12,6 +12,7 @@ import aiohttp
 
 from agentworld_client.gateway import GatewayClient
 from agentworld_core.messages import ActionEnvelope
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.network.memory import MemoryHub, MemoryNetwork
 from agentworld_node.network.port import Peer
 from agentworld_node.node import Node
@@ -67,8 +68,9 @@ class RunningNode:
 class MemoryWorld:
     """Nodes of one world on a hub."""
 
-    def __init__(self, material: Material):
+    def __init__(self, material: Material, *, sandbox: Sandbox | None = None):
         self.material = material
+        self.sandbox = sandbox
         self.hub = MemoryHub()
         self.nodes: dict[str, RunningNode] = {}
 
@@ -83,7 +85,7 @@ class MemoryWorld:
         started = []
         for name in names or self.material.names:
             network = self.network(name)
-            node = Node(self.material.config(name, **changes), network=network)
+            node = Node(self.material.config(name, **changes), network=network, sandbox=self.sandbox)
             self.nodes[name] = running = RunningNode(node, network)
             started.append(running)
         for running in started:
