@@ -64,7 +64,7 @@ def count(node: Node) -> Any:
     assert found is not None
     state = decode_value(found)
     assert isinstance(state, dict)
-    return decode_value(state["state"])  # type: ignore[arg-type]
+    return decode_value(state["state"])
 
 
 def test_a_module_is_published_acts_and_is_upgraded(
