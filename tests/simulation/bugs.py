@@ -18,10 +18,10 @@ from agentworld_core.messages import ActionEnvelope, BlockBundle, Directory, Vot
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseRecord
 from agentworld_core.signing import sign
 from tests.simulation import chain
-from tests.simulation.net import Weather
 from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
-from tests.simulation.world import Scenario
+from tests.simulation.scenario import Scenario, Weather
+from tests.simulation.world import Adjust, as_drawn
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -37,14 +37,21 @@ class Bug:
     breaks: tuple[str, ...]
     node_class: type[SimNode] = SimNode
     patch: Patch = lambda _: None
-    where: Callable[[Scenario], None] = lambda _: None
+    where: Adjust = as_drawn
+
+    @property
+    def slug(self) -> str:
+        """The name as it is written on the command line."""
+        return self.name.replace(" ", "-")
 
 
 class VotesBeforeStoring(SimNode):
     def persist_vote(self, effect: PersistVote) -> None:
-        signed = sign(effect.vote, self.signer)
-        self.disk.append(("vote", (signed, effect.lock)), lambda: None)
-        self.step(VoteDurable(signed))
+        key = self.signer_at(effect.vote.height)
+        if key is not None:
+            signed = sign(effect.vote, key)
+            self.disk.append_vote(signed, effect.lock, lambda: None)
+            self.step(VoteDurable(signed))
 
 
 class ForgetsItsVotes(SimNode):
@@ -155,31 +162,35 @@ def majority_without_a_witness(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Oracles, "_check_quorum", lambda *_, **__: None)
 
 
-def five_with_a_twin(scenario: Scenario) -> None:
-    scenario.members = {f"v{number}": 1 for number in range(5)}
-    scenario.fault_model, scenario.faulty = BYZANTINE, ["v4"]
-    scenario.joining = False
-    scenario.partitions = scenario.lease_split = True
+def equals(count: int) -> dict[str, int]:
+    return {f"v{number}": 1 for number in range(count)}
 
 
-def four_in_a_storm(scenario: Scenario) -> None:
-    scenario.members = {f"v{number}": 1 for number in range(4)}
-    scenario.fault_model, scenario.faulty = BYZANTINE, []
-    scenario.weather = Weather(loss=0.2, slow=0.3)
-    scenario.crashes = scenario.lease_faults = True
-    scenario.revocation = scenario.joining = False
+def five_with_a_twin(scenario: Scenario) -> Scenario:
+    faults = {"split": 1.0, "lease-split": 1.0}
+    return scenario.with_(members=equals(5), fault_model=BYZANTINE, faulty=("v4",), faults=faults)
 
 
-def four_in_a_disaster(scenario: Scenario) -> None:
-    four_in_a_storm(scenario)
-    scenario.leaseless = False
-    scenario.disasters = True
+def four_in_a_storm(scenario: Scenario) -> Scenario:
+    return scenario.with_(
+        members=equals(4),
+        fault_model=BYZANTINE,
+        faulty=(),
+        weather=Weather(loss=0.2, slow=0.3),
+        faults={"crash": 1.0, "lease-away": 0.7, "lease-lost": 0.3, "split": 0.5},
+        drift=0.02,
+        every_ms=(100, 2500),
+    )
 
 
-def four_and_a_revoked_twin(scenario: Scenario) -> None:
-    four_in_a_storm(scenario)
-    scenario.faulty = ["v3"]
-    scenario.revocation = True
+def four_in_a_disaster(scenario: Scenario) -> Scenario:
+    stormy = four_in_a_storm(scenario)
+    return stormy.with_(leaseless=False, faults={**stormy.faults, "disaster": 1.0})
+
+
+def four_and_a_revoked_twin(scenario: Scenario) -> Scenario:
+    stormy = four_in_a_storm(scenario)
+    return stormy.with_(faulty=("v3",), faults={**stormy.faults, "revoke": 0.5})
 
 
 BUGS = (

@@ -46,10 +46,11 @@ from agentworld_core.membership.revocation import check_revocation
 from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
-from agentworld_core.signing import sign
+from agentworld_core.signing import Ed25519Signer, sign
+from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
 from tests.simulation.chain import LIMITS, Chain
 from tests.simulation.disk import Disk
-from tests.simulation.net import Frame
+from tests.simulation.history import Frame
 from tests.unit.core.membership.worlds import WORLD, signer
 
 if TYPE_CHECKING:
@@ -65,7 +66,22 @@ TIMEOUTS = Timeouts(
     rebroadcast_longest_ms=1600,
 )
 LEASE = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=400)
+MEMPOOL = MempoolLimits(max_actions=64, max_per_actor=16)
 BUNDLES_AT_ONCE = 4
+GENERATIONS = 4
+
+
+@functools.cache
+def key_of(name: str, generation: int) -> Ed25519Signer:
+    """The key that a member has in a generation."""
+    return signer(name if generation == 1 else f"{name}/{generation}")
+
+
+@functools.cache
+def keys_of(name: str) -> dict[str, Ed25519Signer]:
+    """All keys that a member may come to have, by key id."""
+    keys = [key_of(name, generation) for generation in range(1, GENERATIONS + 1)]
+    return {key.key_id: key for key in keys}
 
 
 class SimNode:
@@ -78,11 +94,11 @@ class SimNode:
         self.kernel = world.kernel
         self.end = end
         self.name = name
-        self.signer = signer(name)
-        self.disk = Disk(world.kernel, end)
+        self.keys = keys_of(name)
+        self.disk = Disk(world.kernel, end, torn_writes=world.scenario.torn_writes)
         self.rng = world.kernel.rng(f"node/{end}")
         self.clock_start = self.rng.randrange(10**6)
-        self.clock_rate = 1 + self.rng.uniform(-0.02, 0.02)
+        self.clock_rate = 1 + self.rng.uniform(-1, 1) * world.scenario.drift
         self.up = False
         self.life = 0
         self.paused_until = 0
@@ -101,12 +117,8 @@ class SimNode:
         self.work: bool | None = None
         self.view: tuple[int, str | None] = (0, None)
         self.chain = Chain(Keyring(self.world.first_directory))
-        for kind, value in self.disk.durable:
-            if kind == "commit" and value.block.height == self.chain.height + 1:
-                self.chain.append(value)
-            elif kind == "revoke":
-                self.chain.keyring.revocations.add(value)
-        self.mempool = Mempool(MempoolLimits(max_actions=64, max_per_actor=16), LIMITS)
+        self.stored = self.read_disk()
+        self.mempool = Mempool(MEMPOOL, LIMITS)
         self.keeper = LeaseKeeper(self.name, LEASE)
         settings = ConsensusSettings(
             world_id=WORLD,
@@ -120,7 +132,7 @@ class SimNode:
         self.start_height()
         self.every(300, self.keep_lease)
         self.every(500, self.announce)
-        self.kernel.note(f"{self.end} boots at height {self.chain.height}")
+        self.kernel.note(self.end, "boots", f"at height {self.chain.height}")
         self.world.oracles.booted(self)
 
     def boot_if_down(self) -> None:
@@ -130,7 +142,7 @@ class SimNode:
 
     def crash(self) -> None:
         """Loses memory and whatever was not synced."""
-        self.kernel.note(f"{self.end} crashes")
+        self.kernel.note(self.end, "crashes", "")
         self.up = False
         self.life += 1
         self.disk.crash()
@@ -140,7 +152,7 @@ class SimNode:
         """This node's monotonic clock."""
         return int(self.clock_start + self.kernel.now * self.clock_rate)
 
-    def later(self, delay: int, action: Callable[[], None]) -> None:
+    def later(self, delay: int, action: Callable[[], object]) -> None:
         """Does something after a delay of its own clock, unless it has crashed by then; a pause holds it up."""
         life = self.life
 
@@ -163,20 +175,41 @@ class SimNode:
 
         self.later(self.rng.randrange(interval), run)
 
+    def read_disk(self) -> DurableVotes:
+        """Takes up the chain that is on disk, and returns the votes for the heights above it."""
+        votes: list[StoredVote] = []
+        proposals: list[ProposalBody] = []
+        for record in self.disk.records():
+            match record.kind:
+                case kind if kind == VOTE:
+                    votes.append(self.world.decode(StoredVote, record.payload))
+                    self.disk.signatures[votes[-1].vote.signature] = None
+                case kind if kind == PROPOSAL:
+                    proposals.append(self.world.decode(ProposalBody, record.payload))
+                case kind if kind == REVOCATION:
+                    self.chain.keyring.revocations.add(self.world.decode(Revocation, record.payload))
+                case kind if kind == COMMIT:
+                    bundle = self.world.decode(BlockBundle, record.payload)
+                    if bundle.block.height == self.chain.height + 1:
+                        self.chain.append(bundle)
+        above = [stored for stored in votes if stored.vote.height > self.chain.height]
+        return DurableVotes(
+            votes=tuple(stored.vote for stored in above),
+            proposals=tuple(body for body in proposals if body.proposal.height > self.chain.height),
+            locks=tuple(locked_value(stored.lock) for stored in above if stored.lock is not None),
+        )
+
     # Consensus
 
     def durable_votes(self) -> DurableVotes:
         """Returns what the log holds for the heights that are not committed."""
-        votes = [value for kind, value in self.disk.durable if kind == "vote"]
-        return DurableVotes(
-            votes=tuple(vote for vote, _ in votes if vote.height > self.chain.height),
-            proposals=tuple(
-                body
-                for kind, body in self.disk.durable
-                if kind == "proposal" and body.proposal.height > self.chain.height
-            ),
-            locks=tuple(lock for vote, lock in votes if lock is not None and vote.height > self.chain.height),
-        )
+        return self.stored
+
+    def signer_at(self, height: int) -> Ed25519Signer | None:
+        """Returns the key that counts for this node at the height, if it has one."""
+        keyring = self.chain.keyring
+        key_id = keyring.signing_key(height, member_id=self.name, available=tuple(self.keys), active=None)
+        return self.keys[key_id] if key_id is not None else None
 
     def start_height(self) -> None:
         """Tells the engine that the next height begins."""
@@ -188,7 +221,11 @@ class SimNode:
         """Gives the engine an event and carries out what it asks for."""
         if isinstance(event, VoteReceived):
             self.world.oracles.vote_accepted(self, event)
+        before = self.engine.round
         self.perform(self.engine.step(self.now, event))
+        if self.kernel.history.full and self.engine.round != before and (round_ := self.engine.round) is not None:
+            says = f"({round_.term}.{round_.attempt}) of {self.engine.height}"
+            self.kernel.note(self.end, "enters", says, height=self.engine.height or 0)
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -230,19 +267,26 @@ class SimNode:
         self.later(delay_ms, fire)
 
     def persist_vote(self, effect: PersistVote) -> None:
-        signed = sign(effect.vote, self.signer)
-        self.disk.append(("vote", (signed, effect.lock)), lambda: self.step(VoteDurable(signed)))
+        key = self.signer_at(effect.vote.height)
+        if key is None:
+            self.kernel.reach("no key to vote with")
+            return
+        signed = sign(effect.vote, key)
+        self.disk.append_vote(signed, effect.lock, lambda: self.step(VoteDurable(signed)))
 
     def persist_proposal(self, body: ProposalBody) -> None:
-        signed = replace(body, proposal=sign(body.proposal, self.signer))
-        self.disk.append(("proposal", signed), lambda: self.step(ProposalDurable(signed)))
+        key = self.signer_at(body.proposal.height)
+        if key is not None:
+            signed = replace(body, proposal=sign(body.proposal, key))
+            self.disk.append(PROPOSAL, signed, lambda: self.step(ProposalDurable(signed)))
 
     def build(self, effect: BuildCandidate) -> None:
-        if effect.height != self.chain.height + 1:
+        key = self.signer_at(effect.height)
+        if effect.height != self.chain.height + 1 or key is None:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
-        made = self.chain.build(self.signer, effect.round, proposer=self.name, actions=actions, directory=directory)
+        made = self.chain.build(key, effect.round, proposer=self.name, actions=actions, directory=directory)
         self.step(CandidateBuilt(effect.height, effect.round, made))
 
     def may_include(self, action: ActionEnvelope) -> bool:
@@ -272,14 +316,16 @@ class SimNode:
         if self.committing or bundle.block.height != self.chain.height + 1:
             return
         self.committing = True
-        self.disk.append(("commit", bundle), lambda: self.take_up(bundle))
+        self.disk.append(COMMIT, bundle, lambda: self.take_up(bundle))
 
     def take_up(self, bundle: BlockBundle) -> None:
         self.committing = False
         self.world.oracles.committing(self, bundle)
         self.chain.append(bundle)
         self.mempool.remove(action.action_id for action in bundle.batch.actions)
-        self.kernel.note(f"{self.end} commits {bundle.block.height} {self.chain.head[:8]} term {bundle.block.term}")
+        block, certificate = bundle.block, bundle.certificate
+        says = f"{block.height} {self.chain.head[:8]} decided in ({certificate.term}.{certificate.attempt})"
+        self.kernel.note(self.end, "commits", says, height=block.height)
         self.acknowledge(bundle)
         self.start_height()
 
@@ -354,17 +400,19 @@ class SimNode:
     def send(self, frame: Frame) -> None:
         self.world.net.broadcast(self.end, frame)
 
-    def receive(self, source: str, frame: Frame) -> None:
+    def receive(self, source: str, frame: Frame) -> str:
         if not self.up:
-            return
+            return "down"
         if self.paused_until > self.kernel.now:
-            self.later(0, lambda: self.receive(source, frame))
-            return
+            self.later(0, functools.partial(self.receive, source, frame))
+            return "paused"
         kind, data = frame
         try:
             self.handle(source, kind, data)
         except AgentWorldError as error:
             self.world.count_refused(kind, error)
+            return error.code
+        return ""
 
     def handle(self, source: str, kind: str, data: bytes) -> None:
         match kind:
@@ -415,7 +463,7 @@ class SimNode:
         if statement.key_id in keyring.revocations:
             return
         check_revocation(statement, keyring.newest, revoked_key_ids=keyring.revoked_key_ids, forced=True)
-        self.disk.append(("revoke", statement), lambda: self.know_revocation(statement))
+        self.disk.append(REVOCATION, statement, lambda: self.know_revocation(statement))
 
     def know_revocation(self, statement: Revocation) -> None:
         self.chain.keyring.revocations.add(statement)

@@ -69,7 +69,7 @@ class Oracles:
         place = (node.name, vote.height, round_, vote.phase)
         if self.cast.setdefault(place, vote.block_hash) != vote.block_hash:
             raise Violation("I4", f"{node.name} votes twice at {place[1:]}")
-        if ("vote", vote.height, vote.signature) not in node.disk.names:
+        if vote.signature not in node.disk.signatures:
             raise Violation("I4", f"{node.name} sends a vote at {place[1:]} that is not on disk")
         self._check_lock(node, vote, round_)
 

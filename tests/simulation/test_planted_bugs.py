@@ -6,17 +6,17 @@ import pytest
 
 from tests.simulation.bugs import BUGS, Bug
 from tests.simulation.kernel import Violation
-from tests.simulation.world import World
+from tests.simulation.world import Setup, World
 
 SEEDS = 250
 
 
-@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.slug)
 def test_the_bug_is_found(bug: Bug, monkeypatch: pytest.MonkeyPatch) -> None:
     bug.patch(monkeypatch)
     for seed in range(SEEDS):
         try:
-            World(seed, node_class=bug.node_class, adjust=bug.where).run()
+            World(seed, Setup(bug.node_class, bug.where)).run()
         except Violation as violation:
             if violation.invariant in bug.breaks:
                 return
