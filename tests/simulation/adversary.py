@@ -36,7 +36,7 @@ from tests.unit.core.membership.worlds import member, successor
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-EVERY_MS = (50, 600)
+EVERY_MS = (100, 1000)
 FOREIGN_TERM = 10_000
 
 
@@ -73,7 +73,7 @@ class Liar:
                 self.heard.append(self.world.decode(Vote, frame[1]))
             except AgentWorldError:
                 return "not understood"
-            if "double-votes" in self.world.scenario.lies and self.rng.random() < 0.5:
+            if "double-votes" in self.world.scenario.lies and self.rng.random() < 0.2:
                 self._double_votes()
         return ""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from agentworld_core.codec import decode_value
 from agentworld_core.messages import KeySignature
 from agentworld_node.records import REVOCATION
@@ -20,7 +22,7 @@ def crashed_disk(seed: int, *, torn_writes: bool) -> tuple[Kernel, Disk, int]:
     confirmed: list[int] = []
     disk.append(REVOCATION, RECORD, lambda: confirmed.append(0))
     for number in range(10):
-        disk.append(REVOCATION, RECORD, lambda number=number: confirmed.append(number))
+        disk.append(REVOCATION, RECORD, functools.partial(confirmed.append, number))
     kernel.run(SYNCED_IN_TIME_MS, done=lambda: bool(confirmed))
     disk.crash()
     kernel.run(2 * SYNCED_IN_TIME_MS)
@@ -55,7 +57,7 @@ def test_a_log_that_was_cut_goes_on() -> None:
         kernel, disk, _ = crashed_disk(seed, torn_writes=True)
         before = len(disk.records())
         done: list[bool] = []
-        disk.append(REVOCATION, RECORD, lambda done=done: done.append(True))
+        disk.append(REVOCATION, RECORD, functools.partial(done.append, True))
         kernel.run(kernel.now + SYNCED_IN_TIME_MS)
         assert done
         assert len(disk.records()) == before + 1
