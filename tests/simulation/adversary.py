@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 EVERY_MS = (100, 1000)
 FOREIGN_TERM = 10_000
+FLOOD = 40
 
 
 class Twin(SimNode):
@@ -59,6 +61,7 @@ class Liar:
         self.name = name
         self.end = f"{name}-liar"
         self.rng = world.kernel.rng(f"liar/{name}")
+        self.flooded = 1000
         self.heard: deque[Vote] = deque(maxlen=60)
         world.net.attach(self.end, self.receive)
 
@@ -67,14 +70,19 @@ class Liar:
         self.world.kernel.after(self.rng.randint(*EVERY_MS), self.lie)
 
     def receive(self, _source: str, frame: Frame) -> str:
-        """Remembers votes, and answers some of them."""
-        if frame[0] == "vote":
-            try:
+        """Remembers votes and answers some of them; spoils proposals of its own validator on their way."""
+        lies = self.world.scenario.lies
+        try:
+            if frame[0] == "vote":
                 self.heard.append(self.world.decode(Vote, frame[1]))
-            except AgentWorldError:
-                return "not understood"
-            if "double-votes" in self.world.scenario.lies and self.rng.random() < 0.2:
-                self._double_votes()
+                if "double-votes" in lies and self.rng.random() < 0.2:
+                    self._double_votes()
+            elif frame[0] == "proposal" and "invalid-blocks" in lies and self.rng.random() < 0.5:
+                proposal = self.world.decode(ProposalBody, frame[1]).proposal
+                if proposal.proposer_id == self.name:
+                    self._invalid_block(Round(proposal.term, proposal.attempt))
+        except AgentWorldError as error:
+            return error.code
         return ""
 
     def lie(self) -> None:
@@ -82,7 +90,8 @@ class Liar:
         lies = self.world.scenario.lies
         kind = self.rng.choices(list(lies), weights=list(lies.values()))[0]
         self.world.kernel.reach(f"lie {kind}")
-        getattr(self, "_" + kind.replace("-", "_"))()
+        with contextlib.suppress(AgentWorldError):  # production refuses to make some of what it would refuse to take
+            getattr(self, "_" + kind.replace("-", "_"))()
         self.world.kernel.after(self.rng.randint(*EVERY_MS), self.lie)
 
     # What it knows
@@ -133,6 +142,22 @@ class Liar:
             vote = self._vote(directory, near.height, self._round(), self.rng.choice(values))
             self.world.net.send(self.end, end, ("vote", encode(vote)))
 
+    def _flood(self) -> None:
+        """Two votes each for more and more rounds far ahead: nobody may have to remember them all."""
+        chain = self._chain()
+        directory = chain.keyring.at(chain.height + 1)
+        begin = self.flooded
+        self.flooded += FLOOD
+        values = (content_id(b"one"), content_id(b"other"))
+        for attempt in range(begin, self.flooded):
+            for value in values:
+                draft = draft_vote(
+                    directory, validator_id=self.name, height=chain.height + 1,
+                    round_=Round(FOREIGN_TERM if not self.world.scenario.leaseless else 0, attempt),
+                    phase=PREVOTE, block_hash=value,
+                )  # fmt: skip
+                self._send(("vote", encode(sign(draft, self._key(directory)))))
+
     def _stale_votes(self) -> None:
         for vote in self.rng.sample(list(self.heard), min(5, len(self.heard))):
             self._send(("vote", encode(vote)))
@@ -171,7 +196,10 @@ class Liar:
         self._send_proposal(second, round_)
 
     def _invalid_blocks(self) -> None:
-        chain, round_ = self._chain(), self._round()
+        self._invalid_block(self._round())
+
+    def _invalid_block(self, round_: Round) -> None:
+        chain = self._chain()
         block, batch = self._draft(chain, round_)
         wrong = content_id(b"wrong")
         options: tuple[dict[str, Any], ...] = (
@@ -232,7 +260,8 @@ class Liar:
         self, chain: Chain, round_: Round, actions: tuple[ActionEnvelope, ...], directory: Directory | None
     ) -> tuple[WorldBlock, ActionBatch]:
         key = self._key(chain.keyring.at(chain.height + 1))
-        return chain.build(key, round_, proposer=self.name, actions=actions, directory=directory)
+        header = chain.header(key, round_, proposer=self.name, time_ms=self.world.twins[0].wall_time)
+        return chain.build(key, header, actions=actions, directory=directory)
 
     def _send_proposal(self, candidate: tuple[WorldBlock, ActionBatch], round_: Round) -> None:
         chain = self._chain()

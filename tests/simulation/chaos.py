@@ -23,6 +23,7 @@ class Chaos:
         self.rng = world.kernel.rng("chaos")
         self.running = True
         self.steps = 0
+        self.governed: list[Directory] = []
 
     def step(self) -> None:
         """Does one of the enabled faults, and comes back later."""
@@ -187,6 +188,7 @@ class Chaos:
         if changes is None:
             return
         proposed = successor(directory, changes)
+        self.governed.append(proposed)
         says = " ".join(f"{item.member_id}x{item.weight}" for item in proposed.members)
         self.kernel.note("world", "governs", f"epoch {proposed.epoch}: {says}")
         for node in self.world.honest:

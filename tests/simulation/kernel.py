@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 from tests.simulation.history import History, Mark
 
+MOST_EVENTS = 1_000_000
+
 
 class Violation(AssertionError):
     """An invariant does not hold."""
@@ -56,6 +58,8 @@ class Kernel:
         while self._heap and self._heap[0][0] <= until:
             self.now, _, _, action = heapq.heappop(self._heap)
             self.events += 1
+            if self.events > MOST_EVENTS:
+                raise Violation("BUSY", f"{MOST_EVENTS} events and still at {self.now} ms")
             action()
             if done():
                 return True

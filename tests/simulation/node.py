@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentworld_core.codec import decode_value, encode, encode_value
-from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import (
     BroadcastProposal,
@@ -38,15 +37,15 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
-from agentworld_core.errors import AgentWorldError, HashMismatch, StateMismatch
-from agentworld_core.hashing import content_id
+from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed, StateMismatch, Unauthorized
+from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import check_next_directory
-from agentworld_core.membership.keyring import Keyring
 from agentworld_core.membership.revocation import check_revocation
 from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import Ed25519Signer, sign
+from agentworld_core.world.actions import check_admission
 from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
 from tests.simulation.chain import LIMITS, Chain
 from tests.simulation.disk import Disk
@@ -69,6 +68,9 @@ LEASE = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=400)
 MEMPOOL = MempoolLimits(max_actions=64, max_per_actor=16)
 BUNDLES_AT_ONCE = 4
 GENERATIONS = 4
+WALL_START_MS = 10_000_000
+MAX_CLOCK_AHEAD_MS = 60_000
+CLOCK_RETRY_MS = 1000
 
 
 @functools.cache
@@ -102,6 +104,7 @@ class SimNode:
         self.up = False
         self.life = 0
         self.paused_until = 0
+        self.wall_offset = self.rng.randint(-200, 200)
         world.net.attach(end, self.receive)
 
     # Life
@@ -116,7 +119,7 @@ class SimNode:
         self.wanted_directory: Directory | None = None
         self.work: bool | None = None
         self.view: tuple[int, str | None] = (0, None)
-        self.chain = Chain(Keyring(self.world.first_directory))
+        self.chain = Chain(self.world.beginning, self.world.executions)
         self.stored = self.read_disk()
         self.mempool = Mempool(MEMPOOL, LIMITS)
         self.keeper = LeaseKeeper(self.name, LEASE)
@@ -151,6 +154,11 @@ class SimNode:
     def now(self) -> int:
         """This node's monotonic clock."""
         return int(self.clock_start + self.kernel.now * self.clock_rate)
+
+    @property
+    def wall_time(self) -> int:
+        """What this node takes for the time of day."""
+        return WALL_START_MS + self.kernel.now + self.wall_offset
 
     def later(self, delay: int, action: Callable[[], object]) -> None:
         """Does something after a delay of its own clock, unless it has crashed by then; a pause holds it up."""
@@ -238,6 +246,7 @@ class SimNode:
                     self.world.oracles.vote_sent(self, vote)
                     self.send(("vote", encode(vote)))
                 case BroadcastProposal(body):
+                    self.world.oracles.proposal_sent(self, body)
                     self.send(("proposal", encode(body)))
                 case PersistVote():
                     self.persist_vote(effect)
@@ -286,7 +295,8 @@ class SimNode:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
-        made = self.chain.build(key, effect.round, proposer=self.name, actions=actions, directory=directory)
+        header = self.chain.header(key, effect.round, proposer=self.name, time_ms=self.wall_time)
+        made = self.chain.build(key, header, actions=actions, directory=directory)
         self.step(CandidateBuilt(effect.height, effect.round, made))
 
     def may_include(self, action: ActionEnvelope) -> bool:
@@ -299,8 +309,19 @@ class SimNode:
         return self.wanted_directory.epoch == keyring.newest.epoch + 1
 
     def judge(self, body: ProposalBody) -> None:
-        wrong = self.chain.judge(body.block, body.batch)
-        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, wrong is None, wrong or ""))
+        if body.proposal.height != self.chain.height + 1:
+            return
+        if body.block.timestamp_ms > self.wall_time + MAX_CLOCK_AHEAD_MS:
+            # From the future, as far as this node can tell: no verdict before its time has come near.
+            self.kernel.reach("block from the future")
+            self.later(CLOCK_RETRY_MS, functools.partial(self.judge, body))
+            return
+        verdict = self.chain.judge(body.block, body.batch)
+        wrong = verdict if isinstance(verdict, str) else ""
+        if wrong:
+            self.kernel.reach("wrong block: " + wrong.split(":")[0])
+            self.kernel.note(self.end, "rejects", f"{body.proposal.block_hash[:8]}: {wrong}")
+        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, not wrong, wrong))
 
     def update_work(self) -> None:
         pending = len(self.mempool) > 0 or self.may_change_directory()
@@ -324,7 +345,7 @@ class SimNode:
         self.chain.append(bundle)
         self.mempool.remove(action.action_id for action in bundle.batch.actions)
         block, certificate = bundle.block, bundle.certificate
-        says = f"{block.height} {self.chain.head[:8]} decided in ({certificate.term}.{certificate.attempt})"
+        says = f"{block.height} {self.chain.state.block_hash[:8]} decided in ({certificate.term}.{certificate.attempt})"
         self.kernel.note(self.end, "commits", says, height=block.height)
         self.acknowledge(bundle)
         self.start_height()
@@ -345,8 +366,9 @@ class SimNode:
         if action.action_id in self.chain.applied:
             return False
         try:
+            check_admission(self.chain.state.tree, action, world_id=WORLD, register_pending=True)
             new = self.mempool.add(action)
-        except AgentWorldError:
+        except (Busy, ActorLimit, NonceUsed, Unauthorized):
             self.kernel.reach("mempool refuses")
             return False
         self.update_work()
@@ -356,6 +378,7 @@ class SimNode:
 
     def announce(self) -> None:
         """Says how far it has come, and repeats some of what waits."""
+        self.world.oracles.remembered(self)
         self.send(("head", encode_value(self.chain.height)))
         for action in self.mempool.take_batch()[:4]:
             self.send(("action", encode(action)))
@@ -449,12 +472,10 @@ class SimNode:
     def handle_bundle(self, bundle: BlockBundle) -> None:
         if bundle.block.height != self.chain.height + 1:
             return
-        check_certificate(bundle.certificate, self.chain.keyring.at(bundle.block.height))
-        if content_id(encode(bundle.block)) != bundle.certificate.block_hash:
-            raise HashMismatch("is not the certified block")
-        wrong = self.chain.judge(bundle.block, bundle.batch)
-        if wrong is not None:
-            raise StateMismatch(wrong)
+        check_committed(bundle.block, bundle.certificate, self.chain.keyring.at(bundle.block.height))
+        verdict = self.chain.judge(bundle.block, bundle.batch)
+        if isinstance(verdict, str):
+            raise StateMismatch(verdict)
         self.kernel.reach("synced a block")
         self.commit(bundle)
 

@@ -32,6 +32,7 @@ FAULTS = {
 
 LIES = {
     "double-votes": "votes for anything, differently to each, in this round and later ones",
+    "flood": "votes twice in each of more and more rounds far ahead",
     "stale-votes": "repeats what it heard long ago",
     "forged-terms": "votes and proposes in terms that no lease ever had",
     "forged-names": "signs with its own key in the name of others, for other worlds and epochs",
@@ -76,6 +77,7 @@ class Scenario:
     block_interval_ms: int = 0
     pauses_between_actions: tuple[int, ...] = (50, 400, 3000)
     actors: int = 3
+    most_actions: int | None = None
     skip: frozenset[int] = frozenset()
 
     @property
@@ -104,6 +106,8 @@ class Scenario:
         defaults = Scenario({})
         names = ("torn_writes", "drift", "leaseless", "block_interval_ms", "pauses_between_actions")
         lines += [f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(defaults, name)]
+        if self.most_actions is not None:
+            lines.append(f"at most {self.most_actions} actions")
         if self.skip:
             lines.append(f"without the chaos steps {sorted(self.skip)}")
         return lines

@@ -13,11 +13,11 @@ from typing import Any
 from agentworld_core import codec, signing
 from agentworld_core.consensus import certificates, verify
 from agentworld_core.hashing import digest
+from agentworld_core.ledger import validate
 from agentworld_core.membership import directory
 from agentworld_core.ordering import batch, mempool
 from agentworld_core.world import actions
-from tests.simulation import adversary, chain, disk, node, oracles, world
-from tests.unit.core.ordering.actions import action
+from tests.simulation import adversary, chain, disk, node, oracles
 
 REMEMBERED = 20_000
 
@@ -47,5 +47,7 @@ def install(replace: Callable[[Any, str, Any], None]) -> None:
     encode = functools.lru_cache(REMEMBERED)(codec.encode)
     for module in (verify, batch, mempool, node, chain, oracles, adversary, disk):
         replace(module, "encode", encode)
-    replace(world, "action", functools.lru_cache(REMEMBERED)(action))
+    check_envelope = functools.lru_cache(REMEMBERED)(actions.check_envelope)
+    for module in (actions, validate):
+        replace(module, "check_envelope", check_envelope)
     replace(directory, "directory_hash", functools.lru_cache(REMEMBERED)(directory.directory_hash))

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.bugs import four_and_a_revoked_twin, four_in_a_disaster
 from tests.simulation.runner import again, run_seed
 from tests.simulation.scenario import FAULTS, LIES, Scenario
+from tests.simulation.storms import four_and_a_revoked_twin, four_in_a_disaster
 from tests.simulation.world import Setup, World, as_drawn
 
 ROOT = Path(__file__).parents[2]

@@ -10,6 +10,7 @@ from agentworld_core.codec import decode
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import ActionEnvelope, Directory
 from tests.simulation.adversary import Liar, Twin
+from tests.simulation.chain import Executions, action, beginning
 from tests.simulation.chaos import Chaos
 from tests.simulation.history import History
 from tests.simulation.kernel import Kernel, Violation
@@ -19,7 +20,6 @@ from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
 from tests.simulation.scenario import CALM, Scenario, draw
 from tests.unit.core.membership.worlds import first_directory
-from tests.unit.core.ordering.actions import action
 
 T = TypeVar("T")
 RECOVERY_MS = 60_000
@@ -47,6 +47,7 @@ class Clients:
     """The actions that were handed in, and those of them that nobody has acknowledged yet."""
 
     made: int = 0
+    by_id: dict[str, ActionEnvelope] = field(default_factory=dict)
     waiting: dict[str, ActionEnvelope] = field(default_factory=dict)
 
 
@@ -59,6 +60,8 @@ class World:
         self.rng = self.kernel.rng("world")
         self.scenario = setup.adjust(draw(self.kernel.rng("scenario")))
         self.first_directory: Directory = first_directory(self.scenario.members, fault_model=self.scenario.fault_model)
+        self.beginning = beginning(self.first_directory, leaseless=self.scenario.leaseless)
+        self.executions = Executions()
         self.net = Net(self.kernel, self.scenario.weather)
         self.lease_store = LeaseStore(self.kernel)
         self.faulty = self.scenario.faulty
@@ -111,16 +114,19 @@ class World:
         if not self.chaos.running:
             return
         clients = self.clients
-        made = action(f"actor-{clients.made % self.scenario.actors}", clients.made)
-        clients.made += 1
+        self.kernel.after(self.rng.choice(self.scenario.pauses_between_actions), self._client)
         for waiting in list(clients.waiting.values())[:RETRIED_AT_ONCE]:
             if waiting.action_id in self.oracles.acks:
                 del clients.waiting[waiting.action_id]
             elif self.rng.random() < 0.3:
                 self._submit(waiting)
+        if self.scenario.most_actions is not None and clients.made >= self.scenario.most_actions:
+            return
+        made = action(f"actor-{clients.made % self.scenario.actors}", clients.made // self.scenario.actors)
+        clients.made += 1
+        clients.by_id[made.action_id] = made
         clients.waiting[made.action_id] = made
         self._submit(made)
-        self.kernel.after(self.rng.choice(self.scenario.pauses_between_actions), self._client)
 
     def _submit(self, made: ActionEnvelope) -> None:
         node = self.rng.choice(self.honest)
@@ -132,7 +138,8 @@ class World:
     def _require_progress(self) -> None:
         """After healing, an action handed in to one honest node must be committed by all of them in time."""
         healed = self.kernel.now
-        last = action("last", 10**6)
+        last = action("last", 0)
+        self.clients.by_id[last.action_id] = last
 
         def submit() -> None:
             # A client tries again, elsewhere, what it has no answer to: the first node may be full or fall behind.
@@ -142,8 +149,13 @@ class World:
         def done() -> bool:
             return all(last.action_id in node.chain.applied for node in self.honest)
 
+        def informed() -> bool:
+            known = [node.chain.keyring.revoked_key_ids for node in self.honest]
+            return all(keys == known[0] for keys in known)
+
         submit()
         if not self.kernel.run(healed + RECOVERY_MS, done=done):
             state = [f"{node.end}:{node.chain.height} in {node.engine.round}" for node in self.honest]
             raise Violation("LIVE", f"no progress after healing: {', '.join(state)}")
+        self.kernel.run(healed + RECOVERY_MS, done=informed)
         self.kernel.note("world", "recovered", f"after {self.kernel.now - healed} ms")
