@@ -10,7 +10,7 @@ from tests.simulation.runner import Run
 from tests.simulation.scenario import CALM, Scenario
 from tests.simulation.world import Setup
 
-MOST_TRIES = 150
+MOST_TRIES = 200
 Attempt = Callable[[Setup], Run]
 
 
@@ -24,7 +24,7 @@ class Smallest:
     lines_after: int
 
 
-def shrink(attempt: Attempt, setup: Setup) -> Smallest | None:
+def shrink(attempt: Attempt, setup: Setup, *, most_tries: int = MOST_TRIES) -> Smallest | None:
     """Returns the smallest run that violates the same invariant as the one of ``setup``; None when that one is fine.
 
     ``attempt`` runs the seed with a setup. Every candidate is the same seed with a simpler scenario.
@@ -34,14 +34,15 @@ def shrink(attempt: Attempt, setup: Setup) -> Smallest | None:
     if first.violation is None:
         return None
     tries, improved = 1, True
-    while improved and tries < MOST_TRIES:
+    while improved and tries < most_tries:
         improved = False
         for candidate in _simpler(best):
-            if tries >= MOST_TRIES:
+            if tries >= most_tries:
                 break
             run = attempt(dataclasses.replace(full, adjust=_always(candidate)))
             tries += 1
-            if run.violation is not None and run.violation.invariant == first.violation.invariant:
+            same = run.violation is not None and run.violation.invariant == first.violation.invariant
+            if same and _lines(run) <= _lines(best):
                 best, improved = run, True
                 break
     return Smallest(best, tries, _lines(first), _lines(best))
