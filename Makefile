@@ -65,6 +65,15 @@ unit: setup ## Tests without processes, sockets or clusters
 simulation: setup ## The seeded simulator; SEEDS=1000 for more, ARGS='--sim-seed 7' for one
 	@$(PYTEST) tests/simulation --sim-seeds $(SEEDS) $(ARGS)
 
+.PHONY: simulate
+simulate: setup ## Simulated worlds on all cores: SEEDS=1000 FROM=0; or one: SEED=7 TRACE=1 SHRINK=1
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+	  $(if $(FROM),--from $(FROM)) $(if $(TRACE),--trace $(TRACE)) $(if $(SHRINK),--shrink) $(if $(BUG),--bug $(BUG))
+
+.PHONY: mutations
+mutations: setup ## Plants every bug in the core and says how many simulated seeds find it
+	@$(BIN)/python -m tests.simulation --mutations
+
 .PHONY: integration
 integration: setup ## Real processes, disks and sockets on loopback
 	@$(PYTEST) tests/integration $(ARGS)

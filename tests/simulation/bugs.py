@@ -9,19 +9,52 @@ from typing import Any
 
 import pytest
 
-from agentworld_core.consensus import certificates, votes, voting
+from agentworld_core.consensus import certificates, verify, votes, voting
 from agentworld_core.consensus.engine import ConsensusEngine
-from agentworld_core.consensus.events import DurableVotes, HeightStarted, PersistVote, VoteDurable
+from agentworld_core.consensus.events import (
+    CandidateJudged,
+    DurableVotes,
+    HeightStarted,
+    PersistVote,
+    ProposalDurable,
+    VoteDurable,
+)
 from agentworld_core.consensus.verify import verify_vote
-from agentworld_core.membership.directory import BYZANTINE
-from agentworld_core.messages import ActionEnvelope, BlockBundle, Directory, Vote, WorldBlock
+from agentworld_core.errors import StateMismatch
+from agentworld_core.ledger.block import block_hash_of, execute
+from agentworld_core.ledger.chain import ChainState
+from agentworld_core.membership.directory import quorum_weight
+from agentworld_core.messages import (
+    ActionBatch,
+    ActionEnvelope,
+    BlockBundle,
+    Directory,
+    ProposalBody,
+    Vote,
+    WorldBlock,
+)
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseRecord
 from agentworld_core.signing import sign
-from tests.simulation import chain
-from tests.simulation.net import Weather
+from agentworld_core.world import kernel as world_kernel
+from agentworld_core.world.nonces import NonceWindow
+from agentworld_node.records import PROPOSAL, REVOCATION
+from tests.simulation import chain, node
 from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
-from tests.simulation.world import Scenario
+from tests.simulation.storms import (
+    a_lease_that_comes_and_goes,
+    five_with_a_twin,
+    four_and_a_liar,
+    four_and_a_revoked_twin,
+    four_in_a_disaster,
+    four_in_a_noise,
+    four_in_a_storm,
+    four_on_slow_disks,
+    four_that_change,
+    heavy_ones,
+    taking_turns_with_a_liar,
+)
+from tests.simulation.world import Adjust, as_drawn
 
 Patch = Callable[[pytest.MonkeyPatch], None]
 
@@ -37,14 +70,33 @@ class Bug:
     breaks: tuple[str, ...]
     node_class: type[SimNode] = SimNode
     patch: Patch = lambda _: None
-    where: Callable[[Scenario], None] = lambda _: None
+    where: Adjust = as_drawn
+
+    @property
+    def slug(self) -> str:
+        """The name as it is written on the command line."""
+        return self.name.replace(" ", "-")
+
+
+# Storage
 
 
 class VotesBeforeStoring(SimNode):
     def persist_vote(self, effect: PersistVote) -> None:
-        signed = sign(effect.vote, self.signer)
-        self.disk.append(("vote", (signed, effect.lock)), lambda: None)
-        self.step(VoteDurable(signed))
+        key = self.signer_at(effect.vote.height)
+        if key is not None:
+            signed = sign(effect.vote, key)
+            self.disk.append_vote(signed, effect.lock, lambda: None)
+            self.step(VoteDurable(signed))
+
+
+class ProposesBeforeStoring(SimNode):
+    def persist_proposal(self, body: ProposalBody) -> None:
+        key = self.signer_at(body.proposal.height)
+        if key is not None:
+            signed = dataclasses.replace(body, proposal=sign(body.proposal, key))
+            self.disk.append(PROPOSAL, signed, lambda: None)
+            self.step(ProposalDurable(signed))
 
 
 class ForgetsItsVotes(SimNode):
@@ -52,11 +104,162 @@ class ForgetsItsVotes(SimNode):
         return DurableVotes()
 
 
+class ForgetsItsProposals(SimNode):
+    def durable_votes(self) -> DurableVotes:
+        return dataclasses.replace(self.stored, proposals=())
+
+
+class ForgetsRevocations(SimNode):
+    def boot(self) -> None:
+        records = self.disk.records
+        self.disk.records = lambda: [item for item in records() if item.kind != REVOCATION]  # type: ignore[method-assign]
+        super().boot()
+
+
 class ConfirmsBeforeStoring(SimNode):
     def commit(self, bundle: BlockBundle) -> None:
         if not self.committing and bundle.block.height == self.chain.height + 1:
             self.acknowledge(bundle)
         super().commit(bundle)
+
+
+def forget_the_lock(patch: pytest.MonkeyPatch) -> None:
+    restore = voting.HeightVoting.restore
+
+    def without_lock(self: voting.HeightVoting, durable: DurableVotes) -> None:
+        restore(self, durable)
+        self.locked = self.valid = None
+
+    patch.setattr(voting.HeightVoting, "restore", without_lock)
+
+
+# Counting
+
+
+def majority(directory: Directory) -> int:
+    return sum(member.weight for member in directory.members) // 2 + 1
+
+
+def majority_quorum(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(votes, "quorum_weight", majority)
+
+
+def majority_without_a_witness(patch: pytest.MonkeyPatch) -> None:
+    majority_quorum(patch)
+    patch.setattr(certificates, "quorum_weight", majority)
+    patch.setattr(Oracles, "_check_quorum", lambda *_, **__: None)
+
+
+def one_less(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(votes, "quorum_weight", lambda directory: quorum_weight(directory) - 1)
+
+
+def count_again(patch: pytest.MonkeyPatch) -> None:
+    add = votes.Tally.add
+
+    def count(self: votes.Tally, vote: Vote, weight: int, *, revoked: bool = False) -> bool:
+        if vote.validator_id in self._by_value.get(vote.block_hash, {}):
+            self._proven[vote.block_hash] += weight
+            self.weight += weight
+            return True
+        return add(self, vote, weight, revoked=revoked)
+
+    patch.setattr(votes.Tally, "add", count)
+
+
+def count_heads(patch: pytest.MonkeyPatch) -> None:
+    begin = votes.VoteBook.__init__
+
+    def equal(self: votes.VoteBook, directory: Directory, *, own_id: str | None) -> None:
+        members = tuple(dataclasses.replace(item, weight=1) for item in directory.members)
+        begin(self, dataclasses.replace(directory, members=members), own_id=own_id)
+
+    patch.setattr(votes.VoteBook, "__init__", equal)
+
+
+def keep_every_round(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(votes, "FUTURE_ROUNDS_PER_VALIDATOR", 10**9)
+
+
+# Rules of the vote
+
+
+def ignore_the_lock(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(voting.HeightVoting, "_lock_allows", lambda *_: True)
+
+
+def ignore_the_valid_block(patch: pytest.MonkeyPatch) -> None:
+    propose = voting.HeightVoting._propose
+
+    def anew(self: voting.HeightVoting) -> None:
+        valid, self.valid = self.valid, None
+        try:
+            propose(self)
+        finally:
+            self.valid = valid
+
+    patch.setattr(voting.HeightVoting, "_propose", anew)
+
+
+def no_fencing(patch: pytest.MonkeyPatch) -> None:
+    start, judge = ConsensusEngine._start_height, chain.Executions.judge
+
+    def unfenced(self: ConsensusEngine, now_ms: int, started: HeightStarted) -> None:
+        start(self, now_ms, dataclasses.replace(started, parent_term=0))
+
+    def lenient(self: chain.Executions, state: ChainState, block: WorldBlock, batch: ActionBatch) -> chain.Verdict:
+        return judge(self, dataclasses.replace(state, term=0), block, batch)
+
+    patch.setattr(ConsensusEngine, "_start_height", unfenced)
+    patch.setattr(ConsensusEngine, "highest_term", property(lambda self: self._proposers.term))
+    patch.setattr(chain.Executions, "judge", lenient)
+    patch.setattr(chain, "execute", lambda state, *rest: execute(dataclasses.replace(state, term=0), *rest))
+
+
+def never_repeat(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(voting, "what_to_repeat", lambda *_: [])
+
+
+class TakesVotesOfOtherHeights(SimNode):
+    def handle_vote(self, vote: Vote) -> None:
+        super().handle_vote(vote)
+        if vote.height == self.chain.height:
+            directory = self.chain.keyring.at(vote.height)
+            event = verify.receive_vote(directory, self.revoked(), vote)
+            self.step(dataclasses.replace(event, vote=dataclasses.replace(vote, height=vote.height + 1)))
+
+
+class VotesWithoutExecuting(SimNode):
+    def judge(self, body: ProposalBody) -> None:
+        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, True))
+
+
+def verify_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(verify, "verify", lambda *_: None)
+
+
+# Blocks and actions
+
+
+def trust_certificates(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(node, "check_committed", lambda *_: None)
+
+
+def count_certificates_by_votes(patch: pytest.MonkeyPatch) -> None:
+    """A certificate that names one validator often enough will do."""
+    check = certificates._check_vote
+
+    def certified(certificate: Any, directory: Directory) -> None:
+        weight = sum(check(certificate, item, directory, field="votes") for item in certificate.votes)
+        if weight < quorum_weight(directory):
+            raise StateMismatch("needs more votes")
+
+    def check_committed(block: WorldBlock, certificate: Any, directory: Directory) -> None:
+        if certificate.block_hash != block_hash_of(block):
+            raise StateMismatch("another block")
+        certified(certificate, directory)
+
+    patch.setattr(node, "check_committed", check_committed)
 
 
 class RemembersOnlyWhatWaits(SimNode):
@@ -71,6 +274,18 @@ class RemembersOnlyWhatWaits(SimNode):
             self.chain.applied = applied
 
 
+def forget_nonces(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(NonceWindow, "usable", lambda *_: True)
+    patch.setattr(world_kernel._Run, "_use_nonce", lambda *_: None)
+
+
+def admit_everything(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(node, "check_admission", lambda *_, **__: None)
+
+
+# Membership
+
+
 class IgnoresRevocations(SimNode):
     def revoked(self) -> frozenset[str]:
         return frozenset()
@@ -83,61 +298,30 @@ class RefusesProofsUnderRevokedKeys(SimNode):
         super().handle_vote(vote)
 
 
-def majority(directory: Directory) -> int:
-    return sum(member.weight for member in directory.members) // 2 + 1
+class TakesDirectoriesAtOnce(SimNode):
+    def start_height(self) -> None:
+        height = self.chain.height + 1
+        self.update_work()
+        self.step(HeightStarted(height, self.chain.keyring.newest, self.chain.term))
+
+    def handle_vote(self, vote: Vote) -> None:
+        if vote.height == self.chain.height + 1:
+            self.step(verify.receive_vote(self.chain.keyring.newest, self.revoked(), vote))
+
+    def handle_proposal(self, body: ProposalBody) -> None:
+        if body.proposal.height == self.chain.height + 1:
+            self.step(verify.receive_proposal(self.chain.keyring.newest, self.revoked(), body))
 
 
-def majority_quorum(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(votes, "quorum_weight", majority)
+class KeepsTheFirstDirectory(SimNode):
+    def start_height(self) -> None:
+        height, keyring = self.chain.height + 1, self.chain.keyring
+        members = keyring.at(1).members
+        self.update_work()
+        self.step(HeightStarted(height, dataclasses.replace(keyring.at(height), members=members), self.chain.term))
 
 
-def forget_the_lock(patch: pytest.MonkeyPatch) -> None:
-    restore = voting.HeightVoting.restore
-
-    def without_lock(self: voting.HeightVoting, durable: DurableVotes) -> None:
-        restore(self, durable)
-        self.locked = self.valid = None
-
-    patch.setattr(voting.HeightVoting, "restore", without_lock)
-
-
-def ignore_the_lock(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(voting.HeightVoting, "_lock_allows", lambda *_: True)
-
-
-def no_fencing(patch: pytest.MonkeyPatch) -> None:
-    start, judge = ConsensusEngine._start_height, chain.Chain.judge
-
-    def unfenced(self: ConsensusEngine, now_ms: int, started: HeightStarted) -> None:
-        start(self, now_ms, dataclasses.replace(started, parent_term=0))
-
-    def lenient(self: chain.Chain, block: WorldBlock, batch: Any) -> str | None:
-        term, self.term = self.term, 0
-        try:
-            return judge(self, block, batch)
-        finally:
-            self.term = term
-
-    patch.setattr(ConsensusEngine, "_start_height", unfenced)
-    patch.setattr(ConsensusEngine, "highest_term", property(lambda self: self._proposers.term))
-    patch.setattr(chain.Chain, "judge", lenient)
-
-
-def apply_twice(patch: pytest.MonkeyPatch) -> None:
-    judge = chain.Chain.judge
-
-    def forgetful(self: chain.Chain, block: WorldBlock, batch: Any) -> str | None:
-        applied, self.applied = self.applied, {}
-        try:
-            return judge(self, block, batch)
-        finally:
-            self.applied = applied
-
-    patch.setattr(chain.Chain, "judge", forgetful)
-
-
-def never_repeat(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(voting, "what_to_repeat", lambda *_: [])
+# The lease
 
 
 def hold_too_long(patch: pytest.MonkeyPatch) -> None:
@@ -149,51 +333,54 @@ def hold_too_long(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(LeaseKeeper, "written", greedy)
 
 
-def majority_without_a_witness(patch: pytest.MonkeyPatch) -> None:
-    majority_quorum(patch)
-    patch.setattr(certificates, "quorum_weight", majority)
-    patch.setattr(Oracles, "_check_quorum", lambda *_, **__: None)
+def take_too_early(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(LeaseKeeper, "_duration", lambda self, record: record.duration_ms // 4)
 
 
-def five_with_a_twin(scenario: Scenario) -> None:
-    scenario.members = {f"v{number}": 1 for number in range(5)}
-    scenario.fault_model, scenario.faulty = BYZANTINE, ["v4"]
-    scenario.joining = False
-    scenario.partitions = scenario.lease_split = True
+def keep_the_term(patch: pytest.MonkeyPatch) -> None:
+    write = LeaseKeeper._write
 
+    def same(self: LeaseKeeper, holder: str | None, term: int) -> Any:
+        return write(self, holder, 1 if self._record is None or holder is None else self._record.term)
 
-def four_in_a_storm(scenario: Scenario) -> None:
-    scenario.members = {f"v{number}": 1 for number in range(4)}
-    scenario.fault_model, scenario.faulty = BYZANTINE, []
-    scenario.weather = Weather(loss=0.2, slow=0.3)
-    scenario.crashes = scenario.lease_faults = True
-    scenario.revocation = scenario.joining = False
-
-
-def four_in_a_disaster(scenario: Scenario) -> None:
-    four_in_a_storm(scenario)
-    scenario.leaseless = False
-    scenario.disasters = True
-
-
-def four_and_a_revoked_twin(scenario: Scenario) -> None:
-    four_in_a_storm(scenario)
-    scenario.faulty = ["v3"]
-    scenario.revocation = True
+    patch.setattr(LeaseKeeper, "_write", same)
 
 
 BUGS = (
     Bug("votes before it has stored the vote", ("I4",), VotesBeforeStoring),
+    Bug("proposes before it has stored the proposal", ("I4",), ProposesBeforeStoring, where=four_on_slow_disks),
     Bug("forgets its votes in a crash", ("I4",), ForgetsItsVotes, where=four_in_a_storm),
+    Bug("forgets its proposals in a crash", ("I4",), ForgetsItsProposals, where=four_on_slow_disks),
     Bug("forgets its lock in a crash", ("LOCK", "I2"), patch=forget_the_lock, where=four_in_a_disaster),
-    Bug("votes against its lock", ("LOCK", "I2"), patch=ignore_the_lock, where=four_in_a_storm),
+    Bug("forgets revocations in a crash", ("I8", "I9"), ForgetsRevocations, where=four_and_a_revoked_twin),
+    Bug("confirms before it has stored the block", ("DURABLE",), ConfirmsBeforeStoring, where=four_on_slow_disks),
     Bug("takes a majority for a quorum", ("I3",), patch=majority_quorum, where=five_with_a_twin),
     Bug("forks by a majority", ("I2", "I4"), patch=majority_without_a_witness, where=five_with_a_twin),
+    Bug("is content with one vote less", ("I3",), patch=one_less, where=four_in_a_storm),
+    Bug("counts a vote twice", ("I3",), patch=count_again, where=four_in_a_storm),
+    Bug("counts heads and not weights", ("I3", "LIVE"), patch=count_heads, where=heavy_ones),
+    Bug("keeps every round it hears of", ("I12",), patch=keep_every_round, where=four_and_a_liar("flood")),
+    Bug("votes against its lock", ("LOCK", "I2"), patch=ignore_the_lock, where=four_in_a_storm),
+    Bug("proposes anew instead of the valid block", ("LIVE",), patch=ignore_the_valid_block, where=four_in_a_disaster),
     Bug("lets lower terms pass", ("I1",), patch=no_fencing, where=four_in_a_disaster),
-    Bug("confirms before it has stored the block", ("DURABLE",), ConfirmsBeforeStoring, where=four_in_a_storm),
-    Bug("remembers only actions that wait", ("I5",), RemembersOnlyWhatWaits, apply_twice),
-    Bug("ignores revocations", ("I8",), IgnoresRevocations, where=four_and_a_revoked_twin),
     Bug("never says anything again", ("LIVE",), patch=never_repeat, where=four_in_a_storm),
-    Bug("holds the lease too long", ("LEASE",), patch=hold_too_long),
+    Bug("takes votes of other heights", ("I3", "I4"), TakesVotesOfOtherHeights, where=four_in_a_storm),
+    Bug("verifies no signatures", ("I3",), patch=verify_nothing, where=four_and_a_liar("forged-names")),
+    Bug("votes without executing", ("VALID", "ERROR"), VotesWithoutExecuting, where=taking_turns_with_a_liar),
+    Bug("trusts certificates", ("I2", "I3"), patch=trust_certificates, where=four_and_a_liar("false-certificates")),
+    Bug(
+        "counts a validator twice in a certificate",
+        ("I2", "I3"),
+        patch=count_certificates_by_votes,
+        where=four_and_a_liar("false-certificates"),
+    ),
+    Bug("loses the nonces", ("I5",), RemembersOnlyWhatWaits, forget_nonces),
+    Bug("takes in actions unchecked", ("LIVE",), patch=admit_everything, where=four_in_a_noise),
+    Bug("ignores revocations", ("I8",), IgnoresRevocations, where=four_and_a_revoked_twin),
     Bug("refuses proofs under revoked keys", ("LIVE",), RefusesProofsUnderRevokedKeys, where=four_and_a_revoked_twin),
+    Bug("applies a directory too early", ("I3", "VALID", "LIVE"), TakesDirectoriesAtOnce, where=four_that_change),
+    Bug("weighs by the first directory", ("I3", "LIVE"), KeepsTheFirstDirectory, where=four_that_change),
+    Bug("holds the lease too long", ("LEASE",), patch=hold_too_long, where=a_lease_that_comes_and_goes),
+    Bug("takes the lease before it has expired", ("LEASE",), patch=take_too_early, where=a_lease_that_comes_and_goes),
+    Bug("takes the lease without raising the term", ("I1",), patch=keep_the_term, where=a_lease_that_comes_and_goes),
 )

@@ -1,127 +1,161 @@
-"""A chain with the smallest execution that can go wrong: it remembers which actions it has applied, and hashes."""
+"""What a node has committed: the production ledger, with executions shared by all nodes, since they are the same."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass
 
 from agentworld_core.codec import encode
 from agentworld_core.errors import AgentWorldError, StateMismatch
 from agentworld_core.hashing import content_id
-from agentworld_core.membership.directory import check_next_directory, directory_hash
+from agentworld_core.ledger.block import Execution, HeaderInput, execute
+from agentworld_core.ledger.chain import ChainState
+from agentworld_core.ledger.genesis import chain_from_genesis
+from agentworld_core.ledger.validate import check_block
 from agentworld_core.membership.keyring import Keyring
 from agentworld_core.messages import (
     ActionBatch,
     ActionEnvelope,
     BlockBundle,
     Directory,
-    DirectoryChange,
+    Genesis,
+    Parameters,
     Round,
     WorldBlock,
 )
-from agentworld_core.ordering.batch import BatchLimits, check_batch, draft_batch
-from agentworld_core.signing import Signer, sign
+from agentworld_core.ordering.batch import BatchLimits, draft_batch
+from agentworld_core.signing import Signer, add_signature, sign
+from agentworld_core.world.actions import AGENT_MOVE, AGENT_REGISTER, make_action, sign_action
+from tests.unit.core.membership.worlds import WORLD, signer
 
-GENESIS = content_id(b"genesis")
-NOTHING = content_id(b"nothing")
 LIMITS = BatchLimits(max_actions=8, max_bytes=64 * 1024)
+SNAPSHOT_EVERY = 4
 
 
-@dataclass
+def genesis_of(directory: Directory, *, leaseless: bool) -> Genesis:
+    """Returns the signed document that a world begins with."""
+    parameters = Parameters(
+        block_interval_ms=0,
+        max_batch_actions=LIMITS.max_actions,
+        max_batch_bytes=LIMITS.max_bytes,
+        journal_events_per_segment=8,
+        snapshot_interval=SNAPSHOT_EVERY,
+        leaseless=leaseless,
+    )
+    unsigned = Genesis(WORLD, created_at_ms=0, parameters=parameters, directory=directory, signatures=())
+    return add_signature(unsigned, signer("gov"))
+
+
+@functools.lru_cache(20_000)
+def action(actor: str, nonce: int) -> ActionEnvelope:
+    """Returns a signed action: the first of an actor registers it, every further one moves it elsewhere."""
+    kind, payload = (AGENT_MOVE, {"to": [nonce, 0]}) if nonce else (AGENT_REGISTER, {"position": [0, 0]})
+    envelope = make_action(world_id=WORLD, actor_id=actor, kind=kind, payload=payload, nonce=nonce, timestamp_ms=0)
+    return sign_action(envelope, signer(actor))
+
+
+Verdict = Execution | str
+
+
+class Executions:
+    """Executes and judges every block once, whoever asks: both depend on nothing but the block and its parent."""
+
+    def __init__(self) -> None:
+        self._verdicts: dict[tuple[str, str, str], Verdict] = {}
+
+    def judge(self, chain: ChainState, block: WorldBlock, batch: ActionBatch) -> Verdict:
+        """Returns the execution of a block that is right on top of the chain, or what is wrong with it."""
+        key = (chain.block_hash, content_id(encode(block)), content_id(encode(batch)))
+        verdict = self._verdicts.get(key)
+        if verdict is None:
+            try:
+                verdict = check_block(chain, block, batch)
+            except AgentWorldError as error:
+                verdict = f"{error.code}: {error}"
+            self._verdicts[key] = verdict
+        return verdict
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Where all nodes begin."""
+
+    genesis: Genesis
+    state: ChainState
+
+
+def beginning(directory: Directory, *, leaseless: bool) -> Beginning:
+    """Returns the genesis document and the chain of height 0."""
+    genesis = genesis_of(directory, leaseless=leaseless)
+    return Beginning(genesis, chain_from_genesis(genesis))
+
+
 class Chain:
-    """What a node has committed."""
+    """One node's chain and keyring."""
 
-    keyring: Keyring
-    bundles: list[BlockBundle] = field(default_factory=list)
-    head: str = GENESIS
-    root: str = NOTHING
-    term: int = 0
-    applied: dict[str, int] = field(default_factory=dict)
+    def __init__(self, start: Beginning, executions: Executions):
+        self.keyring = Keyring(start.genesis.directory)
+        self.state = start.state
+        self.bundles: list[BlockBundle] = []
+        self.applied: dict[str, int] = {}
+        self._executions = executions
 
     @property
     def height(self) -> int:
         """The last committed height."""
-        return len(self.bundles)
+        return self.state.height
+
+    @property
+    def term(self) -> int:
+        """The term of the last block."""
+        return self.state.term
 
     def build(
         self,
         signer: Signer,
-        round_: Round,
+        header: HeaderInput,
         *,
-        proposer: str,
         actions: tuple[ActionEnvelope, ...],
         directory: Directory | None,
     ) -> tuple[WorldBlock, ActionBatch]:
         """Makes a signed block of a batch on top of the head."""
-        height = self.height + 1
-        batch = draft_batch(
-            self.keyring.newest.world_id,
+        draft = draft_batch(
+            self.state.world_id,
             actions,
-            height=height,
-            term=round_.term,
-            proposer_id=proposer,
-            timestamp_ms=height,
+            height=header.height,
+            term=header.term,
+            proposer_id=header.proposer_id,
+            timestamp_ms=header.timestamp_ms,
             directory=directory,
         )
-        batch = sign(batch, signer)
-        block = WorldBlock(
-            world_id=batch.world_id,
-            height=height,
-            prev_block_hash=self.head,
-            action_root=content_id(encode(batch)),
-            event_root=NOTHING,
-            state_root=content_id(f"{self.root} {batch.batch_id}".encode()),
-            journal_ref=NOTHING,
-            snapshot_ref=None,
-            receipts_root=NOTHING,
-            proposer_id=proposer,
-            timestamp_ms=height,
-            signature=b"",
+        batch = sign(draft, signer)
+        execution = execute(self.state, batch, header)
+        return sign(execution.block, signer), batch
+
+    def header(self, signer: Signer, round_: Round, *, proposer: str, time_ms: int) -> HeaderInput:
+        """Returns the header of the next block."""
+        return HeaderInput(
+            height=self.height + 1,
             term=round_.term,
             attempt=round_.attempt,
-            directory_epoch=self.keyring.at(height).epoch,
-            directory_hash=directory_hash(self.keyring.at(height)),
-            prev_state_root=self.root,
-            segments=(),
-            tick=height,
-            directory_change=self._change(directory, height),
-            key_id="",
+            proposer_id=proposer,
+            key_id=signer.key_id,
+            timestamp_ms=max(time_ms, self.state.time_ms),
         )
-        return sign(block, signer), batch
 
-    def judge(self, block: WorldBlock, batch: ActionBatch) -> str | None:
-        """Says what is wrong with a block on top of the head, if anything."""
-        height = self.height + 1
-        if (block.height, block.prev_block_hash, block.prev_state_root) != (height, self.head, self.root):
-            return "does not follow the head"
-        if block.state_root != content_id(f"{self.root} {batch.batch_id}".encode()):
-            return "state root"
-        if block.action_root != content_id(encode(batch)) or block.term < self.term:
-            return "batch or term"
-        if any(action.action_id in self.applied for action in batch.actions):
-            return "an action is applied already"
-        try:
-            check_batch(batch, world_id=block.world_id, limits=LIMITS)
-            if batch.directory is not None:
-                if self.keyring.pending_at(height) is not None:
-                    raise StateMismatch("one change at a time")
-                check_next_directory(self.keyring.newest, batch.directory)
-        except AgentWorldError as error:
-            return str(error)
-        if block.directory_change != self._change(batch.directory, height):
-            return "directory change"
-        return None
+    def judge(self, block: WorldBlock, batch: ActionBatch) -> Verdict:
+        """Returns the execution of a block that follows the head, or what is wrong with it."""
+        return self._executions.judge(self.state, block, batch)
 
     def append(self, bundle: BlockBundle) -> None:
         """Takes a committed bundle as the new head."""
-        block, batch = bundle.block, bundle.batch
+        verdict = self.judge(bundle.block, bundle.batch)
+        if isinstance(verdict, str):
+            raise StateMismatch(f"a committed block is wrong: {verdict}")
+        self.state = verdict.chain_after(bundle.block)
         self.bundles.append(bundle)
-        self.head, self.root, self.term = content_id(encode(block)), block.state_root, block.term
-        for action in batch.actions:
-            self.applied[action.action_id] = block.height
-        if batch.directory is not None and block.directory_change is not None:
-            self.keyring.append(batch.directory, effective_height=block.directory_change.effective_height)
-
-    def _change(self, directory: Directory | None, height: int) -> DirectoryChange | None:
-        if directory is None:
-            return None
-        return DirectoryChange(directory.epoch, directory_hash(directory), height + directory.activation_delay)
+        for receipt in verdict.receipts:
+            if receipt.code != "nonce_used":
+                self.applied.setdefault(receipt.action_id, bundle.block.height)
+        if verdict.scheduled is not None:
+            self.keyring.append(verdict.scheduled.directory, effective_height=verdict.scheduled.effective_height)

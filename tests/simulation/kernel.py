@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections import deque
 from collections.abc import Callable
 
-TRACE_KEPT = 60
+from tests.simulation.history import History, Mark
+
+MOST_EVENTS = 1_000_000
 
 
 class Violation(AssertionError):
@@ -17,34 +18,36 @@ class Violation(AssertionError):
     def __init__(self, invariant: str, says: str):
         super().__init__(f"{invariant}: {says}")
         self.invariant = invariant
+        self.says = says
 
 
 class Kernel:
     """A heap of (virtual milliseconds, draw, number, action); equal times are put in an order drawn from the seed."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, history: History):
         self.seed = seed
+        self.history = history
         self.now = 0
-        self._heap: list[tuple[int, float, int, Callable[[], None]]] = []
+        self.events = 0
+        self._heap: list[tuple[int, float, int, Callable[[], object]]] = []
         self._count = 0
-        self._order = self.rng("order")
+        self._draw = self.rng("order").random
         self._digest = hashlib.sha256()
-        self.trace: deque[str] = deque(maxlen=TRACE_KEPT)
         self.reached: dict[str, int] = {}
 
     def rng(self, purpose: str) -> random.Random:
         """A stream of its own for every purpose, so that one more draw here changes nothing there."""
         return random.Random(f"{self.seed}/{purpose}")
 
-    def after(self, delay: int, action: Callable[[], None]) -> None:
+    def after(self, delay: int, action: Callable[[], object]) -> None:
         """Does something later."""
         self._count += 1
-        heapq.heappush(self._heap, (self.now + max(delay, 0), self._order.random(), self._count, action))
+        heapq.heappush(self._heap, (self.now + max(delay, 0), self._draw(), self._count, action))
 
-    def note(self, line: str) -> None:
-        """Adds a line to the trace."""
-        self._digest.update(f"{self.now} {line}\n".encode())
-        self.trace.append(f"{self.now:>7} {line}")
+    def note(self, lane: str, kind: str, text: str, *, height: int = 0) -> None:
+        """Adds something that happened to the history."""
+        self._digest.update(f"{self.now} {lane} {kind} {text}\n".encode())
+        self.history.add(Mark(self.now, lane, kind, text, height))
 
     def reach(self, name: str) -> None:
         """Counts that a rare state was reached, so that a test can tell whether the chaos is any good."""
@@ -53,8 +56,10 @@ class Kernel:
     def run(self, until: int, *, done: Callable[[], bool] = lambda: False) -> bool:
         """Runs to a time; True as soon as ``done`` says so."""
         while self._heap and self._heap[0][0] <= until:
-            at, _, _, action = heapq.heappop(self._heap)
-            self.now = at
+            self.now, _, _, action = heapq.heappop(self._heap)
+            self.events += 1
+            if self.events > MOST_EVENTS:
+                raise Violation("BUSY", f"{MOST_EVENTS} events and still at {self.now} ms")
             action()
             if done():
                 return True
@@ -63,5 +68,5 @@ class Kernel:
 
     @property
     def digest(self) -> str:
-        """A fingerprint of everything noted so far."""
-        return self._digest.hexdigest()
+        """A fingerprint of everything noted so far, and of how many events it took."""
+        return f"{self._digest.hexdigest()[:32]}/{self.events}"

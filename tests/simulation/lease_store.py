@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 from tests.simulation.kernel import Kernel
 
@@ -32,18 +34,34 @@ class LeaseStore:
             holder=wish.holder, term=wish.term, duration_ms=wish.duration_ms, version=str(self._versions)
         )
         self._records[half] = stored
-        self._kernel.note(f"lease {half}: {wish.holder} term {wish.term}")
+        where = f" (half {half})" if half else ""
+        self._kernel.note("lease", "written", f"{wish.holder or 'nobody'} has term {wish.term}{where}")
         return stored
 
     def lose(self) -> None:
         """Forgets the record, as when somebody deletes the object."""
-        self._kernel.note("lease is deleted")
+        self._kernel.note("lease", "deleted", "")
         self._records[0] = None
         self.may_have_two_holders = True
 
+    def edit(self, *, holder: str | None, term: int) -> None:
+        """Writes what nobody asked for, as when somebody edits the object by hand."""
+        record = self._records[0]
+        if record is None:
+            return
+        self._kernel.note("lease", "edited", f"{holder or 'nobody'} has term {term}")
+        self._versions += 1
+        self._records[0] = dataclasses.replace(record, holder=holder, term=term, version=str(self._versions))
+        self.may_have_two_holders = True
+
+    @property
+    def record(self) -> LeaseRecord | None:
+        """The record, or the first of two."""
+        return self._records[0]
+
     def split(self, half: dict[str, int]) -> None:
         """Lets some nodes see a record of their own from now on."""
-        self._kernel.note(f"lease is split {half}")
+        self._kernel.note("lease", "split", " ".join(f"{name}:{side}" for name, side in half.items()))
         self._halves = half
         self._records[1] = self._records[0]
         self.may_have_two_holders = True

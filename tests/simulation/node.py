@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agentworld_core.codec import decode_value, encode, encode_value
-from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import (
     BroadcastProposal,
@@ -38,18 +37,19 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
-from agentworld_core.errors import AgentWorldError, HashMismatch, StateMismatch
-from agentworld_core.hashing import content_id
+from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed, StateMismatch, Unauthorized
+from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import check_next_directory
-from agentworld_core.membership.keyring import Keyring
 from agentworld_core.membership.revocation import check_revocation
 from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
-from agentworld_core.signing import sign
+from agentworld_core.signing import Ed25519Signer, sign
+from agentworld_core.world.actions import check_admission
+from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
 from tests.simulation.chain import LIMITS, Chain
 from tests.simulation.disk import Disk
-from tests.simulation.net import Frame
+from tests.simulation.history import Frame
 from tests.unit.core.membership.worlds import WORLD, signer
 
 if TYPE_CHECKING:
@@ -65,7 +65,25 @@ TIMEOUTS = Timeouts(
     rebroadcast_longest_ms=1600,
 )
 LEASE = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=400)
+MEMPOOL = MempoolLimits(max_actions=64, max_per_actor=16)
 BUNDLES_AT_ONCE = 4
+GENERATIONS = 4
+WALL_START_MS = 10_000_000
+MAX_CLOCK_AHEAD_MS = 60_000
+CLOCK_RETRY_MS = 1000
+
+
+@functools.cache
+def key_of(name: str, generation: int) -> Ed25519Signer:
+    """The key that a member has in a generation."""
+    return signer(name if generation == 1 else f"{name}/{generation}")
+
+
+@functools.cache
+def keys_of(name: str) -> dict[str, Ed25519Signer]:
+    """All keys that a member may come to have, by key id."""
+    keys = [key_of(name, generation) for generation in range(1, GENERATIONS + 1)]
+    return {key.key_id: key for key in keys}
 
 
 class SimNode:
@@ -78,14 +96,15 @@ class SimNode:
         self.kernel = world.kernel
         self.end = end
         self.name = name
-        self.signer = signer(name)
-        self.disk = Disk(world.kernel, end)
+        self.keys = keys_of(name)
+        self.disk = Disk(world.kernel, end, torn_writes=world.scenario.torn_writes)
         self.rng = world.kernel.rng(f"node/{end}")
         self.clock_start = self.rng.randrange(10**6)
-        self.clock_rate = 1 + self.rng.uniform(-0.02, 0.02)
+        self.clock_rate = 1 + self.rng.uniform(-1, 1) * world.scenario.drift
         self.up = False
         self.life = 0
         self.paused_until = 0
+        self.wall_offset = self.rng.randint(-200, 200)
         world.net.attach(end, self.receive)
 
     # Life
@@ -100,13 +119,9 @@ class SimNode:
         self.wanted_directory: Directory | None = None
         self.work: bool | None = None
         self.view: tuple[int, str | None] = (0, None)
-        self.chain = Chain(Keyring(self.world.first_directory))
-        for kind, value in self.disk.durable:
-            if kind == "commit" and value.block.height == self.chain.height + 1:
-                self.chain.append(value)
-            elif kind == "revoke":
-                self.chain.keyring.revocations.add(value)
-        self.mempool = Mempool(MempoolLimits(max_actions=64, max_per_actor=16), LIMITS)
+        self.chain = Chain(self.world.beginning, self.world.executions)
+        self.stored = self.read_disk()
+        self.mempool = Mempool(MEMPOOL, LIMITS)
         self.keeper = LeaseKeeper(self.name, LEASE)
         settings = ConsensusSettings(
             world_id=WORLD,
@@ -120,7 +135,7 @@ class SimNode:
         self.start_height()
         self.every(300, self.keep_lease)
         self.every(500, self.announce)
-        self.kernel.note(f"{self.end} boots at height {self.chain.height}")
+        self.kernel.note(self.end, "boots", f"at height {self.chain.height}")
         self.world.oracles.booted(self)
 
     def boot_if_down(self) -> None:
@@ -130,7 +145,7 @@ class SimNode:
 
     def crash(self) -> None:
         """Loses memory and whatever was not synced."""
-        self.kernel.note(f"{self.end} crashes")
+        self.kernel.note(self.end, "crashes", "")
         self.up = False
         self.life += 1
         self.disk.crash()
@@ -140,7 +155,12 @@ class SimNode:
         """This node's monotonic clock."""
         return int(self.clock_start + self.kernel.now * self.clock_rate)
 
-    def later(self, delay: int, action: Callable[[], None]) -> None:
+    @property
+    def wall_time(self) -> int:
+        """What this node takes for the time of day."""
+        return WALL_START_MS + self.kernel.now + self.wall_offset
+
+    def later(self, delay: int, action: Callable[[], object]) -> None:
         """Does something after a delay of its own clock, unless it has crashed by then; a pause holds it up."""
         life = self.life
 
@@ -163,20 +183,41 @@ class SimNode:
 
         self.later(self.rng.randrange(interval), run)
 
+    def read_disk(self) -> DurableVotes:
+        """Takes up the chain that is on disk, and returns the votes for the heights above it."""
+        votes: list[StoredVote] = []
+        proposals: list[ProposalBody] = []
+        for record in self.disk.records():
+            match record.kind:
+                case kind if kind == VOTE:
+                    votes.append(self.world.decode(StoredVote, record.payload))
+                    self.disk.signatures[votes[-1].vote.signature] = None
+                case kind if kind == PROPOSAL:
+                    proposals.append(self.world.decode(ProposalBody, record.payload))
+                case kind if kind == REVOCATION:
+                    self.chain.keyring.revocations.add(self.world.decode(Revocation, record.payload))
+                case kind if kind == COMMIT:
+                    bundle = self.world.decode(BlockBundle, record.payload)
+                    if bundle.block.height == self.chain.height + 1:
+                        self.chain.append(bundle)
+        above = [stored for stored in votes if stored.vote.height > self.chain.height]
+        return DurableVotes(
+            votes=tuple(stored.vote for stored in above),
+            proposals=tuple(body for body in proposals if body.proposal.height > self.chain.height),
+            locks=tuple(locked_value(stored.lock) for stored in above if stored.lock is not None),
+        )
+
     # Consensus
 
     def durable_votes(self) -> DurableVotes:
         """Returns what the log holds for the heights that are not committed."""
-        votes = [value for kind, value in self.disk.durable if kind == "vote"]
-        return DurableVotes(
-            votes=tuple(vote for vote, _ in votes if vote.height > self.chain.height),
-            proposals=tuple(
-                body
-                for kind, body in self.disk.durable
-                if kind == "proposal" and body.proposal.height > self.chain.height
-            ),
-            locks=tuple(lock for vote, lock in votes if lock is not None and vote.height > self.chain.height),
-        )
+        return self.stored
+
+    def signer_at(self, height: int) -> Ed25519Signer | None:
+        """Returns the key that counts for this node at the height, if it has one."""
+        keyring = self.chain.keyring
+        key_id = keyring.signing_key(height, member_id=self.name, available=tuple(self.keys), active=None)
+        return self.keys[key_id] if key_id is not None else None
 
     def start_height(self) -> None:
         """Tells the engine that the next height begins."""
@@ -188,7 +229,11 @@ class SimNode:
         """Gives the engine an event and carries out what it asks for."""
         if isinstance(event, VoteReceived):
             self.world.oracles.vote_accepted(self, event)
+        before = self.engine.round
         self.perform(self.engine.step(self.now, event))
+        if self.kernel.history.full and self.engine.round != before and (round_ := self.engine.round) is not None:
+            says = f"({round_.term}.{round_.attempt}) of {self.engine.height}"
+            self.kernel.note(self.end, "enters", says, height=self.engine.height or 0)
 
     def perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -201,6 +246,7 @@ class SimNode:
                     self.world.oracles.vote_sent(self, vote)
                     self.send(("vote", encode(vote)))
                 case BroadcastProposal(body):
+                    self.world.oracles.proposal_sent(self, body)
                     self.send(("proposal", encode(body)))
                 case PersistVote():
                     self.persist_vote(effect)
@@ -230,19 +276,27 @@ class SimNode:
         self.later(delay_ms, fire)
 
     def persist_vote(self, effect: PersistVote) -> None:
-        signed = sign(effect.vote, self.signer)
-        self.disk.append(("vote", (signed, effect.lock)), lambda: self.step(VoteDurable(signed)))
+        key = self.signer_at(effect.vote.height)
+        if key is None:
+            self.kernel.reach("no key to vote with")
+            return
+        signed = sign(effect.vote, key)
+        self.disk.append_vote(signed, effect.lock, lambda: self.step(VoteDurable(signed)))
 
     def persist_proposal(self, body: ProposalBody) -> None:
-        signed = replace(body, proposal=sign(body.proposal, self.signer))
-        self.disk.append(("proposal", signed), lambda: self.step(ProposalDurable(signed)))
+        key = self.signer_at(body.proposal.height)
+        if key is not None:
+            signed = replace(body, proposal=sign(body.proposal, key))
+            self.disk.append(PROPOSAL, signed, lambda: self.step(ProposalDurable(signed)))
 
     def build(self, effect: BuildCandidate) -> None:
-        if effect.height != self.chain.height + 1:
+        key = self.signer_at(effect.height)
+        if effect.height != self.chain.height + 1 or key is None:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
-        made = self.chain.build(self.signer, effect.round, proposer=self.name, actions=actions, directory=directory)
+        header = self.chain.header(key, effect.round, proposer=self.name, time_ms=self.wall_time)
+        made = self.chain.build(key, header, actions=actions, directory=directory)
         self.step(CandidateBuilt(effect.height, effect.round, made))
 
     def may_include(self, action: ActionEnvelope) -> bool:
@@ -255,8 +309,19 @@ class SimNode:
         return self.wanted_directory.epoch == keyring.newest.epoch + 1
 
     def judge(self, body: ProposalBody) -> None:
-        wrong = self.chain.judge(body.block, body.batch)
-        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, wrong is None, wrong or ""))
+        if body.proposal.height != self.chain.height + 1:
+            return
+        if body.block.timestamp_ms > self.wall_time + MAX_CLOCK_AHEAD_MS:
+            # From the future, as far as this node can tell: no verdict before its time has come near.
+            self.kernel.reach("block from the future")
+            self.later(CLOCK_RETRY_MS, functools.partial(self.judge, body))
+            return
+        verdict = self.chain.judge(body.block, body.batch)
+        wrong = verdict if isinstance(verdict, str) else ""
+        if wrong:
+            self.kernel.reach("wrong block: " + wrong.split(":")[0])
+            self.kernel.note(self.end, "rejects", f"{body.proposal.block_hash[:8]}: {wrong}")
+        self.step(CandidateJudged(body.proposal.height, body.proposal.block_hash, not wrong, wrong))
 
     def update_work(self) -> None:
         pending = len(self.mempool) > 0 or self.may_change_directory()
@@ -272,14 +337,16 @@ class SimNode:
         if self.committing or bundle.block.height != self.chain.height + 1:
             return
         self.committing = True
-        self.disk.append(("commit", bundle), lambda: self.take_up(bundle))
+        self.disk.append(COMMIT, bundle, lambda: self.take_up(bundle))
 
     def take_up(self, bundle: BlockBundle) -> None:
         self.committing = False
         self.world.oracles.committing(self, bundle)
         self.chain.append(bundle)
         self.mempool.remove(action.action_id for action in bundle.batch.actions)
-        self.kernel.note(f"{self.end} commits {bundle.block.height} {self.chain.head[:8]} term {bundle.block.term}")
+        block, certificate = bundle.block, bundle.certificate
+        says = f"{block.height} {self.chain.state.block_hash[:8]} decided in ({certificate.term}.{certificate.attempt})"
+        self.kernel.note(self.end, "commits", says, height=block.height)
         self.acknowledge(bundle)
         self.start_height()
 
@@ -299,8 +366,9 @@ class SimNode:
         if action.action_id in self.chain.applied:
             return False
         try:
+            check_admission(self.chain.state.tree, action, world_id=WORLD, register_pending=True)
             new = self.mempool.add(action)
-        except AgentWorldError:
+        except (Busy, ActorLimit, NonceUsed, Unauthorized):
             self.kernel.reach("mempool refuses")
             return False
         self.update_work()
@@ -310,6 +378,7 @@ class SimNode:
 
     def announce(self) -> None:
         """Says how far it has come, and repeats some of what waits."""
+        self.world.oracles.remembered(self)
         self.send(("head", encode_value(self.chain.height)))
         for action in self.mempool.take_batch()[:4]:
             self.send(("action", encode(action)))
@@ -354,17 +423,19 @@ class SimNode:
     def send(self, frame: Frame) -> None:
         self.world.net.broadcast(self.end, frame)
 
-    def receive(self, source: str, frame: Frame) -> None:
+    def receive(self, source: str, frame: Frame) -> str:
         if not self.up:
-            return
+            return "down"
         if self.paused_until > self.kernel.now:
-            self.later(0, lambda: self.receive(source, frame))
-            return
+            self.later(0, functools.partial(self.receive, source, frame))
+            return "paused"
         kind, data = frame
         try:
             self.handle(source, kind, data)
         except AgentWorldError as error:
             self.world.count_refused(kind, error)
+            return error.code
+        return ""
 
     def handle(self, source: str, kind: str, data: bytes) -> None:
         match kind:
@@ -401,12 +472,10 @@ class SimNode:
     def handle_bundle(self, bundle: BlockBundle) -> None:
         if bundle.block.height != self.chain.height + 1:
             return
-        check_certificate(bundle.certificate, self.chain.keyring.at(bundle.block.height))
-        if content_id(encode(bundle.block)) != bundle.certificate.block_hash:
-            raise HashMismatch("is not the certified block")
-        wrong = self.chain.judge(bundle.block, bundle.batch)
-        if wrong is not None:
-            raise StateMismatch(wrong)
+        check_committed(bundle.block, bundle.certificate, self.chain.keyring.at(bundle.block.height))
+        verdict = self.chain.judge(bundle.block, bundle.batch)
+        if isinstance(verdict, str):
+            raise StateMismatch(verdict)
         self.kernel.reach("synced a block")
         self.commit(bundle)
 
@@ -415,7 +484,7 @@ class SimNode:
         if statement.key_id in keyring.revocations:
             return
         check_revocation(statement, keyring.newest, revoked_key_ids=keyring.revoked_key_ids, forced=True)
-        self.disk.append(("revoke", statement), lambda: self.know_revocation(statement))
+        self.disk.append(REVOCATION, statement, lambda: self.know_revocation(statement))
 
     def know_revocation(self, statement: Revocation) -> None:
         self.chain.keyring.revocations.add(statement)

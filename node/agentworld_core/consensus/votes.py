@@ -122,7 +122,7 @@ class VoteBook:
         self._own_id = own_id
         self._tallies: dict[tuple[Round, int], Tally] = {}
         self._rounds: dict[str, dict[Round, None]] = {}
-        self._reported: set[tuple[str, Round, int]] = set()
+        self._reported: set[str] = set()
         self._agreed: dict[int, dict[Round, str]] = {PREVOTE: {}, PRECOMMIT: {}}
 
     def counts(self, vote: Vote) -> bool:
@@ -130,7 +130,11 @@ class VoteBook:
         return vote.phase in (PREVOTE, PRECOMMIT) and (vote.validator_id, vote.key_id) in self._keys
 
     def add(self, vote: Vote, *, current: Round, revoked: bool = False) -> Added:
-        """Counts a vote of a member; one that contradicts an earlier one also gives the evidence, once."""
+        """Counts a vote of a member; the first that contradicts an earlier one of the member also gives the evidence.
+
+        One offence of a member at a height is proof enough: who votes twice in ever higher rounds is not to fill the
+        memory and the record of others with it.
+        """
         round_ = round_of(vote)
         if not self._make_room(vote.validator_id, round_, current):
             return Added(new=False)
@@ -140,10 +144,9 @@ class VoteBook:
         if new and vote.block_hash is not None and self._is_agreed(tally, vote.phase, vote.block_hash):
             self._agreed[vote.phase].setdefault(round_, vote.block_hash)
         self._rounds.setdefault(vote.validator_id, {})[round_] = None
-        place = (vote.validator_id, round_, vote.phase)
-        if first is None or first.block_hash == vote.block_hash or place in self._reported:
+        if first is None or first.block_hash == vote.block_hash or vote.validator_id in self._reported:
             return Added(new=new)
-        self._reported.add(place)
+        self._reported.add(vote.validator_id)
         return Added(new=new, evidence=evidence_of(first, vote))
 
     def tally(self, round_: Round, phase: int) -> Tally:

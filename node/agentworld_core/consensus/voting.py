@@ -44,6 +44,8 @@ from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import find_member
 from agentworld_core.messages import PRECOMMIT, PREVOTE, ActionBatch, Proposal, ProposalBody, Round, Vote, WorldBlock
 
+OWN_VOTES_KEPT = 64
+
 
 class Step(enum.IntEnum):
     """How far this validator has come in its round."""
@@ -160,8 +162,9 @@ class HeightVoting:
         vote = event.vote
         if not self._in_scope(vote) or not self.book.counts(vote):
             return
-        if vote.validator_id == self.own_id and round_of(vote) >= self.round:
-            # Ours, and unknown here only if our own record of it was lost: never contradict it.
+        if vote.validator_id == self.own_id and round_of(vote) >= self.round and len(self._cast) < OWN_VOTES_KEPT:
+            # Ours, and unknown here only if our own record of it was lost: never contradict it. Were it somebody else
+            # who has our key, there could be any number of them.
             self._cast.setdefault((round_of(vote), vote.phase), vote.block_hash)
         added = self.book.add(vote, current=self.round, revoked=event.revoked)
         if added.evidence is not None:

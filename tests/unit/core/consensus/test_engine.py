@@ -24,6 +24,7 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.evidence import check_equivocation
+from agentworld_core.consensus.voting import OWN_VOTES_KEPT
 from agentworld_core.membership.directory import CRASH
 from agentworld_core.messages import PRECOMMIT, PREVOTE
 from agentworld_core.signing import sign
@@ -234,6 +235,30 @@ def test_one_vote_per_phase_and_evidence_of_more() -> None:
     assert len(found) == 1
     check_equivocation(found[0].evidence, FOUR)
     assert not only(bench.hear(vote("d", R(1, 0), PREVOTE, "e" * 64)), RecordEvidence)
+
+
+def test_a_flood_of_contradictions_is_one_offence_and_takes_no_memory() -> None:
+    bench = Bench()
+    found = [
+        effect
+        for attempt in range(1, 200)
+        for block_hash in ("e" * 64, None)
+        for effect in only(bench.hear(vote("d", R(1, attempt), PREVOTE, block_hash)), RecordEvidence)
+    ]
+    assert len(found) == 1
+    voting = bench.engine._voting
+    assert voting is not None
+    assert len(voting.book._reported) == 1
+
+
+def test_a_flood_in_our_own_name_takes_no_memory() -> None:
+    """Somebody else has our key: what it signs is not contradicted, but neither is all of it remembered."""
+    bench = Bench()
+    for attempt in range(1, 1000):
+        bench.hear(vote("a", R(1, attempt), PREVOTE, None))
+    voting = bench.engine._voting
+    assert voting is not None
+    assert len(voting._cast) <= OWN_VOTES_KEPT
 
 
 def test_who_votes_twice_cannot_hide_a_quorum() -> None:
