@@ -7,6 +7,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.bench import b1_codec, b2_blobs, b4_journal, b5_recovery, b6_mempool, b14_state, scaling, whole
@@ -35,11 +36,10 @@ def chosen(text: str) -> list[str]:
     return [name for name in BENCHMARKS if not names or name in names]
 
 
-def run(names: list[str], setting: Setting) -> list[Result]:
-    """Runs the benchmarks, printing each row as soon as it is known."""
+def run(names: list[str], setting: Setting) -> Iterator[Result]:
+    """Runs the benchmarks and yields the rows, each printed as soon as it is known."""
     machine = machine_line()
     print(machine, headline(), sep="\n", flush=True)
-    results = []
     for name in names:
         started = time.monotonic()
         for case in BENCHMARKS[name](setting):
@@ -47,10 +47,9 @@ def run(names: list[str], setting: Setting) -> list[Result]:
                 print(left_out(case), flush=True)
                 continue
             result = run_case(case, setting, machine=machine)
-            results.append(result)
             print(row(result), flush=True)
+            yield result
         print(f"{name:5}took {time.monotonic() - started:.0f} s", flush=True)
-    return results
 
 
 def main() -> int:
@@ -65,11 +64,13 @@ def main() -> int:
     folder = given.output.parent.resolve() / "bench-work"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    results: list[Result] = []
     try:
-        results = run(names, Setting(folder, quick=given.quick))
+        for result in run(names, Setting(folder, quick=given.quick)):
+            results.append(result)
+            write(results, given.output)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    write(results, given.output)
     judged = [result for result in results if result.met is not None]
     met = sum(result.met is True for result in judged)
     print(f"bench: {met} of {len(judged)} goals met, {len(results)} rows in {given.output}")

@@ -44,12 +44,13 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
 
 def _small(setting: Setting) -> Iterator[Case]:
     chance = random.Random(SEED)
-    distinct = [chance.randbytes(SMALL_BYTES) for _ in range(setting.size(2_000, 40))]
+    distinct = [chance.randbytes(SMALL_BYTES) for _ in range(setting.size(1_000, 40))]
     everything = [blob for blob in distinct for _ in range(2)]
     chance.shuffle(everything)
     sources = _write_sources(setting.folder, everything)
     yield _put_case(setting, everything, sources, durable=False)
-    yield _put_case(setting, everything, sources, durable=True)
+    few = setting.size(200, 40)  # each waits for the disk
+    yield _put_case(setting, everything[:few], sources[:few], durable=True)
     store = _store(setting.folder)
     names = store.put_many(distinct)
     repository = _repository(setting.folder)

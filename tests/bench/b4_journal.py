@@ -98,8 +98,10 @@ def _growth(setting: Setting) -> Iterator[Case]:
     long, short = setting.size(300_000, 2_000), 1_000
     with _log(setting.folder) as large, _log(setting.folder) as small:
         for log, records in ((large, long), (small, short)):
-            for _ in range(records):
+            for number in range(records):
                 log.append(KIND, bytes(RECORD_BYTES))
+                if number % 10_000 == 0:
+                    log.sync_now()
             log.sync_now()
 
         def cost(log: WriteAheadLog) -> float:

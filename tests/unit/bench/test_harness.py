@@ -94,6 +94,6 @@ def test_a_choice_is_by_name_and_an_unknown_name_is_told():
 
 
 def test_a_smoke_run_is_correct(tmp_path: Path):
-    results = run(["B1", "B14"], Setting(tmp_path, quick=True))
+    results = list(run(["B1", "B14"], Setting(tmp_path, quick=True)))
     assert [result.case for result in results if not result.correct] == []
     assert {result.id for result in results} == {"B1", "B14"}
