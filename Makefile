@@ -15,6 +15,9 @@ DEMO_LOCK := $(if $(wildcard $(VENV)/.installed),dev,node)
 
 # Seeds of the simulator: a taste in `make check`, more in `make test`.
 SEEDS ?= 20
+# Benchmarks to run, all when empty; QUICK=1 runs them so small that the figures mean nothing.
+BENCH ?=
+QUICK ?=
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
 ARGS ?=
 
@@ -89,6 +92,10 @@ cluster: setup cluster-build ## The local cluster tool
 .PHONY: e2e
 e2e: setup cluster-build ## The whole product on a local Kubernetes of its own
 	@$(PYTEST) tests/e2e $(ARGS)
+
+.PHONY: bench
+bench: setup ## Benchmarks against peers, as ratios; BENCH=B1,B4 for a choice, QUICK=1 for a smoke run
+	@$(BIN)/python -m tests.bench --only "$(BENCH)" $(if $(QUICK),--quick)
 
 ##@ Local cluster
 .PHONY: cluster-build

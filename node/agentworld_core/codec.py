@@ -12,26 +12,27 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, Union, dataclass_transform
+from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 
 import cbor2
 
+from agentworld_core import codec_plans
+from agentworld_core.codec_plans import (
+    MAX_DEPTH,
+    Plan,
+    Refused,
+    Rule,
+    checked_value,
+    message_of,
+    plain_of,
+    plan_of,
+    quick_value,
+)
 from agentworld_core.errors import MalformedEncoding, TooLarge
-from agentworld_core.ids import is_hash, is_id, is_key_id, is_kind
+from agentworld_core.ids import hash_match, id_match, is_hash, is_id, is_key_id, is_kind, key_id_match
 
-MAX_DEPTH = 16
+Value: TypeAlias = codec_plans.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
-
-Value = None | bool | int | str | bytes | list[Any] | dict[str, Any]
-"""Data without a schema: null, booleans, 64-bit integers, text, bytes, lists and maps with text keys."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """A named check on a decoded field value; ``says`` completes the sentence "field must be ..."."""
-
-    check: Callable[[Any], bool]
-    says: str
 
 
 def _is_u64(value: object) -> bool:
@@ -47,6 +48,7 @@ def text_up_to(limit: int) -> Rule:
     return Rule(
         lambda value: type(value) is str and len(value) <= limit,
         f"text of at most {limit} characters",
+        f"len({{v}}) <= {limit}",
     )
 
 
@@ -55,25 +57,31 @@ def bytes_up_to(limit: int) -> Rule:
     return Rule(
         lambda value: type(value) is bytes and len(value) <= limit,
         f"at most {limit} bytes",
+        f"len({{v}}) <= {limit}",
     )
 
 
 def items_up_to(limit: int) -> Rule:
     """Returns the rule of a list field of at most ``limit`` items."""
-    return Rule(lambda value: len(value) <= limit, f"a list of at most {limit} items")
+    return Rule(lambda value: len(value) <= limit, f"a list of at most {limit} items", f"len({{v}}) <= {limit}")
 
 
-U64 = Annotated[int, Rule(_is_u64, "an unsigned 64-bit integer")]
-I64 = Annotated[int, Rule(_is_i64, "a signed 64-bit integer")]
-Id = Annotated[str, Rule(is_id, "an id (1 to 63 of a-z 0-9 -)")]
-Hash = Annotated[str, Rule(is_hash, "a content id (64 hex digits)")]
-HashOrEmpty = Annotated[str, Rule(lambda value: value == "" or is_hash(value), "a content id or empty")]
-KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)")]
-Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)")]
-PublicKey = Annotated[bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")]
+U64 = Annotated[int, Rule(_is_u64, "an unsigned 64-bit integer", "0 <= {v} < 18446744073709551616")]
+I64 = Annotated[int, Rule(_is_i64, "a signed 64-bit integer", "-9223372036854775808 <= {v} < 9223372036854775808")]
+Id = Annotated[str, Rule(is_id, "an id (1 to 63 of a-z 0-9 -)", "test({v})", id_match)]
+Hash = Annotated[str, Rule(is_hash, "a content id (64 hex digits)", "test({v})", hash_match)]
+HashOrEmpty = Annotated[
+    str,
+    Rule(lambda value: value == "" or is_hash(value), "a content id or empty", "not {v} or test({v})", hash_match),
+]
+KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)", "test({v})", key_id_match)]
+Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)", "test({v})", is_kind)]
+PublicKey = Annotated[
+    bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes", "len({v}) == 32")
+]
 Signature = Annotated[
     bytes,
-    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes"),
+    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes", "len({v}) == 64 or not {v}"),
 ]
 ShortText = Annotated[str, text_up_to(256)]
 LongText = Annotated[str, text_up_to(4096)]
@@ -82,20 +90,36 @@ _registry: dict[int, type[Any]] = {}
 _T = TypeVar("_T")
 
 
+class _Keeping:
+    """A message that keeps its encoding, because it is encoded again and again; nothing of it can change."""
+
+    __slots__ = ("_encoding",)
+
+
 @dataclass_transform(frozen_default=True)
-def message(number: int, name: str) -> Callable[[type[_T]], type[_T]]:
-    """Declares a class as the frozen dataclass of a message: its schema number (never reused) and its name."""
+def message(number: int, name: str, *, keeps_encoding: bool = False) -> Callable[[type[_T]], type[_T]]:
+    """Declares a class as the frozen dataclass of a message: its schema number (never reused) and its name.
+
+    With ``keeps_encoding`` its encoding is made once; for messages without ``Value`` fields, which could be changed.
+    """
 
     def declare(cls: type[_T]) -> type[_T]:
-        declared: Any = dataclasses.dataclass(frozen=True, slots=True)(cls)
+        base: Any = cls
+        if keeps_encoding:
+            base = type(cls.__name__, (_Keeping,), {k: v for k, v in vars(cls).items() if k not in _OWN_STORAGE})
+        declared: Any = dataclasses.dataclass(frozen=True, slots=True)(base)
         if number in _registry:
             raise ValueError(f"schema number {number} is taken by {_registry[number].__name__}")
         declared.SCHEMA_NUMBER = number
         declared.SCHEMA_NAME = name
+        declared.KEEPS_ENCODING = keeps_encoding
         _registry[number] = declared
         return typing.cast("type[_T]", declared)
 
     return declare
+
+
+_OWN_STORAGE = ("__dict__", "__weakref__")
 
 
 def schema_table() -> dict[int, type[Any]]:
@@ -103,139 +127,89 @@ def schema_table() -> dict[int, type[Any]]:
     return dict(sorted(_registry.items()))
 
 
-class _FieldCodec:
-    """Checks and converts one field both ways; compiled once for each field of each message."""
-
-    __slots__ = ("decode", "encode")
-
-    def __init__(self, encode: Callable[[Any, str], Any], decode: Callable[[Any, str], Any]):
-        self.encode = encode
-        self.decode = decode
-
-
-_plans: dict[type[Any], list[tuple[str, _FieldCodec]]] = {}
-
-
-def _plan(cls: type[Any]) -> list[tuple[str, _FieldCodec]]:
-    plan = _plans.get(cls)
-    if plan is None:
-        hints = typing.get_type_hints(cls, include_extras=True)
-        plan = [(f.name, _compile(hints[f.name])) for f in dataclasses.fields(cls)]
-        _plans[cls] = plan
-    return plan
-
-
-def _compile(hint: Any) -> _FieldCodec:
-    rules: tuple[Rule, ...] = ()
-    if typing.get_origin(hint) is Annotated:
-        hint, *extras = typing.get_args(hint)
-        rules = tuple(extra for extra in extras if isinstance(extra, Rule))
-    if hint == Value:
-        return _FieldCodec(_value_to_plain, _value_to_plain)
-    origin = typing.get_origin(hint)
-    if origin in (Union, types.UnionType):
-        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
-        return _optional(_compile(inner[0]))
-    if origin is tuple:
-        return _sequence(_compile(typing.get_args(hint)[0]), rules)
-    if hasattr(hint, "SCHEMA_NUMBER"):
-        return _FieldCodec(
-            lambda value, path: _to_plain(value, hint, path),
-            lambda p, path: _build(hint, p, path),
-        )
-    if hint in (int, str, bytes, bool):
-        return _scalar(hint, rules)
-    raise TypeError(f"no encoding for a field of type {hint!r}")
-
-
-def _scalar(kind: type[Any], rules: tuple[Rule, ...]) -> _FieldCodec:
-    def check(value: Any, path: str) -> Any:
-        if type(value) is not kind:
-            raise MalformedEncoding(f"must be {kind.__name__}", field=path, value=value)
-        for rule in rules:
-            if not rule.check(value):
-                raise MalformedEncoding(f"must be {rule.says}", field=path, value=value)
-        return value
-
-    return _FieldCodec(check, check)
-
-
-def _optional(inner: _FieldCodec) -> _FieldCodec:
-    return _FieldCodec(
-        lambda value, path: None if value is None else inner.encode(value, path),
-        lambda value, path: None if value is None else inner.decode(value, path),
-    )
-
-
-def _sequence(inner: _FieldCodec, rules: tuple[Rule, ...]) -> _FieldCodec:
-    def convert(value: Any, path: str, each: Callable[[Any, str], Any]) -> list[Any]:
-        if not isinstance(value, list | tuple):
-            raise MalformedEncoding("must be a list", field=path, value=value)
-        for rule in rules:
-            if not rule.check(value):
-                raise MalformedEncoding(f"must be {rule.says}", field=path)
-        return [each(item, f"{path}[{index}]") for index, item in enumerate(value)]
-
-    return _FieldCodec(
-        lambda value, path: convert(value, path, inner.encode),
-        lambda value, path: tuple(convert(value, path, inner.decode)),
-    )
-
-
-def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
-    """Checks data without a schema and sorts its maps by encoded key."""
-    if depth > MAX_DEPTH:
-        raise MalformedEncoding(f"is nested deeper than {MAX_DEPTH}", field=path)
-    kind = type(value)
-    if value is None or kind in (bool, str, bytes):
-        return value
-    if kind is int:
-        if not -(2**63) <= value < 2**64:
-            raise MalformedEncoding("must fit 64 bits", field=path, value=value)
-        return value
-    if isinstance(value, list | tuple):
-        return [_value_to_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if type(key) is not str:
-                raise MalformedEncoding("must have text keys", field=path, value=key)
-        ordered = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
-        return {key: _value_to_plain(item, f"{path}.{key}", depth + 1) for key, item in ordered}
-    raise MalformedEncoding(
-        f"may not hold {kind.__name__}",
-        field=path,
-        remedy="use integers, text, bytes, lists, maps",
-    )
-
-
-def _to_plain(value: Any, cls: type[Any], path: str) -> list[Any]:
-    if type(value) is not cls:
-        raise MalformedEncoding(f"must be {cls.__name__}", field=path, value=type(value).__name__)
-    prefix = f"{path}." if path else ""
-    plain: list[Any] = [cls.SCHEMA_NUMBER]
-    for name, codec in _plan(cls):
-        plain.append(codec.encode(getattr(value, name), prefix + name))
-    return plain
-
-
-def _build(cls: type[_T], plain: Any, path: str) -> _T:
-    number: int = cls.SCHEMA_NUMBER  # type: ignore[attr-defined]
-    plan = _plan(cls)
-    if type(plain) is not list or len(plain) != len(plan) + 1 or type(plain[0]) is not int or plain[0] != number:
-        raise MalformedEncoding(
-            f"is not a {cls.__name__}: [{number}, {len(plan)} fields]",
-            field=path or None,
-        )
-    prefix = f"{path}." if path else ""
-    return cls(*(codec.decode(item, prefix + name) for (name, codec), item in zip(plan, plain[1:], strict=True)))
-
-
 def encode(value: Any) -> bytes:
     """Returns the deterministic encoding of a message; raises MalformedEncoding that names the field that is wrong."""
     cls = type(value)
     if not hasattr(cls, "SCHEMA_NUMBER"):
         raise MalformedEncoding(f"{cls.__name__} is not a message")
-    return cbor2.dumps(_to_plain(value, cls, ""))
+    if not cls.KEEPS_ENCODING:
+        return _encode(value, _NOTHING)
+    kept: bytes | None = getattr(value, "_encoding", None)
+    if kept is None:
+        kept = _encode(value, _NOTHING)
+        if all(type(getattr(value, name)) is tuple for name in plan_of(cls).sequences):
+            object.__setattr__(value, "_encoding", kept)
+    return kept
+
+
+def encode_with(value: Any, fields: Mapping[str, Any]) -> bytes:
+    """Returns the encoding of the message with these fields instead of its own, which must be right and plain.
+
+    The same as encoding what ``dataclasses.replace`` returns, for texts, bytes and empty sequences, at a part of the
+    cost: what is signed is a message without its signature.
+    """
+    return _encode(value, fields)
+
+
+_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
+
+
+def _encode(value: Any, fields: Mapping[str, Any]) -> bytes:
+    cls = type(value)
+    plan = plan_of(cls)
+    try:
+        if not plan.is_flat:
+            return _encode_parts(value, plan, fields)
+        plain = plan.to_plain(value)
+    except (Refused, MalformedEncoding):
+        plain = plain_of(value, cls, "")  # raises the error that names the field
+    for name, item in fields.items():
+        plain[plan.places[name]] = item
+    return cbor2.dumps(plain)
+
+
+def _encode_parts(value: Any, plan: Plan, fields: Mapping[str, Any]) -> bytes:
+    """Returns the encoding of a message with others inside, put together from theirs, which some of them keep."""
+    parts = [array_head(len(plan.fields) + 1)]
+    run: list[Any] = [plan.number]  # fields without messages inside, encoded together
+    for name, codec in plan.fields:
+        item = fields[name] if name in fields else getattr(value, name)
+        if codec.message is None or item is None:
+            run.append(codec.encode(item, name))
+            continue
+        parts.append(_items(run))
+        run = []
+        if not codec.is_sequence:
+            parts.append(_encode_as(codec.message, item))
+            continue
+        if not isinstance(item, list | tuple):
+            raise Refused
+        codec.check_rules(item)
+        parts.append(array_head(len(item)))
+        parts += [_encode_as(codec.message, one) for one in item]
+    parts.append(_items(run))
+    return b"".join(parts)
+
+
+def _encode_as(cls: type[Any], value: Any) -> bytes:
+    if type(value) is not cls:
+        raise Refused
+    return encode(value)
+
+
+def _items(values: list[Any]) -> bytes:
+    """Returns the encodings of values one after the other."""
+    return cbor2.dumps(values)[len(array_head(len(values))) :] if values else b""
+
+
+def array_head(count: int) -> bytes:
+    """Returns the CBOR head of an array (RFC 8949 section 3.1)."""
+    if count < 24:
+        return bytes([0x80 + count])
+    if count < 256:
+        return bytes([0x98, count])
+    size, mark = (2, 0x99) if count < 65536 else (4, 0x9A)
+    return bytes([mark]) + count.to_bytes(size, "big")
 
 
 def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
@@ -244,10 +218,18 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
     Raises TooLarge above ``limit`` bytes, before any work; MalformedEncoding for everything that is not that encoding.
     """
     plain = _load(data, limit)
-    result = _build(cls, plain, "")
-    if cbor2.dumps(_to_plain(result, cls, "")) != data:
+    plan = plan_of(cls)
+    try:
+        result: Any = plan.build(plain)
+    except Refused:
+        result = message_of(cls, plain, "")  # raises the error that names the field
+    # Without maps, what was checked is what the result would be made into again.
+    again = plan.to_plain(result) if plan.has_values else plain
+    if cbor2.dumps(again) != data:
         raise MalformedEncoding(f"is not the deterministic encoding of a {cls.__name__}")
-    return result
+    if cls.KEEPS_ENCODING:  # type: ignore[attr-defined]
+        object.__setattr__(result, "_encoding", data)
+    return typing.cast("_T", result)
 
 
 def schema_number(data: bytes) -> int | None:
@@ -262,7 +244,14 @@ def schema_number(data: bytes) -> int | None:
 
 def encode_value(value: Value) -> bytes:
     """Returns the deterministic encoding of data without a schema."""
-    return cbor2.dumps(_value_to_plain(value, "value"))
+    return cbor2.dumps(_plain_value(value))
+
+
+def _plain_value(value: Any) -> Any:
+    try:
+        return quick_value(value, 0)
+    except Refused:
+        return checked_value(value, "value")  # raises the error that names the place
 
 
 def encode_nested(value: Value) -> bytes:
@@ -272,7 +261,7 @@ def encode_nested(value: Value) -> bytes:
 
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     """Returns the data whose one encoding is ``data``; the same errors as ``decode``."""
-    plain = _value_to_plain(_load(data, limit), "value")
+    plain = _plain_value(_load(data, limit))
     if cbor2.dumps(plain) != data:
         raise MalformedEncoding("is not the deterministic encoding of its value")
     return typing.cast("Value", plain)

@@ -15,6 +15,9 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _KEY_ID = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9_]*){0,3}")
 
+# Truth about a text alone, at the cost of the match; ``is_id`` and the others also take what is no text.
+id_match, hash_match, key_id_match = _ID.fullmatch, _HASH.fullmatch, _KEY_ID.fullmatch
+
 HASH_LENGTH = 64
 KEY_ID_LENGTH = 32
 

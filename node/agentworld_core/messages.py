@@ -40,7 +40,7 @@ class Round(NamedTuple):
     attempt: int
 
 
-@message(1, "action")
+@message(1, "action", keeps_encoding=True)
 class ActionEnvelope:
     """A signed request of one actor; ``action_id`` is the content id of all but itself and the signature."""
 
@@ -146,7 +146,7 @@ class Genesis:
     signatures: Annotated[tuple[KeySignature, ...], items_up_to(64)]
 
 
-@message(10, "batch")
+@message(10, "batch", keeps_encoding=True)
 class ActionBatch:
     """The ordered input of one block; ``batch_id`` is the content id of the ordered ids of its signed actions."""
 
@@ -181,7 +181,7 @@ class DirectoryChange:
     effective_height: U64
 
 
-@message(13, "block")
+@message(13, "block", keeps_encoding=True)
 class WorldBlock:
     """One step of a world: what went in, what came out, under which round and directory (design decision 10)."""
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PublicKey,
 )
 
-from agentworld_core.codec import encode
+from agentworld_core.codec import encode_with
 from agentworld_core.errors import InvalidField, InvalidSignature
 from agentworld_core.hashing import content_id, digest
 from agentworld_core.messages import KeySignature
@@ -83,18 +83,21 @@ class Ed25519Signer:
 def signed_bytes(message: Any) -> bytes:
     """Returns the bytes that a signature of the message covers; the message has ``world_id`` and ``signature(s)``."""
     domain = f"{message.SCHEMA_NAME}/{message.world_id}".encode()
-    return _DOMAIN + domain + b"\0" + encode(unsigned(message))
+    return _DOMAIN + domain + b"\0" + encode_with(message, _no_signature(message))
 
 
 def unsigned(message: _T) -> _T:
     """Returns the message with its signature, or all of its signatures, empty."""
-    changes: dict[str, Any] = {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
-    return dataclasses.replace(message, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(message, **_no_signature(message))  # type: ignore[type-var]
+
+
+def _no_signature(message: Any) -> dict[str, Any]:
+    return {"signatures": ()} if hasattr(message, "signatures") else {"signature": b""}
 
 
 def unsigned_id(message: Any) -> str:
     """Returns the content id of the message without its signatures: the same whoever signed it."""
-    return content_id(encode(unsigned(message)))
+    return content_id(encode_with(message, _no_signature(message)))
 
 
 def sign(message: _T, signer: Signer) -> _T:

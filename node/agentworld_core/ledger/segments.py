@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agentworld_core.codec import decode, encode, message
+from agentworld_core.codec import array_head, decode, encode, message
 from agentworld_core.errors import HashMismatch, StateMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import EventSegment, JournalSegmentRef, Receipt, ReceiptList, WorldEvent
@@ -92,14 +92,4 @@ def read_events(segments: Sequence[JournalSegmentRef], fetch: Callable[[str], by
 
 def _segment_bytes(encoded: Sequence[bytes]) -> bytes:
     """Returns ``encode(EventSegment(...))`` of events that are encoded already, so that each is encoded only once."""
-    return b"\x82\x10" + _array_head(len(encoded)) + b"".join(encoded)
-
-
-def _array_head(count: int) -> bytes:
-    """Returns the CBOR head of an array (RFC 8949 section 3.1)."""
-    if count < 24:
-        return bytes([0x80 + count])
-    if count < 256:
-        return bytes([0x98, count])
-    size, mark = (2, 0x99) if count < 65536 else (4, 0x9A)
-    return bytes([mark]) + count.to_bytes(size, "big")
+    return b"\x82\x10" + array_head(len(encoded)) + b"".join(encoded)

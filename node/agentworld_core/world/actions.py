@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 
-from agentworld_core.codec import Value, decode_value, encode, encode_value
+from agentworld_core.codec import Value, decode_value, encode, encode_value, encode_with
 from agentworld_core.errors import (
     AgentWorldError,
     HashMismatch,
@@ -77,7 +77,7 @@ def sign_action(envelope: ActionEnvelope, signer: Signer) -> ActionEnvelope:
 
 def action_id_of(envelope: ActionEnvelope) -> str:
     """Returns the content id of the action without its id and signature: the same whatever the signature bytes are."""
-    return content_id(encode(dataclasses.replace(envelope, action_id="", signature=b"")))
+    return content_id(encode_with(envelope, {"action_id": "", "signature": b""}))
 
 
 def envelope_id(envelope: ActionEnvelope) -> str:

@@ -71,7 +71,7 @@ class WriteAheadLog:
         self._state = threading.Lock()  # the fields above; held for moments
         self._writing = threading.Lock()  # the files; held during a sync
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="wal")
-        self._flight: asyncio.Future[None] | None = None
+        self._flight: asyncio.Task[None] | None = None
 
     @classmethod
     def open(
@@ -177,7 +177,7 @@ class WriteAheadLog:
                     return
                 self._check_usable()
             if self._flight is None or self._flight.done():
-                self._flight = asyncio.get_running_loop().run_in_executor(self._worker, self.sync_now)
+                self._flight = asyncio.get_running_loop().create_task(self._fly(), name="wal-sync")
             try:
                 # Shielded: a caller that gives up must not take the others' sync with it.
                 await asyncio.shield(self._flight)
@@ -185,6 +185,14 @@ class WriteAheadLog:
                 # The sync may have failed, or the log been closed, behind the records this caller waits for.
                 if self._durable < target:
                     raise
+
+    async def _fly(self) -> None:
+        """Syncs in the worker thread.
+
+        As a task it begins after everybody whom the last sync has woken: they append now, and share this one instead of
+        waiting for it and for another.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._worker, self.sync_now)
 
     def sync_now(self) -> None:
         """Blocks until everything appended before the call is durable; raises as ``sync`` does."""

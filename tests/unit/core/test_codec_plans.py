@@ -1,0 +1,120 @@
+"""The quick way of the codec and the way that names what is wrong have one meaning, and what is kept is never stale."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import cbor2
+import pytest
+
+from agentworld_core.codec import decode, encode, encode_with, schema_table
+from agentworld_core.codec_plans import message_of, plain_of, plan_of
+from agentworld_core.errors import MalformedEncoding
+from agentworld_core.messages import ActionBatch, ActionEnvelope, Actions, BlockBundle, Directory, WorldEvent
+from agentworld_core.signing import signed_bytes, unsigned
+from tests.unit.core.ledger.chains import Chain, make_genesis, make_head
+from tests.unit.core.test_codec import action
+from tests.unit.core.world.agents import register
+
+
+def samples() -> list[Any]:
+    """Messages with everything inside that the codec knows: messages, sequences, optional fields, values."""
+    chain = Chain()
+    chain.commit(register("alice"))
+    chain.commit()
+    genesis = make_genesis()
+    executed = chain.executions[0]
+    return [
+        action(),
+        *chain.bundles,
+        chain.bundles[0].block,
+        chain.bundles[0].batch,
+        chain.bundles[0].certificate,
+        make_head(chain.bundles[0]),
+        genesis,
+        genesis.directory,
+        *executed.events,
+        *executed.receipts,
+    ]
+
+
+@pytest.mark.parametrize("message", samples(), ids=lambda message: type(message).__name__)
+def test_both_ways_give_the_same(message: Any):
+    cls = type(message)
+    plain = plain_of(message, cls, "")
+    assert plan_of(cls).to_plain(message) == plain
+    assert encode(message) == cbor2.dumps(plain)
+    assert plan_of(cls).build(plain) == message_of(cls, plain, "") == message
+    assert decode(cls, encode(message)) == message
+
+
+def test_every_declared_message_has_a_plan():
+    for cls in schema_table().values():
+        assert len(plan_of(cls).fields) == len(dataclasses.fields(cls))
+
+
+def test_an_error_inside_a_batch_is_named_with_its_path():
+    good, bad = action(), action(nonce=-1)
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Actions((good, bad)))
+    assert caught.value.field == "actions[1].nonce"
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Actions((good, "no action")))  # type: ignore[arg-type]
+    assert caught.value.field == "actions[1]"
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Actions(7))  # type: ignore[arg-type]
+    assert caught.value.field == "actions"
+
+
+def test_a_sequence_above_its_limit_is_named():
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Actions((action(),) * 4097))
+    assert caught.value.field == "actions"
+
+
+def test_what_a_signature_covers_is_the_message_without_it():
+    for message in samples():
+        if isinstance(message, BlockBundle) or not hasattr(message, "world_id"):
+            continue
+        without = unsigned(message) if hasattr(message, "signature") or hasattr(message, "signatures") else None
+        if without is not None:
+            assert signed_bytes(message).endswith(b"\0" + encode(without))
+
+
+def test_fields_set_for_an_encoding_are_those_of_a_replaced_message():
+    one = action()
+    changes: dict[str, Any] = {"action_id": "", "signature": b""}
+    assert encode_with(one, changes) == encode(dataclasses.replace(one, **changes))
+    assert encode(one) == encode(action()), "the message itself is as it was"
+    directory = make_genesis().directory
+    assert encode_with(directory, {"signatures": ()}) == encode(dataclasses.replace(directory, signatures=()))
+
+
+def test_an_encoding_that_is_kept_belongs_to_its_message_alone():
+    one = action()
+    first = encode(one)
+    assert encode(one) is first
+    other = dataclasses.replace(one, nonce=8)
+    assert encode(other) != first
+    assert encode(other) == cbor2.dumps(plain_of(other, ActionEnvelope, ""))
+    assert one == action()
+    assert repr(one) == repr(action())
+    assert hash(one) == hash(action())
+
+
+def test_nothing_is_kept_of_a_message_that_can_still_change():
+    batch = Chain().propose(register("alice")).batch
+    actions = list(batch.actions)
+    open_batch = dataclasses.replace(batch, actions=actions)  # type: ignore[arg-type]
+    before = encode(open_batch)
+    actions.clear()
+    assert encode(open_batch) != before
+
+
+def test_only_messages_without_values_keep_their_encoding():
+    keeping = [cls for cls in schema_table().values() if cls.KEEPS_ENCODING]
+    assert ActionBatch in keeping
+    assert [cls.__name__ for cls in keeping if plan_of(cls).has_values] == []
+    assert not Directory.KEEPS_ENCODING  # type: ignore[attr-defined]
+    assert not WorldEvent.KEEPS_ENCODING  # type: ignore[attr-defined]
