@@ -14,6 +14,7 @@ from urllib.parse import quote
 import aiohttp
 
 from agentworld_client.errors import GatewayError, GatewayUnreachable
+from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import HashMismatch
 from agentworld_core.hashing import content_id
@@ -88,6 +89,11 @@ class GatewayClient:
                 return None
             raise
 
+    async def tip(self) -> Tip | None:
+        """Returns what the node announces as its newest block, without judging the announcement."""
+        head = await self.head()
+        return None if head is None else Tip(head.height, head.block_hash, head.state_root)
+
     async def genesis(self) -> Genesis:
         """Returns the genesis document as the node has it; compare its hash with one you trust."""
         return decode(Genesis, await self._request("GET", "/v1/genesis"))
@@ -96,6 +102,10 @@ class GatewayClient:
         """Returns consecutive blocks from ``start`` on, with batches and certificates; empty at the head."""
         body = await self._request("GET", f"/v1/blocks?from={start}&limit={limit}")
         return decode(Blocks, body, limit=MAX_ANSWER_BYTES).bundles
+
+    async def block(self, block: str | int) -> BlockBundle:
+        """Returns the block of a height or hash; GatewayError ``not_found`` when the node has no such block."""
+        return decode(BlockBundle, await self._request("GET", f"/v1/blocks/{block}"), limit=MAX_ANSWER_BYTES)
 
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch, the latest by default."""

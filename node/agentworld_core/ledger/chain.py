@@ -1,4 +1,7 @@
-"""What a node knows at a height: enough to execute and to judge the next block, and every certificate up to now."""
+"""What is known at a height: enough to judge the next block and every certificate up to now.
+
+With the state it is also enough to execute the next block.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +26,10 @@ class ScheduledDirectory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainState:
-    """The head of a chain with its state and its directories, oldest first; the last one may not be in force yet.
+class ChainLinks:
+    """The head of a chain without its state: enough to judge who made the next block, and on top of what.
 
-    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut.
+    The directories are in order, oldest first; the last one may not be in force yet.
     """
 
     world_id: str
@@ -34,16 +37,10 @@ class ChainState:
     parameters: Parameters
     height: int
     block_hash: str
+    state_root: str
     term: int
     time_ms: int
-    tree: Tree
-    snapshot_tree: Tree
     directories: tuple[ScheduledDirectory, ...]
-
-    @property
-    def state_root(self) -> str:
-        """The root of the state after the head."""
-        return self.tree.root
 
     @property
     def next_height(self) -> int:
@@ -76,7 +73,18 @@ class ChainState:
         return self.scheduled_at(height).directory
 
 
-def plan_directory_change(chain: ChainState, proposed: Directory, *, time_ms: int) -> ScheduledDirectory:
+@dataclass(frozen=True, kw_only=True)
+class ChainState(ChainLinks):
+    """The head of a chain with its state, whose root is ``state_root``: enough to execute the next block as well.
+
+    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut.
+    """
+
+    tree: Tree
+    snapshot_tree: Tree
+
+
+def plan_directory_change(chain: ChainLinks, proposed: Directory, *, time_ms: int) -> ScheduledDirectory:
     """Returns when a directory carried by the next block comes into force.
 
     Raises DirectoryPending while another change is in flight, InvalidField when it has expired at the block's time, and

@@ -79,6 +79,7 @@ def genesis_state(genesis: Genesis) -> Tree:
 def chain_from_genesis(genesis: Genesis) -> ChainState:
     """Returns the chain of height 0; raises a typed error for a document that fails ``check_genesis``."""
     check_genesis(genesis)
+    tree = genesis_state(genesis)
     return ChainState(
         world_id=genesis.world_id,
         genesis_hash=genesis_hash(genesis),
@@ -87,7 +88,8 @@ def chain_from_genesis(genesis: Genesis) -> ChainState:
         block_hash=genesis_hash(genesis),
         term=0,
         time_ms=genesis.created_at_ms,
-        tree=genesis_state(genesis),
+        state_root=tree.root,
+        tree=tree,
         snapshot_tree=Tree.empty(),
         directories=(ScheduledDirectory(genesis.directory, directory_hash(genesis.directory), FIRST_HEIGHT),),
     )

@@ -18,7 +18,7 @@ from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
 from agentworld_core.signing import unsigned_id
-from agentworld_node.cli import agents, keys, nodes, worlds
+from agentworld_node.cli import agents, auditing, keys, nodes, worlds
 from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, main
 from agentworld_node.node import Node
 from tests.unit.client.scripted import ScriptedGateway, hang_up, refusal, scripted
@@ -26,7 +26,7 @@ from tests.unit.node.conftest import ALONE
 from tests.unit.node.material import Material, next_epoch, revocation, signer
 from tests.unit.node.running import MemoryWorld
 
-COMMANDS = (agents, keys, nodes, worlds)
+COMMANDS = (agents, auditing, keys, nodes, worlds)
 """They register themselves when they are imported."""
 SECONDS = 30
 
@@ -218,12 +218,13 @@ class TestVerifying:
         self, node: Node, ada: tuple[str, ...], tmp_path: Path
     ) -> None:
         invoke("submit", *ada, "agent.register", '{"position": [0, 0]}')
-        result = invoke("verify", "--store", tmp_path / "store", "-o", "json")
+        result = invoke("verify", "--replay", "--store", tmp_path / "store", "-o", "json")
         (report,) = lines(result)
         assert (result.exit_code, report["state_root"]) == (0, node.ledger.chain.state_root)
-        result = invoke("verify", "--store", tmp_path / "store", "--genesis", report["genesis_hash"])
+        assert report["replayed"] is True
+        result = invoke("verify", "--store", tmp_path / "store", "--genesis-hash", report["genesis_hash"])
         assert result.exit_code == 0
-        assert "0 fetched, 1 from the store" in result.stdout
+        assert "0 read, 1 from the store" in result.stdout
 
     def test_a_wrong_one_is_exit_code_4_with_the_height(self, node: Node, ada: tuple[str, ...], tmp_path: Path) -> None:
         invoke("submit", *ada, "agent.register", '{"position": [0, 0]}')
