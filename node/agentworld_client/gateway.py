@@ -76,6 +76,11 @@ class GatewayClient:
         """Returns the receipt of an action; GatewayError ``not_found`` when the node does not know it."""
         return await self._json(f"/v1/actions/{action_id}")
 
+    async def height_of_action(self, action_id: str) -> int | None:
+        """Returns the height that the node's receipt of an action states, None while the action only waits."""
+        height = (await self.receipt(action_id)).get("height")
+        return height if isinstance(height, int) else None
+
     async def status(self) -> dict[str, Any]:
         """Returns the node's status document."""
         return await self._json("/v1/status")

@@ -32,6 +32,14 @@ class WorldSource(Protocol):
         """Returns consecutive blocks from a height on, with batches and certificates; empty behind the last."""
         ...
 
+    async def block(self, block: str | int) -> BlockBundle:
+        """Returns the block of a height or hash."""
+        ...
+
+    async def height_of_action(self, action_id: str) -> int | None:
+        """Returns the height at which the source claims an action to be committed, None while it only waits."""
+        ...
+
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch, the latest by default."""
         ...

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import array
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode
 from agentworld_core.errors import HashMismatch, NotFound
 from agentworld_core.hashing import content_id
-from agentworld_core.ids import check_hash
+from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.ledger.block import block_hash_of
 from agentworld_core.messages import BlockBundle, Directory, Genesis
 from agentworld_node.ledger_stores import GENESIS_FILE, RECORD_LIMIT
@@ -60,6 +60,24 @@ class FolderSource:
             bundles = self._from(start)
         return await asyncio.to_thread(self._take, start, bundles, limit)
 
+    async def block(self, block: str | int) -> BlockBundle:
+        """Returns the block of a height or hash."""
+        text = str(block)
+        found = await self._find(lambda bundle: block_hash_of(bundle.block) == text) if is_hash(text) else None
+        if text.isdecimal() and len(text) < 20:
+            found = next(self._from(int(text)), None)
+        if found is None:
+            raise NotFound("the folder has no such block", field="block", value=block)
+        return found
+
+    async def height_of_action(self, action_id: str) -> int | None:
+        """Returns the height of the block whose batch holds the action."""
+        check_hash(action_id, field="action_id")
+        found = await self._find(lambda bundle: any(item.action_id == action_id for item in bundle.batch.actions))
+        if found is None:
+            raise NotFound("the folder has no such action", field="action_id", value=action_id)
+        return found.block.height
+
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch that the genesis or a block carries."""
         found = (await self.genesis()).directory
@@ -82,6 +100,9 @@ class FolderSource:
         if content_id(data) != content_hash:
             raise HashMismatch("the stored bytes are others", field="hash", value=content_hash)
         return data
+
+    async def _find(self, wanted: Callable[[BlockBundle], bool]) -> BlockBundle | None:
+        return await asyncio.to_thread(lambda: next(filter(wanted, self._from(1)), None))
 
     def _take(self, start: int, bundles: Iterator[BlockBundle], limit: int) -> tuple[BlockBundle, ...]:
         found: list[BlockBundle] = []

@@ -19,7 +19,7 @@ from agentworld_core.ledger.block import Execution, HeaderInput, action_root_of,
 from agentworld_core.ledger.chain import ChainLinks, ChainState, ScheduledDirectory, change_of, plan_directory_change
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.segments import Journal
-from agentworld_core.membership.directory import key_in_directory
+from agentworld_core.membership.directory import directory_hash, key_in_directory
 from agentworld_core.messages import (
     ActionBatch,
     ActionEnvelope,
@@ -98,6 +98,24 @@ def check_links(chain: ChainLinks, bundle: BlockBundle) -> ChainLinks:
         time_ms=block.timestamp_ms,
         directories=chain.directories if scheduled is None else (*chain.directories, scheduled),
     )
+
+
+def check_alone(bundle: BlockBundle, directory: Directory) -> None:
+    """Raises unless this directory's quorum committed the block, and the batch is the one that the block names.
+
+    It is what can be said of one block without its predecessors: that the directory was in force at its height is the
+    block's own word, which that quorum has signed.
+    """
+    block = bundle.block
+    for field, stated, expected in (
+        ("directory_epoch", block.directory_epoch, directory.epoch),
+        ("directory_hash", block.directory_hash, directory_hash(directory)),
+    ):
+        if stated != expected:
+            raise StateMismatch(f"height {block.height}: must be {expected}", field=f"block.{field}", value=stated)
+    with _naming(block.height, "certificate"):
+        check_committed(block, bundle.certificate, directory)
+    _check_batch_fields(block, bundle.batch)
 
 
 def check_committed(block: WorldBlock, certificate: CommitCertificate, directory: Directory) -> None:

@@ -24,6 +24,7 @@ class ChainSource:
         self.bundles = list(chain.bundles)
         self.blobs = dict(chain.blobs)
         self.asked: list[int] = []
+        self.pooled: set[str] = set()
 
     async def genesis(self) -> Genesis:
         return self.world
@@ -37,6 +38,20 @@ class ChainSource:
     async def blocks(self, start: int, *, limit: int = 64) -> tuple[BlockBundle, ...]:
         self.asked.append(start)
         return tuple(self.bundles[start - 1 : start - 1 + limit])
+
+    async def block(self, block: str | int) -> BlockBundle:
+        for bundle in self.bundles:
+            if str(block) in (str(bundle.block.height), block_hash_of(bundle.block)):
+                return bundle
+        raise NotFound("no such block", field="block", value=block)
+
+    async def height_of_action(self, action_id: str) -> int | None:
+        for bundle in self.bundles:
+            if any(item.action_id == action_id for item in bundle.batch.actions):
+                return bundle.block.height
+        if action_id in self.pooled:
+            return None
+        raise NotFound("no such action", field="action_id", value=action_id)
 
     async def directory(self, epoch: int | None = None) -> Directory:
         known = [self.world.directory, *(item.batch.directory for item in self.bundles if item.batch.directory)]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from agentworld_core.codec import encode
 from agentworld_core.ledger.genesis import genesis_hash
-from agentworld_node.cli import auditing
+from agentworld_node.cli import auditing, inspecting
 from agentworld_node.cli.app import FAILED, NO_ANSWER, NOT_VERIFIED, USAGE, app
 from agentworld_node.ledger import Ledger
 from agentworld_node.records import COMMIT
@@ -23,7 +23,7 @@ from tests.unit.client.chain_source import a_chain, forged
 from tests.unit.core.ledger.chains import Chain, with_fields
 from tests.unit.core.world.agents import action
 
-COMMANDS = (auditing,)
+COMMANDS = (auditing, inspecting)
 """They register themselves when they are imported."""
 
 
@@ -146,3 +146,51 @@ class TestVerify:
         (tmp_path / "genesis.cbor").unlink()
         result = invoke("verify", tmp_path)
         assert (result.exit_code, "genesis" in result.stderr) == (FAILED, True)
+
+
+class TestInspect:
+    def questions(self, chain: Chain) -> list[tuple[str, str, str]]:
+        last = chain.bundles[7]
+        return [
+            ("block", "8", last.block.state_root),
+            ("block", last.certificate.block_hash, last.block.state_root),
+            ("state", "meta", "tick"),
+            ("agent", "bob", "[5, 5]"),
+            ("object", "lamp", "lit"),
+            ("receipt", chain.bundles[6].batch.actions[0].action_id, "unauthorized"),
+            ("snapshot", "6", chain.bundles[5].block.snapshot_ref or ""),
+            ("segment", last.block.segments[0].content_hash, "mailbox.cleared"),
+        ]
+
+    def test_everything_in_a_folder_is_shown_with_its_proof(self, data: Path, chain: Chain) -> None:
+        before = contents(data)
+        for kind, name, says in self.questions(chain):
+            result = invoke("inspect", kind, name, "--source", data, "--genesis-hash", genesis_hash(chain.genesis))
+            assert (result.exit_code, says in result.stdout) == (0, True), (kind, result.output)
+            assert "checked" in result.stdout
+            assert document(invoke("inspect", kind, name, "--source", data, "-o", "json"))["proof"]
+        assert contents(data) == before
+
+    def test_a_height_of_the_past(self, data: Path) -> None:
+        found = document(invoke("inspect", "object", "lamp", "--height", 5, "--source", data, "-o", "json"))
+        assert (found["height"], found["value"]["data"]) == (5, {"lit": False})
+        result = invoke("inspect", "object", "lamp", "--height", 3, "--source", data)
+        assert (result.exit_code, "no such key" in result.stderr) == (FAILED, True)
+        assert invoke("inspect", "object", "lamp", "--height", 99, "--source", data).exit_code == NO_ANSWER
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [
+            ("block", "99"), ("block", "x"), ("block", "a" * 64), ("state", "x" * 300), ("agent", "No Such"),
+            ("object", "none"), ("receipt", "a" * 64), ("receipt", "1"), ("snapshot", "1"), ("segment", "a" * 64),
+        ],
+    )  # fmt: skip
+    def test_what_is_not_there_or_no_id_is_one_sentence(self, data: Path, kind: str, name: str) -> None:
+        result = invoke("inspect", kind, name, "--source", data)
+        assert (result.exit_code, result.stdout) == (FAILED, "")
+        assert result.stderr.startswith("error ")
+        assert "Traceback" not in result.stderr
+
+    def test_another_genesis_is_exit_code_4(self, data: Path) -> None:
+        result = invoke("inspect", "block", 1, "--source", data, "--genesis-hash", "b" * 64)
+        assert result.exit_code == NOT_VERIFIED
