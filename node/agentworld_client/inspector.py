@@ -43,13 +43,7 @@ class Inspector:
     @classmethod
     async def open(cls, source: WorldSource, *, trusted_genesis: str | None = None) -> Inspector:
         """Returns the inspector of a source; VerificationFailed when its genesis is wrong or not the trusted one."""
-        genesis = await source.genesis()
-        with _proving(0):
-            check_genesis(genesis)
-            found = genesis_hash(genesis)
-            if trusted_genesis not in (None, found):
-                raise HashMismatch(f"must be {trusted_genesis}", field="genesis", value=found)
-        return cls(source, genesis)
+        return cls(source, await check_trusted(source, trusted_genesis))
 
     async def block(self, name: str) -> dict[str, Any]:
         """Returns the block of a height or hash."""
@@ -212,6 +206,17 @@ class Inspector:
             f"{votes} validators of directory epoch {epoch}, a quorum, signed the block's hash",
             f"governance signed every directory from the genesis to epoch {epoch}",
         ]
+
+
+async def check_trusted(source: WorldSource, trusted_genesis: str | None) -> Genesis:
+    """Returns the genesis of a source; VerificationFailed when it is wrong or does not have the trusted hash."""
+    genesis = await source.genesis()
+    with _proving(0):
+        check_genesis(genesis)
+        found = genesis_hash(genesis)
+        if trusted_genesis not in (None, found):
+            raise HashMismatch(f"must be {trusted_genesis}", field="genesis", value=found)
+    return genesis
 
 
 @contextmanager

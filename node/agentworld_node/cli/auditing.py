@@ -1,16 +1,19 @@
-"""The auditor's commands: verify."""
+"""The auditor's commands: verify and diff."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
+from agentworld_client.changes import Changes, KeyChange, changes_between
+from agentworld_client.inspector import check_trusted
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
 from agentworld_node.cli.app import Target, app, client_command, run
-from agentworld_node.cli.output import Output, print_json, print_pairs
-from agentworld_node.cli.sources import SourceArgument, open_source, progress_bar
+from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
+from agentworld_node.cli.sources import SourceArgument, SourceOption, open_source, progress_bar
 
 GenesisHash = Annotated[
     str | None,
@@ -74,3 +77,57 @@ def verify(
             ("blocks", f"{report.fetched_blocks} read, {report.stored_blocks} from the store"),
         ],
     )
+
+
+@client_command(app, source=SourceOption)
+def diff(
+    target: Target,
+    start: Annotated[int, typer.Argument(metavar="HEIGHT", min=0, help="The state after this height; 0: the genesis.")],
+    end: Annotated[int, typer.Argument(metavar="HEIGHT", min=0, help="The state to compare it with.")],
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also show counters and used nonces (JSON always has them).")
+    ] = False,
+    genesis_hash: GenesisHash = None,
+) -> None:
+    """Show what changed in the state between two heights, and the last event that touched each key.
+
+    Both states are rebuilt from journals whose hashes, certificates and state roots are checked; the source is not
+    believed. Exit code 4 names the first height that is wrong.
+    """
+
+    async def command() -> Changes:
+        async with open_source(target.source) as place:
+            genesis = await check_trusted(place, genesis_hash)
+            with progress_bar("replaying journals", target.output) as advance:
+                return await changes_between(place, genesis, start, end, progress=advance)
+
+    found = run(command, output=target.output)
+    if target.output is Output.json:
+        print_json(found.as_dict())
+        return
+    shown = [item for item in found.keys if everything or item.group not in ("meta", "nonce")]
+    console.print(f"[bold]Height {start} to {end}[/]: state root {short(found.from_root)} to {short(found.to_root)}")
+    print_rows(["", "Key", "What", "Events", "Last event", "Height", "Action"], [_change_row(item) for item in shown])
+    hidden = len(found.keys) - len(shown)
+    if hidden:
+        console.print(f"[dim]and {hidden} keys of counters and used nonces; --all shows them[/]")
+
+
+def _change_row(item: KeyChange) -> tuple[object, ...]:
+    sign = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}[item.change]
+    last = item.last
+    action = short(last.action_id) if last.action_id else None
+    return sign, escape(item.key), escape(_what(item)), item.events, last.kind, last.height, action
+
+
+def _what(item: KeyChange) -> str:
+    """Returns the fields that differ, or the whole value of what was added or removed."""
+    if isinstance(item.before, dict) and isinstance(item.after, dict):
+        names = [name for name in item.after if item.before.get(name) != item.after[name]]
+        return ", ".join(f"{name}: {item.before.get(name)} → {item.after[name]}" for name in names)
+    return _plain(item.after if item.before is None else item.before)
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(f"{name}: {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)

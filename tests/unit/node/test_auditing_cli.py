@@ -194,3 +194,22 @@ class TestInspect:
     def test_another_genesis_is_exit_code_4(self, data: Path) -> None:
         result = invoke("inspect", "block", 1, "--source", data, "--genesis-hash", "b" * 64)
         assert result.exit_code == NOT_VERIFIED
+
+
+class TestDiff:
+    def test_what_changed_is_shown_with_the_event_that_did_it(self, data: Path, chain: Chain) -> None:
+        result = invoke("diff", 3, 8, "--source", data, "--genesis-hash", genesis_hash(chain.genesis))
+        assert result.exit_code == 0, result.output
+        assert "position: [0, 0] → [5, 5]" in result.stdout
+        assert "object/lamp" in result.stdout
+        assert "nonce/" not in result.stdout
+        assert "nonce/" in invoke("diff", 3, 8, "--source", data, "--all").stdout
+        found = document(invoke("diff", 3, 8, "--source", data, "-o", "json"))
+        assert (found["from_height"], found["to_root"]) == (3, chain.state.state_root)
+        assert {item["group"] for item in found["keys"]} == {"agent", "object", "meta", "nonce"}
+
+    def test_heights_that_are_not_there_and_other_worlds(self, data: Path) -> None:
+        assert invoke("diff", 1, 99, "--source", data).exit_code == NO_ANSWER
+        assert invoke("diff", 1, -1, "--source", data).exit_code == USAGE
+        assert invoke("diff", 1, 2, "--source", data, "--genesis-hash", "c" * 64).exit_code == NOT_VERIFIED
+        assert document(invoke("diff", 4, 4, "--source", data, "-o", "json"))["keys"] == []
