@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,13 @@ from agentworld_client.errors import VerificationFailed
 from agentworld_client.source import Tip, WorldSource
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, HashMismatch, InvalidField, NotAvailable
-from agentworld_core.ledger.block import HeaderInput, execute
+from agentworld_core.ledger.block import Execution, HeaderInput, execute
 from agentworld_core.ledger.chain import ChainLinks, ChainState
 from agentworld_core.ledger.difference import Difference, first_difference
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import chain_from_genesis, genesis_hash
 from agentworld_core.ledger.segments import read_events
-from agentworld_core.ledger.validate import check_bundle, check_links
+from agentworld_core.ledger.validate import check_links, replay_bundle
 from agentworld_core.messages import BlockBundle, Genesis, ReceiptList
 
 BUNDLE_LIMIT = 32 * 1024 * 1024
@@ -102,6 +102,10 @@ class BundleStore:
         return self._folder / f"{height:012d}.cbor"
 
 
+Observer = Callable[[BlockBundle, Execution], Awaitable[None]]
+"""Is handed each block that has been replayed, in order, with its execution."""
+
+
 class Verifier:
     """Verifies one world; ``verify`` may be called again to go on from where it stopped.
 
@@ -133,10 +137,15 @@ class Verifier:
             raise VerificationFailed(says, height=0, cause_code=error.code, place="genesis") from error
         self.replay = replay
         self._store = store
+        self._observer: Observer | None = None
         self._first = 1
         self._actions = 0
         self._fetched = 0
         self._stored = 0
+
+    def observe(self, observer: Observer) -> None:
+        """Hands each block that is replayed from now on, with its execution, to the observer."""
+        self._observer = observer
 
     async def verify(
         self,
@@ -170,10 +179,11 @@ class Verifier:
                 raise VerificationFailed(says, height=self.chain.height + 1, place="blocks")
             progress(self.chain.height, goal)
         if tip is not None and self.chain.height == tip.height:
-            self._compare(tip)
+            self.check_tip(tip)
         return self.report()
 
-    def _compare(self, tip: Tip) -> None:
+    def check_tip(self, tip: Tip) -> None:
+        """Raises VerificationFailed unless what a source claims of the newest height is what was verified."""
         for what, stated, found in (
             ("block", tip.block_hash, self.chain.block_hash),
             ("state root", tip.state_root, self.chain.state_root),
@@ -233,10 +243,11 @@ class Verifier:
         return count
 
     async def _take(self, bundle: BlockBundle, source: WorldSource) -> None:
-        chain = self.chain
+        chain, execution = self.chain, None
         try:
             if self.replay and isinstance(chain, ChainState):
-                self.chain = check_bundle(chain, bundle)
+                execution = replay_bundle(chain, bundle)
+                self.chain = execution.chain_after(bundle.block)
             else:
                 self.chain = check_links(chain, bundle)
         except AgentWorldError as error:
@@ -250,6 +261,8 @@ class Verifier:
                 place=error.field,
                 difference=difference,
             ) from error
+        if execution is not None and self._observer is not None:
+            await self._observer(bundle, execution)
         self._actions += len(bundle.batch.actions)
 
 

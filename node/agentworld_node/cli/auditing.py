@@ -1,4 +1,4 @@
-"""The auditor's commands: verify and diff."""
+"""The auditor's commands: verify, diff, export and import."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from agentworld_client.archive import ArchiveSource
 from agentworld_client.changes import Changes, KeyChange, changes_between
+from agentworld_client.export import ExportReport
+from agentworld_client.export import export as export_archive
 from agentworld_client.inspector import check_trusted
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
-from agentworld_node.cli.app import Target, app, client_command, run
+from agentworld_node.archive_import import import_archive
+from agentworld_node.cli.app import OutputOption, Target, app, client_command, run
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
 from agentworld_node.cli.sources import SourceArgument, SourceOption, open_source, progress_bar
 
@@ -56,18 +60,26 @@ def verify(
                 trusted_genesis=genesis_hash,
             )
             with progress_bar("replaying" if replay else "verifying", target.output) as advance:
-                return await verifier.verify(place, start=start, up_to=up_to, progress=advance)
+                report = await verifier.verify(place, start=start, up_to=up_to, progress=advance)
+            if isinstance(place, ArchiveSource):
+                place.check_rest(verifier.chain)
+            return report
 
-    report = run(command, output=target.output)
-    if target.output is Output.json:
+    print_report(run(command, output=target.output), target.output, pinned=genesis_hash is not None)
+
+
+def print_report(report: VerificationReport, output: Output, *, pinned: bool) -> None:
+    """Prints what was proved."""
+    if output is Output.json:
         print_json(report.as_dict())
         return
+    replay = report.replayed
     how = "hashes, links, signatures, certificates" + (", every batch executed again" if replay else "")
     print_pairs(
         "Verified and replayed" if replay else "Verified",
         [
             ("world", report.world_id),
-            ("genesis", report.genesis_hash + ("" if genesis_hash else "  (as it is there; pin it: --genesis-hash)")),
+            ("genesis", report.genesis_hash + ("" if pinned else "  (as it is there; pin it: --genesis-hash)")),
             ("governance keys", ", ".join(report.governance_keys)),
             ("heights", f"{report.from_height} to {report.height}"),
             ("checked", how),
@@ -112,6 +124,52 @@ def diff(
     hidden = len(found.keys) - len(shown)
     if hidden:
         console.print(f"[dim]and {hidden} keys of counters and used nonces; --all shows them[/]")
+
+
+@client_command(app, source=SourceOption)
+def export(
+    target: Target,
+    file: Annotated[Path, typer.Argument(help="The archive to write; it must not exist.")],
+    *,
+    height: Annotated[int | None, typer.Option("--height", min=0, help="Last height; default: the newest.")] = None,
+    genesis_hash: GenesisHash = None,
+) -> None:
+    """Write a world up to a height into one archive, replaying it, so that only what is right is exported.
+
+    The archive is a plain tar file with fixed bytes: the same blocks and certificates give the same hash.
+    """
+
+    async def command() -> ExportReport:
+        async with open_source(target.source) as place:
+            with progress_bar("exporting", target.output) as advance:
+                return await export_archive(place, file, height=height, trusted_genesis=genesis_hash, progress=advance)
+
+    report = run(command, output=target.output)
+    if target.output is Output.json:
+        print_json(report.as_dict())
+    else:
+        print_pairs("Exported", [(name.replace("_", " "), value) for name, value in report.as_dict().items()])
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(help="An archive that `agentworld export` has written.")],
+    data: Annotated[Path, typer.Option("--data", "-d", help="The data folder to make; it must be new or empty.")],
+    genesis_hash: GenesisHash = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Make the data folder of a node from an archive; everything is verified and replayed before it is put in place.
+
+    The folder has no votes: start a validator from it only with a signing key that has never voted.
+    """
+
+    async def command() -> VerificationReport:
+        with progress_bar("importing", output) as advance:
+            return await import_archive(file, data, trusted_genesis=genesis_hash, progress=advance)
+
+    print_report(run(command, output=output), output, pinned=genesis_hash is not None)
+    if output is not Output.json:
+        console.print(f"a node starts from it with [bold]data_folder[/] {escape(str(data))}")
 
 
 def _change_row(item: KeyChange) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""Opens what an auditor reads from: a node by its address, or a data folder on this machine."""
+"""Opens what an auditor reads from: a node by its address, a data folder or an archive on this machine."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from agentworld_client.archive import ArchiveSource
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.source import WorldSource
 from agentworld_core.errors import NotFound
@@ -18,11 +19,11 @@ from agentworld_node.offline import FolderSource
 
 SourceArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[SOURCE]", help="A node's address or a data folder. Default: the node of --gateway."),
+    typer.Argument(metavar="[SOURCE]", help="An address, a data folder or an archive; default: the node of --gateway."),
 ]
 SourceOption = Annotated[
     str | None,
-    typer.Option("--source", "-s", help="A data folder to read instead of asking the node of --gateway."),
+    typer.Option("--source", "-s", help="A data folder or an archive to read instead of the node of --gateway."),
 ]
 Advance = Callable[[int, int], None]
 """Called with the height that is done and the height that is wanted."""
@@ -35,13 +36,20 @@ async def open_source(place: str) -> AsyncIterator[WorldSource]:
         async with GatewayClient(place) as client:
             yield client
         return
-    yield _local_source(Path(place))
+    source = _local(Path(place))
+    try:
+        yield source
+    finally:
+        if isinstance(source, ArchiveSource):
+            source.close()
 
 
-def _local_source(path: Path) -> WorldSource:
+def _local(path: Path) -> WorldSource:
+    if path.is_file():
+        return ArchiveSource(path)
     if not path.is_dir():
-        remedy = "give a node's address or a data folder"
-        raise NotFound("there is no such folder", field="source", value=path, remedy=remedy)
+        remedy = "give a node's address, a data folder or an archive"
+        raise NotFound("there is no such folder or file", field="source", value=path, remedy=remedy)
     source = FolderSource(path)
     if source.torn is not None:
         errors.print(f"[yellow]note[/] the log ends with a torn record, which was never committed: {source.torn}")

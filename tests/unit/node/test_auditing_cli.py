@@ -213,3 +213,40 @@ class TestDiff:
         assert invoke("diff", 1, -1, "--source", data).exit_code == USAGE
         assert invoke("diff", 1, 2, "--source", data, "--genesis-hash", "c" * 64).exit_code == NOT_VERIFIED
         assert document(invoke("diff", 4, 4, "--source", data, "-o", "json"))["keys"] == []
+
+
+class TestArchives:
+    def test_a_folder_is_exported_verified_imported_and_verified_again(
+        self, data: Path, chain: Chain, tmp_path: Path
+    ) -> None:
+        archive, trust = tmp_path / "world.tar", ("--genesis-hash", genesis_hash(chain.genesis))
+        report = document(invoke("export", archive, "--source", data, *trust, "-o", "json"))
+        assert (report["height"], report["snapshot_height"]) == (8, 6)
+        for words in ((), ("--replay",)):
+            assert document(invoke("verify", archive, *words, *trust, "-o", "json"))["height"] == 8
+        assert document(invoke("inspect", "agent", "bob", "--source", archive, "-o", "json"))["height"] == 8
+        assert "object/lamp" in invoke("diff", 3, 8, "--source", archive).stdout
+        folder = tmp_path / "data"
+        assert document(invoke("import", archive, "--data", folder, *trust, "-o", "json"))["replayed"] is True
+        assert document(invoke("verify", folder, "--replay", "-o", "json"))["state_root"] == chain.state.state_root
+        result = invoke("export", tmp_path / "five.tar", "--height", 5, "--source", folder)
+        assert (result.exit_code, "archive hash" in result.stdout) == (0, True)
+        assert "a node starts from it" in invoke("import", tmp_path / "five.tar", "--data", tmp_path / "five").stdout
+
+    def test_what_cannot_be_exported(self, data: Path, tmp_path: Path) -> None:
+        (tmp_path / "mine").write_text("mine")
+        assert invoke("export", tmp_path / "mine", "--source", data).exit_code == FAILED
+        assert invoke("export", tmp_path / "world.tar", "--source", data, "--height", 99).exit_code == NO_ANSWER
+        wrong = ("--genesis-hash", "d" * 64)
+        assert invoke("export", tmp_path / "world.tar", "--source", data, *wrong).exit_code == NOT_VERIFIED
+        assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+    def test_a_file_that_is_no_archive_is_exit_code_4_and_nothing_is_written(self, tmp_path: Path) -> None:
+        (tmp_path / "world.tar").write_bytes(b"garbage" * 200)
+        for words in (("verify",), ("import", "--data", tmp_path / "data")):
+            result = invoke(*words, tmp_path / "world.tar", "-o", "json")
+            assert result.exit_code == NOT_VERIFIED, result.output
+            assert json.loads(result.stderr)["error"]["code"] == "archive_damaged"
+        assert [path.name for path in tmp_path.iterdir()] == ["world.tar"]
+        assert invoke("import", tmp_path / "none.tar", "--data", tmp_path / "data").exit_code == FAILED
+        assert invoke("import", tmp_path / "world.tar").exit_code == USAGE

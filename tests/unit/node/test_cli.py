@@ -204,7 +204,10 @@ class TestReading:
         assert invoke("version").stdout.startswith("agentworld ")
         assert set(lines(invoke("version", "-o", "json"))[0]) == {"version"}
         text = invoke("--help").stdout
-        for command in ("submit", "head", "follow", "verify", "keys", "status", "node", "version"):
+        for command in ("submit", "head", "follow", "verify", "diff", "export", "import", "keys", "status", "node"):
+            assert command in text
+            assert invoke(command, "--help").exit_code == 0
+        for command in ("inspect", "version"):
             assert command in text
             assert invoke(command, "--help").exit_code == 0
         assert "Exit codes" in text
