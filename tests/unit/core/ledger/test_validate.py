@@ -19,7 +19,7 @@ from agentworld_core.errors import (
     Unauthorized,
     WrongWorld,
 )
-from agentworld_core.ledger.block import ChainState, HeaderInput, action_root_of, execute
+from agentworld_core.ledger.block import HeaderInput, action_root_of, execute
 from agentworld_core.ledger.chain import ChainLinks
 from agentworld_core.ledger.errors import DirectoryPending, ExecutionMismatch
 from agentworld_core.ledger.genesis import chain_from_genesis
@@ -110,27 +110,8 @@ def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def accepts(chain: ChainState, bundle: BlockBundle) -> bool:
-    try:
-        check_bundle(chain, bundle)
-    except AgentWorldError:
-        return False
-    return True
-
-
 class TestEveryField:
-    """W12, W13: no field of a block, a batch or a certificate can be changed unnoticed."""
-
-    @pytest.mark.parametrize("part", ["block", "batch", "certificate"])
-    @pytest.mark.parametrize("bundle", ["first", "snapshot"])
-    def test_changed_without_signing_again(self, part, bundle):
-        chain, right = (STATE, RIGHT) if bundle == "first" else (SNAPSHOT_CHAIN.state, AT_SNAPSHOT)
-        message = getattr(right, part)
-        fields = {name: getattr(message, name) for name in _names(type(message))}
-        changed = {name: _other(value) for name, value in fields.items() if value is not None}
-        assert [
-            name for name, value in changed.items() if accepts(chain, with_fields(right, part, **{name: value}))
-        ] == []
+    """W12, W13: what a proposer or a quorum signs must still be right; ``test_every_field`` is about everybody else."""
 
     @pytest.mark.parametrize(
         "name", [name for name in _names(WorldBlock) if name not in ("signature", "key_id", "proposer_id")]
@@ -166,14 +147,6 @@ class TestEveryField:
         with pytest.raises(AgentWorldError):
             check_bundle(STATE, dataclasses.replace(RIGHT, **{part: decode(type(message), changed)}))
 
-    def test_every_vote_of_a_certificate_counts_or_spoils_it(self):
-        votes = RIGHT.certificate.votes
-        for index, vote in enumerate(votes):
-            for name in _names(type(vote)):
-                changed = dataclasses.replace(vote, **{name: _other(getattr(vote, name))})
-                spoiled = (*votes[:index], changed, *votes[index + 1 :])
-                refused(with_fields(RIGHT, "certificate", votes=spoiled))
-
 
 class TestLinksAlone:
     """Everything but the execution: what is signed is checked, what came out is the quorum's word."""
@@ -189,16 +162,6 @@ class TestLinksAlone:
                 assert getattr(after, field.name) == getattr(executed_, field.name)
             again = check_links(chain, right)
             assert again.next_height == right.block.height + 1
-
-    @pytest.mark.parametrize("part", ["block", "batch", "certificate"])
-    def test_every_field_changed_without_signing_again_is_refused(self, part):
-        for chain, right in ((STATE, RIGHT), (SNAPSHOT_CHAIN.state, AT_SNAPSHOT)):
-            message = getattr(right, part)
-            for name in _names(type(message)):
-                value = getattr(message, name)
-                if value is not None:
-                    with pytest.raises(AgentWorldError):
-                        check_links(chain, with_fields(right, part, **{name: _other(value)}))
 
     @pytest.mark.parametrize(
         "name", [name for name in _names(WorldBlock) if name not in ("signature", "key_id", "proposer_id")]
