@@ -303,13 +303,13 @@ async def act(client: GatewayClient, control: ControlClient, actions: Sequence[A
 
 
 async def verify(folders: Folders, state: WorldState) -> dict[str, Any]:
-    """Runs ``agentworld verify`` as a process of its own and compares its root with what the gateway says."""
-    words = ["agentworld", "verify", "--gateway", state.gateway, "--genesis", state.genesis_hash]
+    """Runs ``agentworld verify --replay`` as a process of its own and compares its root with what the gateway says."""
+    words = ["agentworld", "verify", "--replay", "--gateway", state.gateway, "--genesis-hash", state.genesis_hash]
     words += ["--store", str(folders.auditor)]
     report: dict[str, Any] = json.loads(shown([*words, "--output", "json"], show_output=False))
     async with GatewayClient(state.gateway) as client:
         head = (await client.status())["head"]
-    fetched = f"{report['fetched_blocks']} fetched, {report['stored_blocks']} from its own store and checked again"
+    fetched = f"{report['fetched_blocks']} read, {report['stored_blocks']} from its own store and checked again"
     print(f"  heights 1 to {report['height']}: {fetched}, {report['actions']} actions replayed")
     print(f"  state root at height {head['height']:>4}, says the world: {head['state_root']}")
     print(f"  state root at height {report['height']:>4}, by replay:     {report['state_root']}", flush=True)

@@ -173,8 +173,8 @@ def act_and_verify(cluster: Cluster, url: str) -> str:
     took = asyncio.run(act(url))
     print(f"  committed, each exactly once, in {took:.1f} s", flush=True)
     say("Verification from outside: every hash, signature, certificate and state root from genesis on")
-    command = [sys.executable, "-m", "agentworld_node", "verify", "--gateway", url, "--output", "json"]
-    report = json.loads(shown(command, says=f"agentworld verify --gateway {url} --output json"))
+    command = [sys.executable, "-m", "agentworld_node", "verify", "--replay", "--gateway", url, "--output", "json"]
+    report = json.loads(shown(command, says=f"agentworld verify --replay --gateway {url} --output json"))
     cluster.wait("status shows the verified head", lambda: head_of(cluster).get("stateRoot") == report["state_root"])
     cluster.kubectl("get", "aw", WORLD, "-o", "wide")
     return str(report["state_root"])

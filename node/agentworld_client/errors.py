@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, ClassVar
 
 from agentworld_core.errors import AgentWorldError, NotAvailable
+from agentworld_core.ledger.difference import Difference
 
 
 class GatewayError(AgentWorldError):
@@ -42,16 +44,38 @@ class ActionNotTaken(AgentWorldError):
 
 
 class VerificationFailed(AgentWorldError):
-    """Something fetched is not what the keys and the replay say it must be; the height says where."""
+    """Something fetched is not what the keys and the replay say it must be; the height says where.
+
+    ``place`` names the object and field that is wrong, such as ``block.state_root``; ``difference``, for a result that
+    is not that of the execution, the first action that makes it so.
+    """
 
     code: ClassVar[str] = "verification_failed"
     wire: ClassVar[str] = "ERR_STATE_MISMATCH"
 
-    def __init__(self, message: str, *, height: int, cause_code: str = ""):
-        super().__init__(message, field=f"height {height}")
+    def __init__(
+        self,
+        message: str,
+        *,
+        height: int,
+        cause_code: str = "",
+        place: str | None = None,
+        difference: Difference | None = None,
+    ):
+        super().__init__(message if difference is None else f"{message}; {difference}", field=f"height {height}")
         self.height = height
         self.cause_code = cause_code
+        self.place = place
+        self.difference = difference
 
     def as_dict(self) -> dict[str, object]:
-        """Adds the height and the code of the check that failed."""
-        return {**super().as_dict(), "height": self.height, "cause": self.cause_code}
+        """Adds the height, the place, the code of the check that failed and the first difference."""
+        found: dict[str, object] = {"height": self.height, "cause": self.cause_code}
+        if self.place is not None:
+            found["place"] = self.place
+        if self.difference is not None:
+            found["difference"] = {
+                name: value if isinstance(value, str | int) else str(value)
+                for name, value in dataclasses.asdict(self.difference).items()
+            }
+        return {**super().as_dict(), **found}

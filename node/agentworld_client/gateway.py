@@ -14,6 +14,7 @@ from urllib.parse import quote
 import aiohttp
 
 from agentworld_client.errors import GatewayError, GatewayUnreachable
+from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import HashMismatch
 from agentworld_core.hashing import content_id
@@ -75,6 +76,11 @@ class GatewayClient:
         """Returns the receipt of an action; GatewayError ``not_found`` when the node does not know it."""
         return await self._json(f"/v1/actions/{action_id}")
 
+    async def height_of_action(self, action_id: str) -> int | None:
+        """Returns the height that the node's receipt of an action states, None while the action only waits."""
+        height = (await self.receipt(action_id)).get("height")
+        return height if isinstance(height, int) else None
+
     async def status(self) -> dict[str, Any]:
         """Returns the node's status document."""
         return await self._json("/v1/status")
@@ -88,6 +94,11 @@ class GatewayClient:
                 return None
             raise
 
+    async def tip(self) -> Tip | None:
+        """Returns what the node announces as its newest block, without judging the announcement."""
+        head = await self.head()
+        return None if head is None else Tip(head.height, head.block_hash, head.state_root)
+
     async def genesis(self) -> Genesis:
         """Returns the genesis document as the node has it; compare its hash with one you trust."""
         return decode(Genesis, await self._request("GET", "/v1/genesis"))
@@ -96,6 +107,10 @@ class GatewayClient:
         """Returns consecutive blocks from ``start`` on, with batches and certificates; empty at the head."""
         body = await self._request("GET", f"/v1/blocks?from={start}&limit={limit}")
         return decode(Blocks, body, limit=MAX_ANSWER_BYTES).bundles
+
+    async def block(self, block: str | int) -> BlockBundle:
+        """Returns the block of a height or hash; GatewayError ``not_found`` when the node has no such block."""
+        return decode(BlockBundle, await self._request("GET", f"/v1/blocks/{block}"), limit=MAX_ANSWER_BYTES)
 
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch, the latest by default."""

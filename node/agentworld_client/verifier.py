@@ -1,7 +1,8 @@
-"""Replays a world from its genesis and trusts nothing but keys: every hash, signature, certificate and state root.
+"""Verifies a world from its genesis and trusts nothing but keys: every hash, link, signature and certificate.
 
-The blocks may come from any node. What they must agree with is the genesis document (pin its hash to leave nothing to
-trust) and, through it, the governance keys, the directories they signed and the validators those directories name.
+With replay every batch is executed again too. The blocks may come from any node, from a data folder or an archive. What
+they must agree with is the genesis document (pin its hash to leave nothing to trust) and, through it, the governance
+keys, the directories they signed and the validators those directories name.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentworld_client.checkpoint import chain_before
 from agentworld_client.errors import VerificationFailed
-from agentworld_client.gateway import GatewayClient
+from agentworld_client.source import Tip, WorldSource
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, HashMismatch, InvalidField, NotAvailable
-from agentworld_core.ledger.block import ChainState
+from agentworld_core.ledger.block import Execution, HeaderInput, execute
+from agentworld_core.ledger.chain import ChainLinks, ChainState
+from agentworld_core.ledger.difference import Difference, first_difference
+from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import chain_from_genesis, genesis_hash
-from agentworld_core.ledger.validate import check_bundle
-from agentworld_core.messages import BlockBundle, Genesis, WorldHeadAnnounce
+from agentworld_core.ledger.segments import read_events
+from agentworld_core.ledger.validate import check_links, replay_bundle
+from agentworld_core.messages import BlockBundle, Genesis, ReceiptList
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 
 BUNDLE_LIMIT = 32 * 1024 * 1024
@@ -29,7 +35,10 @@ BUNDLE_LIMIT = 32 * 1024 * 1024
 
 @dataclasses.dataclass(frozen=True)
 class VerificationReport:
-    """What a replay proved: heights 1 to ``height`` of the world of this genesis lead to ``state_root``."""
+    """What was proved: heights ``from_height`` to ``height`` of the world of this genesis lead to ``state_root``.
+
+    ``replayed`` says whether they were executed again, or only hashes, links, signatures and certificates checked.
+    """
 
     world_id: str
     genesis_hash: str
@@ -41,6 +50,8 @@ class VerificationReport:
     actions: int
     fetched_blocks: int
     stored_blocks: int
+    from_height: int = 1
+    replayed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form of the report."""
@@ -92,86 +103,115 @@ class BundleStore:
         return self._folder / f"{height:012d}.cbor"
 
 
+Observer = Callable[[BlockBundle, Execution], Awaitable[None]]
+"""Is handed each block that has been replayed, in order, with its execution."""
+
+
 class Verifier:
     """Verifies one world; ``verify`` may be called again to go on from where it stopped.
 
-    ``sandbox`` runs the modules of the world; where it has some, ``verify`` raises SandboxFault without one.
+    With ``replay`` every batch is executed again and every root compared; without it hashes, links, signatures and
+    certificates are checked, and the roots are the word of the quorum that signed them. ``sandbox`` runs the
+    modules of the world; where it has some, a replay raises SandboxFault without one.
     """
 
     def __init__(
         self,
         genesis: Genesis,
         *,
-        store: BundleStore,
+        replay: bool = False,
+        store: BundleStore | None = None,
         trusted_genesis: str | None = None,
         sandbox: Sandbox | None = None,
     ):
         self.genesis_hash = genesis_hash(genesis)
         if trusted_genesis is not None and trusted_genesis != self.genesis_hash:
             raise VerificationFailed(
-                f"the node's genesis hashes to {self.genesis_hash}, not to the trusted {trusted_genesis}",
+                f"the genesis there hashes to {self.genesis_hash}, not to the trusted {trusted_genesis}",
                 height=0,
                 cause_code=HashMismatch.code,
+                place="genesis",
             )
         self.genesis = genesis
         try:
-            self.chain: ChainState = chain_from_genesis(genesis, sandbox=sandbox)
+            self.chain: ChainLinks = chain_from_genesis(genesis, sandbox=sandbox)
         except AgentWorldError as error:
-            raise VerificationFailed(f"the genesis is wrong: {error}", height=0, cause_code=error.code) from error
+            says = f"the genesis is wrong: {error}"
+            raise VerificationFailed(says, height=0, cause_code=error.code, place="genesis") from error
+        self.replay = replay
+        self._sandbox = sandbox
         self._store = store
+        self._observer: Observer | None = None
+        self._first = 1
         self._actions = 0
         self._fetched = 0
         self._stored = 0
 
+    def observe(self, observer: Observer) -> None:
+        """Hands each block that is replayed from now on, with its execution, to the observer."""
+        self._observer = observer
+
     async def verify(
         self,
-        client: GatewayClient,
+        source: WorldSource,
         *,
+        start: int = 1,
         up_to: int | None = None,
         progress: Callable[[int, int], None] = lambda _done, _goal: None,
     ) -> VerificationReport:
-        """Replays up to a height (default: the node's head) and returns what was proved.
+        """Verifies up to a height (default: the newest) and returns what was proved.
 
-        Raises VerificationFailed that names the first bad height and the check that failed. ``progress`` gets
-        (height reached, height wanted).
+        ``start`` is the first height that must be checked: what is before it may be left out where a snapshot, itself
+        checked, allows that. Raises VerificationFailed that names the first bad height and the check that failed.
+        ``progress`` gets (height reached, height wanted).
         """
-        head = await client.head()
-        announced = head.height if head is not None else 0
+        tip = await source.tip()
+        announced = tip.height if tip is not None else 0
         goal = up_to if up_to is not None else announced
         if goal > max(announced, self.chain.height):
             raise NotAvailable(
-                f"the node is at height {announced}", field="height", value=goal, remedy="try again later"
+                f"the newest height is {announced}", field="height", value=goal, remedy="try again later"
             )
+        if start > max(goal, 1):
+            raise InvalidField(f"must not be above {goal}, the last height to verify", field="from", value=start)
+        if self.chain.height == 0 and start > 1:
+            chain = await chain_before(source, self.genesis, start - 1)
+            self.chain = dataclasses.replace(chain, sandbox=self._sandbox)
+            self._first = self.chain.height + 1
         while self.chain.height < goal:
-            if not self._take_stored() and not await self._fetch(client, goal, progress):
-                raise VerificationFailed(
-                    f"the node announces height {announced} but does not serve this block",
-                    height=self.chain.height + 1,
-                )
+            if not await self._take_stored(source) and not await self._fetch(source, goal, progress):
+                says = f"height {announced} is announced, but this block is not served"
+                raise VerificationFailed(says, height=self.chain.height + 1, place="blocks")
             progress(self.chain.height, goal)
-        if head is not None and self.chain.height == head.height:
-            self._compare(head)
+        if tip is not None and self.chain.height == tip.height:
+            self.check_tip(tip)
         return self.report()
 
-    def _compare(self, head: WorldHeadAnnounce) -> None:
-        for what, stated, replayed in (
-            ("block", head.block_hash, self.chain.block_hash),
-            ("state root", head.state_root, self.chain.state_root),
+    def check_tip(self, tip: Tip) -> None:
+        """Raises VerificationFailed unless what a source claims of the newest height is what was verified."""
+        for what, stated, found in (
+            ("block", tip.block_hash, self.chain.block_hash),
+            ("state root", tip.state_root, self.chain.state_root),
         ):
-            if stated != replayed:
-                says = f"the announced {what} {stated} is not the replayed one {replayed}"
-                raise VerificationFailed(says, height=head.height, cause_code=HashMismatch.code)
+            if stated != found:
+                says = f"the announced {what} {stated} is not the {self._verb} one {found}"
+                raise VerificationFailed(says, height=tip.height, cause_code=HashMismatch.code, place="head")
 
-    def _take_stored(self) -> bool:
+    @property
+    def _verb(self) -> str:
+        return "replayed" if self.replay else "verified"
+
+    async def _take_stored(self, source: WorldSource) -> bool:
         """Goes on with the next stored block; one that is wrong was damaged or is another world's, and is forgotten."""
         height = self.chain.height + 1
-        bundle = self._store.get(height)
+        bundle = self._store.get(height) if self._store is not None else None
         if bundle is None:
             return False
         try:
-            self._take(bundle)
+            await self._take(bundle, source)
         except VerificationFailed:
-            self._store.forget(height)
+            if self._store is not None:
+                self._store.forget(height)
             return False
         self._stored += 1
         return True
@@ -190,29 +230,68 @@ class Verifier:
             actions=self._actions,
             fetched_blocks=self._fetched,
             stored_blocks=self._stored,
+            from_height=self._first,
+            replayed=self.replay,
         )
 
-    async def _fetch(self, client: GatewayClient, goal: int, progress: Callable[[int, int], None]) -> int:
+    async def _fetch(self, source: WorldSource, goal: int, progress: Callable[[int, int], None]) -> int:
         count = 0
-        for bundle in await client.blocks(self.chain.height + 1):
+        for bundle in await source.blocks(self.chain.height + 1):
             if self.chain.height >= goal:
                 break
-            self._take(bundle)
-            self._store.put(bundle)
+            await self._take(bundle, source)
+            if self._store is not None:
+                self._store.put(bundle)
             count += 1
             progress(self.chain.height, goal)
         self._fetched += count
         return count
 
-    def _take(self, bundle: BlockBundle) -> None:
+    async def _take(self, bundle: BlockBundle, source: WorldSource) -> None:
+        chain, execution = self.chain, None
         try:
-            self.chain = check_bundle(self.chain, bundle)
+            if self.replay and isinstance(chain, ChainState):
+                execution = replay_bundle(chain, bundle)
+                self.chain = execution.chain_after(bundle.block)
+            else:
+                self.chain = check_links(chain, bundle)
         except SandboxFault:
             # This machine cannot run the world's modules, which proves nothing against the node.
             raise
         except AgentWorldError as error:
-            raise VerificationFailed(str(error), height=self.chain.height + 1, cause_code=error.code) from error
+            difference = None
+            if isinstance(error, ExecutionMismatch) and isinstance(chain, ChainState):
+                difference = await find_difference(chain, bundle, source)
+            raise VerificationFailed(
+                str(error),
+                height=chain.height + 1,
+                cause_code=error.code,
+                place=error.field,
+                difference=difference,
+            ) from error
+        if execution is not None and self._observer is not None:
+            await self._observer(bundle, execution)
         self._actions += len(bundle.batch.actions)
+
+
+async def find_difference(chain: ChainState, bundle: BlockBundle, source: WorldSource) -> Difference | None:
+    """Returns the first action of a block whose claimed result is not that of its execution.
+
+    None when the source does not serve the block's journal and receipts as the block names them, or when they are right
+    and only the block is not.
+    """
+    block = bundle.block
+    execution = execute(chain, bundle.batch, HeaderInput.of(block), action_root=block.action_root)
+    try:
+        blobs = {block.receipts_root: await source.blob(block.receipts_root)}
+        for segment in block.segments:
+            blobs[segment.content_hash] = await source.blob(segment.content_hash)
+        events = read_events(block.segments, blobs.__getitem__)
+        receipts = decode(ReceiptList, blobs[block.receipts_root], limit=BUNDLE_LIMIT).receipts
+    except AgentWorldError:
+        # Whoever makes a wrong block need not say what it believes; the mismatch itself is told all the same.
+        return None
+    return first_difference(events, receipts, execution)
 
 
 @contextmanager

@@ -15,3 +15,18 @@ def content_id(data: bytes) -> str:
 def digest(data: bytes) -> bytes:
     """Returns the 32 raw bytes of the content id."""
     return blake3(data).digest()
+
+
+class ContentHasher:
+    """Computes the content id of data that comes in pieces."""
+
+    def __init__(self) -> None:
+        self._hasher = blake3()
+
+    def update(self, data: bytes) -> None:
+        """Takes the next piece."""
+        self._hasher.update(data)
+
+    def content_id(self) -> str:
+        """Returns the content id of everything taken so far."""
+        return str(self._hasher.hexdigest())

@@ -76,6 +76,7 @@ class Ledger(LedgerReads):
                 ledger._write_derived(bundle, execution)
                 ledger.chain = execution.chain_after(bundle.block)
             stores.note_filled(ledger.genesis_hash)
+            stores.keep_genesis(genesis)
             ledger.durable_votes = recovery.votes_above(ledger.chain.height)
             return ledger
         except BaseException:

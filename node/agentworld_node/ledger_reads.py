@@ -15,6 +15,7 @@ from typing import Any
 
 import cbor2
 
+from agentworld_client.documents import document
 from agentworld_core.codec import decode, decode_value, encode
 from agentworld_core.errors import AgentWorldError, NotFound
 from agentworld_core.hashing import content_id
@@ -32,7 +33,6 @@ from agentworld_core.messages import (
     ReceiptList,
     WorldBlock,
 )
-from agentworld_node.api.documents import document
 from agentworld_node.ledger_stores import LedgerStores
 from agentworld_node.storage.errors import BlobCorrupt, BlobNotFound, IndexDamaged, StorageFull
 from agentworld_node.storage.index_schema import BlockEntry

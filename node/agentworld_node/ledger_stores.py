@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from agentworld_core.codec import decode
+from agentworld_core.codec import decode, encode
 from agentworld_core.errors import InvalidField
-from agentworld_core.messages import BlockBundle
+from agentworld_core.messages import BlockBundle, Genesis
 from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.errors import typed_errors
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.wal import WriteAheadLog
 
 RECORD_LIMIT = 16 * 1024 * 1024
+GENESIS_FILE = "genesis.cbor"
 _GENESIS = "genesis_hash"
 
 
@@ -51,6 +53,17 @@ class LedgerStores:
         """Notes that the index holds everything that the log holds, of the world with this genesis."""
         if self.empty_index:
             self.index.set_meta(_GENESIS, genesis_hash)
+
+    def keep_genesis(self, genesis: Genesis) -> None:
+        """Keeps the genesis document beside the log, so that a copy of the folder can be audited by itself."""
+        data = encode(genesis)
+        path = self.folder / GENESIS_FILE
+        with typed_errors("keeping the genesis document", path):
+            if path.exists() and path.read_bytes() == data:
+                return
+            temporary = path.with_suffix(".new")
+            temporary.write_bytes(data)
+            temporary.replace(path)
 
     def committed(self, sequence: int) -> BlockBundle:
         """Returns the block that a commit record of the log holds."""

@@ -6,7 +6,7 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from agentworld_node.api.documents import document
+from agentworld_client.documents import document
 
 if TYPE_CHECKING:
     from agentworld_node.node import Node

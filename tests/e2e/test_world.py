@@ -34,7 +34,7 @@ async def verify(url: str) -> VerificationReport:
     """Replays the world from genesis with a store of its own."""
     with tempfile.TemporaryDirectory() as folder:
         async with GatewayClient(url, patience=60) as client:
-            verifier = Verifier(await client.genesis(), store=BundleStore(Path(folder)))
+            verifier = Verifier(await client.genesis(), replay=True, store=BundleStore(Path(folder)))
             return await verifier.verify(client)
 
 

@@ -234,6 +234,6 @@ async def run_cli(*words: str) -> subprocess.CompletedProcess[str]:
 
 async def verify(url: str, *words: str) -> dict[str, Any]:
     """Replays the world from its genesis in a process of its own and returns the report."""
-    result = await run_cli("verify", "--gateway", url, "--output", "json", *words)
+    result = await run_cli("verify", "--replay", "--gateway", url, "--output", "json", *words)
     assert result.returncode == 0, result.stderr
     return dict(json.loads(result.stdout))

@@ -70,6 +70,7 @@ class Execution:
             block_hash=block_hash_of(block),
             term=block.term,
             time_ms=block.timestamp_ms,
+            state_root=self.tree.root,
             tree=self.tree,
             snapshot_tree=self.tree if block.snapshot_ref is not None else self.chain.snapshot_tree,
             directories=(*self.chain.directories, *scheduled),

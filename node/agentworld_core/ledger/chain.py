@@ -1,4 +1,7 @@
-"""What a node knows at a height: enough to execute and to judge the next block, and every certificate up to now."""
+"""What is known at a height: enough to judge the next block and every certificate up to now.
+
+With the state it is also enough to execute the next block.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,10 @@ class ScheduledDirectory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChainState:
-    """The head of a chain with its state and its directories, oldest first; the last one may not be in force yet.
+class ChainLinks:
+    """The head of a chain without its state: enough to judge who made the next block, and on top of what.
 
-    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut. ``sandbox`` is
-    what runs the modules of the world on this machine; it is no part of the chain, and the same chain with another one
-    is the same chain.
+    The directories are in order, oldest first; the last one may not be in force yet.
     """
 
     world_id: str
@@ -43,17 +44,10 @@ class ChainState:
     parameters: Parameters
     height: int
     block_hash: str
+    state_root: str
     term: int
     time_ms: int
-    tree: Tree
-    snapshot_tree: Tree
     directories: tuple[ScheduledDirectory, ...]
-    sandbox: Sandbox | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def state_root(self) -> str:
-        """The root of the state after the head."""
-        return self.tree.root
 
     @property
     def next_height(self) -> int:
@@ -86,13 +80,27 @@ class ChainState:
         return self.scheduled_at(height).directory
 
 
+@dataclass(frozen=True, kw_only=True)
+class ChainState(ChainLinks):
+    """The head of a chain with its state, whose root is ``state_root``: enough to execute the next block as well.
+
+    ``snapshot_tree`` is the state of the last snapshot: what is stored already when the next one is cut. ``sandbox`` is
+    what runs the modules of the world on this machine; it is no part of the chain, and the same chain with another one
+    is the same chain.
+    """
+
+    tree: Tree
+    snapshot_tree: Tree
+    sandbox: Sandbox | None = field(default=None, compare=False, repr=False)
+
+
 def governance_of(directory: Directory) -> Governance:
     """Returns whose signatures change modules and rules at the heights that a directory governs."""
     keys = tuple([key.key_id for key in usable_governance(directory)])
     return Governance(keys, directory.governance_threshold)
 
 
-def plan_directory_change(chain: ChainState, proposed: Directory, *, time_ms: int) -> ScheduledDirectory:
+def plan_directory_change(chain: ChainLinks, proposed: Directory, *, time_ms: int) -> ScheduledDirectory:
     """Returns when a directory carried by the next block comes into force.
 
     Raises DirectoryPending while another change is in flight, InvalidField when it has expired at the block's time, and

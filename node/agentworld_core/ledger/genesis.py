@@ -83,6 +83,7 @@ def chain_from_genesis(genesis: Genesis, *, sandbox: Sandbox | None = None) -> C
     ``sandbox`` runs the modules that the world may come to have; without one, its blocks cannot be executed then.
     """
     check_genesis(genesis)
+    tree = genesis_state(genesis)
     return ChainState(
         world_id=genesis.world_id,
         genesis_hash=genesis_hash(genesis),
@@ -91,7 +92,8 @@ def chain_from_genesis(genesis: Genesis, *, sandbox: Sandbox | None = None) -> C
         block_hash=genesis_hash(genesis),
         term=0,
         time_ms=genesis.created_at_ms,
-        tree=genesis_state(genesis),
+        state_root=tree.root,
+        tree=tree,
         snapshot_tree=Tree.empty(),
         directories=(ScheduledDirectory(genesis.directory, directory_hash(genesis.directory), FIRST_HEIGHT),),
         sandbox=sandbox,

@@ -51,6 +51,7 @@ def chain_from_snapshot(
         block_hash=block_hash_of(block),
         term=block.term,
         time_ms=block.timestamp_ms,
+        state_root=tree.root,
         tree=tree,
         snapshot_tree=tree,
         directories=directories_from_state(tree, directories),

@@ -1,7 +1,8 @@
 """Judges a block that somebody else made: every field against the chain, the batch and the execution (W12–W14).
 
 A block is right when the batch it names gives, executed on top of its parent, exactly the block again, and when it was
-signed and voted for by those whom the directory of its height names. Errors say the height and the field.
+signed and voted for by those whom the directory of its height names. Errors say the height and the field. There are two
+levels (design decision 12): ``check_links`` leaves out the execution, ``check_bundle`` does not.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.errors import AgentWorldError, HashMismatch, InvalidField, StateMismatch, TooLarge, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.block import Execution, HeaderInput, action_root_of, block_hash_of, execute
-from agentworld_core.ledger.chain import ChainState, plan_directory_change
+from agentworld_core.ledger.chain import ChainLinks, ChainState, ScheduledDirectory, change_of, plan_directory_change
 from agentworld_core.ledger.errors import ExecutionMismatch
-from agentworld_core.membership.directory import key_in_directory
+from agentworld_core.ledger.segments import Journal
+from agentworld_core.membership.directory import directory_hash, key_in_directory
 from agentworld_core.messages import (
     ActionBatch,
     ActionEnvelope,
@@ -47,16 +49,7 @@ def check_block(
     Errors say the height and the field; ExecutionMismatch means that all signatures are right and the result is not.
     """
     _check_place(chain, block)
-    _check_batch_fields(block, batch)
-    directory = chain.directory_at(block.height)
-    with _naming(block.height, "block"):
-        verify(block, key_in_directory(directory, block.proposer_id, block.key_id).public_key)
-    with _naming(block.height, "batch"):
-        verify(batch, key_in_directory(directory, batch.proposer_id, batch.key_id).public_key)
-        if batch.directory is not None:
-            with _naming(None, "directory"):
-                plan_directory_change(chain, batch.directory, time_ms=block.timestamp_ms)
-        _check_actions(batch, chain.parameters, verified)
+    _check_inputs(chain, block, batch, verified)
     execution = execute(chain, batch, HeaderInput.of(block), action_root=block.action_root)
     _compare(block, execution.block)
     return execution
@@ -76,6 +69,55 @@ def check_bundle(chain: ChainState, bundle: BlockBundle, *, verified: Verified |
     return replay_bundle(chain, bundle, verified=verified).chain_after(bundle.block)
 
 
+def check_links(chain: ChainLinks, bundle: BlockBundle) -> ChainLinks:
+    """Returns the chain after a committed block whose hashes, links, signatures and certificate are right.
+
+    Nothing is executed: that its roots are those of its batch is only the word of the quorum that voted for it.
+    """
+    block = bundle.block
+    _check_place(chain, block)
+    with _naming(block.height, "certificate"):
+        check_committed(block, bundle.certificate, chain.directory_at(block.height))
+    scheduled = _check_inputs(chain, block, bundle.batch, None)
+    has_snapshot = block.height % chain.parameters.snapshot_interval == 0
+    for field, stated, expected in (
+        ("journal_ref", block.journal_ref, content_id(encode(Journal(segments=block.segments)))),
+        ("directory_change", block.directory_change, None if scheduled is None else change_of(scheduled)),
+        ("snapshot_ref", block.snapshot_ref is not None, has_snapshot),
+    ):
+        if stated != expected:
+            raise StateMismatch(f"height {block.height}: must be {expected}", field=f"block.{field}", value=stated)
+    return ChainLinks(
+        world_id=chain.world_id,
+        genesis_hash=chain.genesis_hash,
+        parameters=chain.parameters,
+        height=block.height,
+        block_hash=block_hash_of(block),
+        state_root=block.state_root,
+        term=block.term,
+        time_ms=block.timestamp_ms,
+        directories=chain.directories if scheduled is None else (*chain.directories, scheduled),
+    )
+
+
+def check_alone(bundle: BlockBundle, directory: Directory) -> None:
+    """Raises unless this directory's quorum committed the block, and the batch is the one that the block names.
+
+    It is what can be said of one block without its predecessors: that the directory was in force at its height is the
+    block's own word, which that quorum has signed.
+    """
+    block = bundle.block
+    for field, stated, expected in (
+        ("directory_epoch", block.directory_epoch, directory.epoch),
+        ("directory_hash", block.directory_hash, directory_hash(directory)),
+    ):
+        if stated != expected:
+            raise StateMismatch(f"height {block.height}: must be {expected}", field=f"block.{field}", value=stated)
+    with _naming(block.height, "certificate"):
+        check_committed(block, bundle.certificate, directory)
+    _check_batch_fields(block, bundle.batch)
+
+
 def check_committed(block: WorldBlock, certificate: CommitCertificate, directory: Directory) -> None:
     """Raises a typed error unless the certificate proves that the directory's quorum committed exactly this block."""
     if certificate.world_id != block.world_id:
@@ -92,7 +134,25 @@ def check_committed(block: WorldBlock, certificate: CommitCertificate, directory
     check_certificate(certificate, directory)
 
 
-def _check_place(chain: ChainState, block: WorldBlock) -> None:
+def _check_inputs(
+    chain: ChainLinks, block: WorldBlock, batch: ActionBatch, verified: Verified | None
+) -> ScheduledDirectory | None:
+    """Raises unless block and batch are signed and in order by themselves; returns the directory that they schedule."""
+    _check_batch_fields(block, batch)
+    scheduled = None
+    directory = chain.directory_at(block.height)
+    with _naming(block.height, "block"):
+        verify(block, key_in_directory(directory, block.proposer_id, block.key_id).public_key)
+    with _naming(block.height, "batch"):
+        verify(batch, key_in_directory(directory, batch.proposer_id, batch.key_id).public_key)
+        if batch.directory is not None:
+            with _naming(None, "directory"):
+                scheduled = plan_directory_change(chain, batch.directory, time_ms=block.timestamp_ms)
+        _check_actions(batch, chain.parameters, verified)
+    return scheduled
+
+
+def _check_place(chain: ChainLinks, block: WorldBlock) -> None:
     """Raises unless the block follows the chain's head under the directory of its height."""
     if block.world_id != chain.world_id:
         raise WrongWorld("is another world", field="block.world_id", value=block.world_id)

@@ -14,19 +14,6 @@ CBOR = "application/cbor"
 _BYTE_FIELDS = ("payload_cbor", "signature", "public_key")
 
 
-def document(value: Any) -> Any:
-    """Returns the JSON form of a message: an object of its fields; bytes become hex, lists stay lists."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, tuple | list):
-        return [document(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        return {field.name: document(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {key: document(item) for key, item in value.items()}
-    return value
-
-
 def receipt_document(receipt: Receipt) -> dict[str, Any]:
     """Returns the JSON form of a committed action's receipt; ``ok`` false means it was executed and refused."""
     return {

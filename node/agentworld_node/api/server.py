@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
+from agentworld_client.documents import document
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
 from agentworld_core.ids import check_hash, is_hash
@@ -150,7 +151,7 @@ async def head(request: web.Request) -> web.Response:
         raise NotFound("no block has been committed yet", remedy="submit an action first")
     if _wants_cbor(request):
         return web.Response(body=encode(announce), content_type=documents.CBOR)
-    return web.json_response(documents.document(announce))
+    return web.json_response(document(announce))
 
 
 async def genesis(request: web.Request) -> web.Response:
@@ -159,9 +160,7 @@ async def genesis(request: web.Request) -> web.Response:
     headers = {"ETag": f'"{ledger.genesis_hash}"'}
     if _wants_cbor(request):
         return web.Response(body=encode(ledger.genesis), content_type=documents.CBOR, headers=headers)
-    return web.json_response(
-        {"genesis_hash": ledger.genesis_hash, **documents.document(ledger.genesis)}, headers=headers
-    )
+    return web.json_response({"genesis_hash": ledger.genesis_hash, **document(ledger.genesis)}, headers=headers)
 
 
 async def blocks(request: web.Request) -> web.Response:
@@ -188,7 +187,7 @@ async def block(request: web.Request) -> web.Response:
         raise NotFound("this node has no such block", field="block", value=name)
     if _wants_cbor(request):
         return web.Response(body=encode(bundle), content_type=documents.CBOR)
-    return web.json_response(documents.document(bundle))
+    return web.json_response(document(bundle))
 
 
 async def directory(request: web.Request) -> web.Response:
@@ -201,7 +200,7 @@ async def directory(request: web.Request) -> web.Response:
         raise NotFound("this node has no such epoch", field="epoch", value=name)
     if _wants_cbor(request):
         return web.Response(body=encode(found), content_type=documents.CBOR)
-    return web.json_response(documents.document(found))
+    return web.json_response(document(found))
 
 
 async def revocations(request: web.Request) -> web.Response:
@@ -209,7 +208,7 @@ async def revocations(request: web.Request) -> web.Response:
     held = request.app[SERVICES].membership.revocations()
     if _wants_cbor(request):
         return web.Response(body=encode(held), content_type=documents.CBOR)
-    return web.json_response(documents.document(held))
+    return web.json_response(document(held))
 
 
 async def state(request: web.Request) -> web.Response:

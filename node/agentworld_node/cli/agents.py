@@ -1,24 +1,21 @@
-"""The client's commands: submit, head, follow, status, verify."""
+"""The client's commands: submit, head, follow, status."""
 
 from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentworld_client import keys as key_files
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.submit import Agent, submit_all
-from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
 from agentworld_core.errors import InvalidField, TimedOut
 from agentworld_node.cli.app import FAILED, NO_ANSWER, Target, app, client_command, run
 from agentworld_node.cli.local import world_behind
-from agentworld_node.cli.output import Output, console, errors, print_json, print_pairs, print_rows, short
+from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
 from agentworld_node.cli.world_view import print_world
 from agentworld_node.supervisor.state import WorldState
 
@@ -199,53 +196,3 @@ def follow(
         raise TimedOut("the gateway closed the stream", remedy="run it again with --from to go on")
 
     run(command, output=target.output)
-
-
-@client_command(app)
-def verify(
-    target: Target,
-    genesis_hash: Annotated[
-        str | None, typer.Option("--genesis", help="Hash of the genesis you trust; without it the node's is taken.")
-    ] = None,
-    store: Annotated[
-        Path | None, typer.Option("--store", help="Folder to keep blocks in; default: a temporary one.")
-    ] = None,
-    up_to: Annotated[int | None, typer.Option("--height", min=0, help="Verify up to here; default: the head.")] = None,
-) -> None:
-    """Replay a world from its genesis and check every hash, signature, certificate and state root.
-
-    Exit code 4 names the first height that is wrong.
-    """
-
-    async def command(folder: Path) -> VerificationReport:
-        async with GatewayClient(target.gateway) as client:
-            genesis = await client.genesis()
-            verifier = Verifier(genesis, store=BundleStore(folder), trusted_genesis=genesis_hash)
-            bar = Progress(
-                TextColumn("replaying"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=errors,
-                transient=True, disable=target.output is Output.json or not errors.is_terminal,
-            )  # fmt: skip
-            with bar:
-                task = bar.add_task("replay", total=None)
-                return await verifier.verify(
-                    client, up_to=up_to, progress=lambda done, goal: bar.update(task, completed=done, total=goal)
-                )
-
-    with tempfile.TemporaryDirectory(prefix="agentworld-verify-") as temporary:
-        report = run(lambda: command(store or Path(temporary)), output=target.output)
-    if target.output is Output.json:
-        print_json(report.as_dict())
-        return
-    print_pairs(
-        "Verified",
-        [
-            ("world", report.world_id),
-            ("genesis", report.genesis_hash + ("" if genesis_hash else "  (as the node says; pin it with --genesis)")),
-            ("governance keys", ", ".join(report.governance_keys)),
-            ("height", report.height),
-            ("actions", report.actions),
-            ("directory epoch", report.epoch),
-            ("state root", report.state_root),
-            ("blocks", f"{report.fetched_blocks} fetched, {report.stored_blocks} from the store"),
-        ],
-    )

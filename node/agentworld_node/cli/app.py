@@ -50,19 +50,29 @@ _T = TypeVar("_T")
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """Where a client's command goes and how it prints: the options that all of them share."""
+    """Where a client's command goes and how it prints: the options that all of them share.
+
+    ``source`` is what an auditor's command reads from: an address, a folder or a file; the gateway unless it is given.
+    """
 
     gateway: str
     output: Output
+    source: str = ""
 
 
-def client_command(group: typer.Typer, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a command whose parameter ``target`` is given on the command line as --gateway and --output."""
+def client_command(
+    group: typer.Typer, name: str | None = None, *, source: Any = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a command whose parameter ``target`` is given on the command line as --gateway and --output.
+
+    ``source`` is the annotation of a third parameter, for commands that may read from something else than a gateway.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(function)
         def command(gateway: str, output: Output, **arguments: Any) -> None:
-            function(target=Target(gateway, output), **arguments)
+            place = arguments.pop("source", None) if source is not None else None
+            function(target=Target(gateway, output, place or gateway), **arguments)
 
         signature = inspect.signature(function, eval_str=True)
         own = [item for item in signature.parameters.values() if item.name != "target"]
@@ -71,6 +81,8 @@ def client_command(group: typer.Typer, name: str | None = None) -> Callable[[Cal
             inspect.Parameter("gateway", keyword, default=DEFAULT_GATEWAY, annotation=Gateway),
             inspect.Parameter("output", keyword, default=Output.table, annotation=OutputOption),
         ]
+        if source is not None:
+            shared.insert(0, inspect.Parameter("source", keyword, default=None, annotation=source))
         parameters = [item.replace(kind=keyword) for item in own] + shared
         command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         # typer reads the annotations too, and they must be those of the signature it is shown.
@@ -117,7 +129,7 @@ def exit_code(error: AgentWorldError) -> int:
 def main() -> None:
     """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
     # Commands register themselves when their modules are imported.
-    from agentworld_node.cli import agents, governance, keys, nodes, worlds  # noqa: F401
+    from agentworld_node.cli import agents, auditing, governance, inspecting, keys, nodes, worlds  # noqa: F401
 
     try:
         app()

@@ -264,7 +264,7 @@ def _print_way_in(state: WorldState) -> None:
         f"World {state.world}",
         [
             ("gateway", state.gateway + export),
-            ("genesis", f"{state.genesis_hash}  (pin it: agentworld verify --genesis …)"),
+            ("genesis", f"{state.genesis_hash}  (pin it: agentworld verify --replay --genesis-hash …)"),
             ("data", state.data),
             ("logs", f"{state.data}/nodes/*/log, {state.data}/supervisor.log"),
         ],

@@ -59,10 +59,12 @@ class SegmentFolder:
         """The segments, oldest first."""
         return tuple(self._segments)
 
-    def recover(self) -> None:
-        """Checks every record, cuts a torn tail, makes the rest durable; raises CorruptLog and changes nothing."""
-        names = self._files.names(self._folder)
-        paths = [self._folder / name for name in names if name.endswith(".wal")]
+    def scan(self) -> tuple[SegmentScan, bytes] | None:
+        """Checks every record and changes nothing on the disk; returns the last segment, None when there is none.
+
+        Afterwards ``read`` yields the records. Raises CorruptLog.
+        """
+        paths = [self._folder / name for name in self._files.names(self._folder) if name.endswith(".wal")]
         scan: SegmentScan | None = None
         data = b""
         for path in paths:
@@ -70,13 +72,20 @@ class SegmentFolder:
             scan = self._check(path, data, before=scan)
             self.torn = scan.torn_tail(last_segment=path == paths[-1])
             self._segments.append(Segment(path, self._first_sequence(path), scan.offset))
+        return None if scan is None else (scan, data)
+
+    def recover(self) -> None:
+        """Checks every record, cuts a torn tail, makes the rest durable; raises CorruptLog and changes nothing."""
+        names = self._files.names(self._folder)
+        last = self.scan()
         for name in names:
             if name.endswith(_TEMPORARY):
                 self._files.remove(self._folder / name)
-        if scan is None:
+        if last is None:
             self.mark = secrets.token_bytes(MARK_BYTES)
             self.begin_segment(FIRST_LINK)
             return
+        scan, data = last
         self.mark, self.link = scan.mark, scan.link
         self._repair(scan, data)
 

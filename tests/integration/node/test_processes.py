@@ -46,7 +46,7 @@ async def test_a_writer_that_is_killed_is_replaced_and_comes_back_as_a_follower(
         agents, actions = registrations(200)
         await world.commit("g0", actions)
         writer, term = await world.writer()
-        code, out, err = await run_cli("verify", "--gateway", world["g0"].url, "--output", "json")
+        code, out, err = await run_cli("verify", "--replay", "--gateway", world["g0"].url, "--output", "json")
         assert code == 0, err
         head = await world.same_head()
         assert as_json(out)["state_root"] == head["state_root"]

@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from agentworld_client.documents import document
 from agentworld_core.codec import decode, encode
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.genesis import genesis_hash
@@ -30,7 +31,6 @@ from agentworld_core.messages import (
 from agentworld_core.signing import sign
 from agentworld_core.world.actions import sign_action
 from agentworld_node.api import limits
-from agentworld_node.api.documents import document
 from agentworld_node.api.openapi import openapi_document
 from agentworld_node.api.server import build_app
 from tests.unit.node.material import agent, make_genesis, next_epoch, registrations, revocation, signer

@@ -18,7 +18,7 @@ from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
 from agentworld_core.signing import unsigned_id
-from agentworld_node.cli import agents, keys, nodes, worlds
+from agentworld_node.cli import agents, auditing, inspecting, keys, nodes, worlds
 from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, main
 from agentworld_node.node import Node
 from tests.unit.client.scripted import ScriptedGateway, hang_up, refusal, scripted
@@ -26,7 +26,7 @@ from tests.unit.node.conftest import ALONE
 from tests.unit.node.material import Material, next_epoch, revocation, signer
 from tests.unit.node.running import MemoryWorld
 
-COMMANDS = (agents, keys, nodes, worlds)
+COMMANDS = (agents, auditing, inspecting, keys, nodes, worlds)
 """They register themselves when they are imported."""
 SECONDS = 30
 
@@ -204,7 +204,10 @@ class TestReading:
         assert invoke("version").stdout.startswith("agentworld ")
         assert set(lines(invoke("version", "-o", "json"))[0]) == {"version"}
         text = invoke("--help").stdout
-        for command in ("submit", "head", "follow", "verify", "keys", "status", "node", "version"):
+        for command in ("submit", "head", "follow", "verify", "diff", "export", "import", "keys", "status", "node"):
+            assert command in text
+            assert invoke(command, "--help").exit_code == 0
+        for command in ("inspect", "version"):
             assert command in text
             assert invoke(command, "--help").exit_code == 0
         assert "Exit codes" in text
@@ -218,12 +221,13 @@ class TestVerifying:
         self, node: Node, ada: tuple[str, ...], tmp_path: Path
     ) -> None:
         invoke("submit", *ada, "agent.register", '{"position": [0, 0]}')
-        result = invoke("verify", "--store", tmp_path / "store", "-o", "json")
+        result = invoke("verify", "--replay", "--store", tmp_path / "store", "-o", "json")
         (report,) = lines(result)
         assert (result.exit_code, report["state_root"]) == (0, node.ledger.chain.state_root)
-        result = invoke("verify", "--store", tmp_path / "store", "--genesis", report["genesis_hash"])
+        assert report["replayed"] is True
+        result = invoke("verify", "--store", tmp_path / "store", "--genesis-hash", report["genesis_hash"])
         assert result.exit_code == 0
-        assert "0 fetched, 1 from the store" in result.stdout
+        assert "0 read, 1 from the store" in result.stdout
 
     def test_a_wrong_one_is_exit_code_4_with_the_height(self, node: Node, ada: tuple[str, ...], tmp_path: Path) -> None:
         invoke("submit", *ada, "agent.register", '{"position": [0, 0]}')
@@ -235,6 +239,26 @@ class TestVerifying:
     def test_a_height_that_is_not_there_yet_is_exit_code_3(self, node: Node) -> None:
         assert invoke("verify", "--height", 7).exit_code == NO_ANSWER
         assert invoke("verify", "--height", -1).exit_code == USAGE
+
+
+class TestInspecting:
+    def test_a_node_proves_what_it_shows(self, node: Node, ada: tuple[str, ...]) -> None:
+        (receipt,) = lines(invoke("submit", *ada, "agent.register", '{"position": [2, 3]}', "-o", "json"))
+        (found,) = lines(invoke("inspect", "agent", "ada", "-o", "json"))
+        assert (found["value"]["position"], found["state_root"]) == ([2, 3], node.ledger.chain.state_root)
+        assert "a path through the state tree" in found["proof"][-1]
+        assert "checked" in invoke("inspect", "receipt", receipt["action_id"]).stdout
+        (block,) = lines(invoke("inspect", "block", 1, "-o", "json"))
+        assert block["block_hash"] == node.ledger.chain.block_hash
+        (segment,) = lines(invoke("inspect", "segment", block["segments"][0]["content_hash"], "-o", "json"))
+        assert segment["height"] == 1
+        assert lines(invoke("inspect", "state", "meta", "--height", 0, "-o", "json"))[0]["value"]["tick"] == 0
+
+    def test_what_is_not_there_is_proved_too(self, node: Node, ada: tuple[str, ...]) -> None:
+        result = invoke("inspect", "agent", "nobody")
+        assert (result.exit_code, "proves" in result.stderr) == (FAILED, True)
+        assert invoke("inspect", "block", 7).exit_code == FAILED
+        assert invoke("inspect", "receipt", "a" * 64).exit_code == FAILED
 
 
 class TestKeys:
