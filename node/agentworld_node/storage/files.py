@@ -44,6 +44,9 @@ class FileSystem(Protocol):
     def size(self, path: Path) -> int | None:
         """Returns the length of a regular file, None when there is none."""
 
+    def last_used(self, path: Path) -> int | None:
+        """Returns when the file was last read or written, in nanoseconds, as the system notes it; None without one."""
+
     def read(self, path: Path) -> bytes:
         """Returns the whole file."""
 
@@ -108,6 +111,14 @@ class LocalFiles:
 
     def size(self, path: Path) -> int | None:
         return path.stat().st_size if path.is_file() else None
+
+    def last_used(self, path: Path) -> int | None:
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            return None
+        # Systems note reads lazily or not at all, but never set one of the two back.
+        return max(facts.st_atime_ns, facts.st_mtime_ns)
 
     def read(self, path: Path) -> bytes:
         return path.read_bytes()

@@ -9,7 +9,8 @@ import pytest
 
 from agentworld_core.errors import InvalidField, TooLarge
 from agentworld_core.hashing import content_id
-from agentworld_node.storage.blobs import BlobStore, FileBlobStore, MemoryBlobStore
+from agentworld_node.storage.blob_store import BlobStore, MemoryBlobStore
+from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import (
     BlobCorrupt,
     BlobHashMismatch,
@@ -94,6 +95,18 @@ class TestContract:
         hashes = store.put_many(b"%d" % number for number in range(60))
         assert list(store.iterate()) == sorted(hashes)
 
+    def test_entries_tell_the_size_of_every_blob_in_order(self, store):
+        items = [b"x" * number for number in range(30)]
+        store.put_many(items)
+        assert [(entry.blob_hash, entry.size) for entry in store.entries()] == sorted(
+            (content_id(item), len(item)) for item in items
+        )
+
+    def test_peeking_returns_what_is_there(self, store):
+        assert store.peek(store.put(b"a")) == b"a"
+        with pytest.raises(BlobNotFound):
+            store.peek(ABSENT)
+
     def test_giants_are_refused(self, store):
         store.put(b"x" * 1000)
         for call in (
@@ -123,7 +136,14 @@ class TestContract:
         ],
     )
     def test_only_a_content_id_is_a_name(self, store, text):
-        calls = [store.get, store.has, store.delete, lambda h: store.put_verified(h, b""), lambda h: store.sync([h])]
+        calls = [
+            store.get,
+            store.peek,
+            store.has,
+            store.delete,
+            lambda h: store.put_verified(h, b""),
+            lambda h: store.sync([h]),
+        ]
         for call in calls:
             with pytest.raises(InvalidBlobHash) as refused:
                 call(text)
@@ -178,6 +198,32 @@ def test_storing_over_damage_that_nobody_has_read_heals(root, damage, durable):
     store.put(b"payload", durable=durable)
     assert store.get(blob_hash) == b"payload"
     assert (store.counters.healed, store.counters.quarantined) == (1, 1)
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_peeking_at_damage_tells_it_and_leaves_it_where_it_is(root, damage):
+    store = FileBlobStore.open(root)
+    blob_hash = store.put(b"payload")
+    path_of(root, blob_hash).write_bytes(damage)
+    assert store.peek(blob_hash) is None
+    assert path_of(root, blob_hash).read_bytes() == damage
+    assert store.counters.quarantined == 0
+
+
+def test_a_store_that_is_only_read_makes_no_folders(root):
+    with pytest.raises(BlobNotFound):
+        FileBlobStore.reading(root).peek(ABSENT)
+    assert not root.exists()
+    blob_hash = FileBlobStore.open(root).put(b"payload")
+    assert FileBlobStore.reading(root).peek(blob_hash) == b"payload"
+
+
+def test_blobs_that_were_read_lately_are_known(tmp_path, root):
+    store = FileBlobStore.open(root, files=CrashDisk(tmp_path))
+    first, second = store.put_many([b"first", b"second"])
+    store.get(first)
+    used = {entry.blob_hash: entry.used_ns for entry in store.entries()}
+    assert used[first] > used[second]
 
 
 def test_damage_of_the_empty_blob_is_found_and_healed(root):
