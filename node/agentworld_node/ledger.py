@@ -30,9 +30,10 @@ from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Genesis, ProposalBody, Revocation, Vote, WorldBlock
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
-from agentworld_node.ledger_stores import LedgerStores
+from agentworld_node.ledger_stores import DROPPED_KEY, LedgerStores
 from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE, SnapshotMark, StoredVote, stored_lock
 from agentworld_node.storage.errors import StorageFull
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
 
 log = logging.getLogger(__name__)
@@ -60,13 +61,13 @@ class Ledger(LedgerReads):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def open(cls, folder: Path, genesis: Genesis) -> Ledger:
+    def open(cls, folder: Path, genesis: Genesis, *, files: FileSystem = LOCAL_FILES) -> Ledger:
         """Opens the ledger of a data folder, executing again what came after the last snapshot.
 
         Raises FolderLocked when another process has it, CorruptLog when durable records are damaged, InvalidField when
         the folder holds another world, StorageFull when there is no room for what must be written again.
         """
-        stores = LedgerStores.open(folder, genesis_hash(genesis))
+        stores = LedgerStores.open(folder, genesis_hash(genesis), files=files)
         try:
             recovery = Recovery(genesis, stores)
             ledger = cls(genesis=genesis, stores=stores, recovery=recovery, chain=recovery.start_chain())
@@ -74,6 +75,9 @@ class Ledger(LedgerReads):
                 ledger._write_derived(bundle, execution)
                 ledger.chain = execution.chain_after(bundle.block)
             stores.note_filled(ledger.genesis_hash)
+            if not stores.blobs.has(ledger.genesis_hash):
+                # So that a data folder alone is enough to execute its blocks again.
+                stores.blobs.put(encode(genesis), durable=True)
             ledger.durable_votes = recovery.votes_above(ledger.chain.height)
             return ledger
         except BaseException:
@@ -292,6 +296,9 @@ class Ledger(LedgerReads):
         # Blocks after the newest snapshot may hold one that has not been noted yet.
         needed = {blob for height in (*kept, *range(kept[-1] + 1, len(self._commits) + 1))
                   for blob in self._snapshot_blobs(height)}  # fmt: skip
+        # Noted first, so that a crash on the way leaves blobs that nothing needs, not snapshots that lack some.
+        self._stores.index.set_meta(DROPPED_KEY, str(kept[0]))
+        self._stores.index.checkpoint()
         for height in old:
             # The manifest, which tells what there is to remove, goes last.
             for blob in reversed(self._snapshot_blobs(height)):

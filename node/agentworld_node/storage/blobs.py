@@ -157,6 +157,12 @@ class FileBlobStore:
                         self._durable_folders.add(parent)
                 self._files.sync_folder(folder)
 
+    def quarantine(self) -> dict[str, int]:
+        """Returns the damaged files that were set aside, by the id they should have had, with their sizes."""
+        with typed_errors("listing the quarantine", self._quarantine):
+            sizes = {name: self._files.size(self._quarantine / name) for name in self._files.names(self._quarantine)}
+        return {name: size for name, size in sizes.items() if size is not None}
+
     def _path(self, blob_hash: str) -> Path:
         checked_hash(blob_hash)
         return self._root / blob_hash[:2] / blob_hash[2:4] / blob_hash

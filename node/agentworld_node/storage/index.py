@@ -79,6 +79,25 @@ class Index:
             _set_aside(path)
         return cls(path, _connect(path)), True
 
+    @classmethod
+    def open_as_it_is(cls, path: Path) -> Self:
+        """Opens an index that must exist and be whole, and changes nothing in it; raises IndexDamaged otherwise."""
+        with typed_errors("opening the index", path):
+            if not path.exists():
+                raise _damaged(path, "there is none")
+            if _marker(path).exists():
+                raise _damaged(path, "it was found to be damaged while it was used")
+        index = cls(path, _connect(path))
+        try:
+            with index._using() as connection:
+                verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise _damaged(path, verdict)
+        except BaseException:
+            index.close()
+            raise
+        return index
+
     def close(self) -> None:
         """Closes the file; closing twice does nothing."""
         with self._lock:
@@ -161,6 +180,12 @@ class Index:
     def snapshots(self) -> list[SnapshotEntry]:
         """Returns all snapshots by height."""
         return [SnapshotEntry(*row) for row in self._rows("SELECT * FROM snapshots ORDER BY height")]
+
+    def forget_block(self, height: int) -> None:
+        """Forgets the block of one height and its receipts, so that right ones can be stored."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM receipts WHERE height = ?", (height,))
+            connection.execute("DELETE FROM blocks WHERE height = ?", (height,))
 
     def prune_blocks(self, before_height: int, *, limit: int = PRUNE_ROWS) -> int:
         """Forgets up to ``limit`` of the oldest blocks below the height and their receipts; returns how many blocks."""
