@@ -10,9 +10,13 @@ from rich.markup import escape
 
 from agentworld_node.cli.app import NOT_VERIFIED, OutputOption, app, run
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows
+from agentworld_node.node_files import read_genesis
 from agentworld_node.store.check import CheckReport
 from agentworld_node.store.check import check as check_folder
 from agentworld_node.store.inventory import Amount, Finding
+from agentworld_node.store.repair import RepairReport
+from agentworld_node.store.repair import repair as repair_folder
+from agentworld_node.store.sources import Source, source_of
 
 store_app = typer.Typer(
     help="Check and mend the data folder of a node, pin what must stay, free space. The node must not run.",
@@ -42,6 +46,47 @@ def check(data: DataOption, output: OutputOption = Output.table) -> None:
     else:
         _show_check(report)
     if not report.is_whole:
+        raise typer.Exit(NOT_VERIFIED)
+
+
+@store_app.command()
+def repair(
+    data: DataOption,
+    sources: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="A node's URL, or another replica's data folder, to take blobs from. Repeatable."),
+    ] = None,
+    genesis: Annotated[
+        Path | None, typer.Option("--genesis", help="The genesis document, where the folder has lost its own copy.")
+    ] = None,
+    output: OutputOption = Output.table,
+) -> None:
+    """Mend what `store check` finds: from the log, from other replicas, and by executing blocks again.
+
+    Damaged files are set aside first, in the folder blobs/quarantine. What is put in place hashes to what the log asks
+    for, wherever it came from. Exit code 4 when something could not be mended; it is listed.
+    """
+
+    async def command() -> RepairReport:
+        opened: list[Source] = []
+        try:
+            opened.extend(source_of(text) for text in sources or ())
+            document = None if genesis is None else read_genesis(genesis)
+            return await repair_folder(data, genesis=document, sources=opened)
+        finally:
+            for source in opened:
+                await source.close()
+
+    report = run(command, output=output)
+    if output is Output.json:
+        print_json(report.as_dict())
+    else:
+        print_pairs("Mended", [(f"from {name}" if name != "index rows" else name, count)
+                               for name, count in report.mended.items()] or [("nothing", 0)])  # fmt: skip
+        for note in report.notes:
+            console.print(f"[yellow]note[/] {escape(note)}")
+        _show_check(report.after)
+    if not report.after.is_whole:
         raise typer.Exit(NOT_VERIFIED)
 
 

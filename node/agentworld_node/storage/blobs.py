@@ -157,6 +157,14 @@ class FileBlobStore:
                         self._durable_folders.add(parent)
                 self._files.sync_folder(folder)
 
+    def set_aside(self, blob_hash: str) -> None:
+        """Moves a blob that is damaged to the quarantine; nothing happens to one that is whole or not there."""
+        try:
+            if self.peek(blob_hash) is None:
+                self._set_aside(blob_hash)
+        except (BlobCorrupt, BlobNotFound):
+            return
+
     def quarantine(self) -> dict[str, int]:
         """Returns the damaged files that were set aside, by the id they should have had, with their sizes."""
         with typed_errors("listing the quarantine", self._quarantine):

@@ -75,9 +75,14 @@ class Index:
                 return cls(path, _connect(path)), False
             except IndexDamaged as error:
                 logger.warning("index %s is damaged and is set aside: %s", path, error.message)
-        with typed_errors("setting the damaged index aside", path):
+        return cls.begin_anew(path), True
+
+    @classmethod
+    def begin_anew(cls, path: Path) -> Self:
+        """Sets the index aside, which must be closed, and opens an empty one in its place."""
+        with typed_errors("setting the index aside", path):
             _set_aside(path)
-        return cls(path, _connect(path)), True
+        return cls(path, _connect(path))
 
     @classmethod
     def open_as_it_is(cls, path: Path) -> Self:

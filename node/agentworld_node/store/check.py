@@ -74,11 +74,11 @@ def check(path: Path, *, files: FileSystem = LOCAL_FILES) -> CheckReport:
         except CorruptLog as error:
             blobs = FileBlobStore.open(path / BLOBS, files=files)
             verify(blobs, inventory)
-            return _report(blobs, inventory, Survey(), log_problem=str(error))
+            return report_of(blobs, inventory, Survey(), log_problem=str(error))
         with folder:
             found = survey(folder, inventory)
             verify(folder.blobs, inventory)
-            return _report(folder.blobs, inventory, found)
+            return report_of(folder.blobs, inventory, found)
 
 
 def verify(blobs: FileBlobStore, inventory: Inventory) -> None:
@@ -99,7 +99,8 @@ def is_settled(finding: Finding, found: Survey) -> bool:
     return finding.kind == "unreferenced" or finding.height <= found.settled
 
 
-def _report(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_problem: str = "") -> CheckReport:
+def report_of(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_problem: str = "") -> CheckReport:
+    """Returns what survey and verification have put into the inventory."""
     counts = {Problem.damaged: 0, Problem.missing: 0}
     unsettled = 0
     for finding in inventory.findings():

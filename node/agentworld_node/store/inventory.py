@@ -112,6 +112,17 @@ class Inventory:
             problem = Problem.damaged if damaged else Problem.missing
             yield Finding(name, problem, kind or "unreferenced", height)
 
+    def lacks(self, blob_hash: str) -> bool:
+        """True when a blob is needed and not stored."""
+        query = "SELECT 1 FROM blobs WHERE hash = ? AND kind IS NOT NULL AND size IS NULL"
+        return self._connection.execute(query, (blob_hash,)).fetchone() is not None
+
+    def lacking_heights(self, *kinds: str) -> list[int]:
+        """Returns the heights, ascending, of blobs of these kinds that are needed and not stored."""
+        marks = ", ".join("?" * len(kinds))
+        query = f"SELECT DISTINCT height FROM blobs WHERE size IS NULL AND kind IN ({marks}) ORDER BY height"  # noqa: S608
+        return [height for (height,) in self._connection.execute(query, kinds)]
+
     def unreferenced(self) -> Iterator[BlobEntry]:
         """Yields stored blobs that nothing needs, those first whose last use is longest ago."""
         query = "SELECT hash, size, used FROM blobs WHERE kind IS NULL AND size IS NOT NULL ORDER BY used, hash"

@@ -7,6 +7,7 @@ of these is ``unsettled``, not lost.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 
 from agentworld_core.codec import decode, encode
@@ -67,7 +68,8 @@ def survey(folder: DataFolder, inventory: Inventory) -> Survey:
         if bundle.block.height != found.height + 1 or parent not in ("", bundle.block.prev_block_hash):
             found.problem(f"record {record.sequence} of the log does not follow block {found.height}")
         found.genesis_hash = found.genesis_hash or bundle.block.prev_block_hash
-        entry = needs_of_block(bundle, inventory)
+        entry = block_entry(bundle)
+        needs_of_block(bundle, entry, inventory)
         found.height, parent = bundle.block.height, entry.block_hash
         if bundle.block.snapshot_ref is not None:
             references[found.height] = bundle.block.snapshot_ref
@@ -79,10 +81,10 @@ def survey(folder: DataFolder, inventory: Inventory) -> Survey:
     return found
 
 
-def needs_of_block(bundle: BlockBundle, inventory: Inventory) -> BlockEntry:
-    """Notes what a block needs besides its snapshot, and returns the row that the index has for it."""
+def block_entry(bundle: BlockBundle) -> BlockEntry:
+    """Returns the row that the index has for a block."""
     block = bundle.block
-    entry = BlockEntry(
+    return BlockEntry(
         height=block.height,
         block_hash=content_id(encode(block)),
         batch_hash=content_id(encode(bundle.batch)),
@@ -90,6 +92,11 @@ def needs_of_block(bundle: BlockBundle, inventory: Inventory) -> BlockEntry:
         term=block.term,
         time_ms=block.timestamp_ms,
     )
+
+
+def needs_of_block(bundle: BlockBundle, entry: BlockEntry, inventory: Inventory) -> None:
+    """Notes what a block needs besides its snapshot."""
+    block = bundle.block
     inventory.need(entry.block_hash, "block", block.height)
     inventory.need(entry.batch_hash, "batch", block.height)
     inventory.need(entry.certificate_hash, "certificate", block.height)
@@ -100,7 +107,6 @@ def needs_of_block(bundle: BlockBundle, inventory: Inventory) -> BlockEntry:
     directory = directory_entry(bundle)
     if directory is not None:
         inventory.need(directory.hash, "directory", block.height)
-    return entry
 
 
 def directory_entry(bundle: BlockBundle) -> DirectoryEntry | None:
@@ -118,14 +124,7 @@ def _compare(index: Index, entry: BlockEntry, bundle: BlockBundle, *, inventory:
     if row is not None and row.certificate_hash != entry.certificate_hash:
         # Two certificates of one block may name other signers; the one stored first is served.
         inventory.need(row.certificate_hash, "certificate", height)
-        entry = BlockEntry(
-            height=height,
-            block_hash=entry.block_hash,
-            batch_hash=entry.batch_hash,
-            certificate_hash=row.certificate_hash,
-            term=entry.term,
-            time_ms=entry.time_ms,
-        )
+        entry = dataclasses.replace(entry, certificate_hash=row.certificate_hash)
     if row is not None and row != entry:
         found.problem(f"the index has another block at height {height}")
     if height > found.settled:

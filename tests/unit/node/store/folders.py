@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agentworld_core.codec import encode
+from agentworld_core.hashing import content_id
+from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.membership.builder import Changes
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.blobs import FileBlobStore
@@ -35,6 +38,26 @@ async def fill(
         await ledger.apply(bundle)
         await ledger.settle()
     ledger.close()
+
+
+def needed_blobs(chain: Chain, height: int) -> dict[str, str]:
+    """The blobs of a block by kind."""
+    bundle = chain.bundles[height - 1]
+    block = bundle.block
+    found = {
+        "block": content_id(encode(block)),
+        "batch": content_id(encode(bundle.batch)),
+        "certificate": content_id(encode(bundle.certificate)),
+        "journal": block.journal_ref,
+        "segment": block.segments[0].content_hash,
+        "receipts": block.receipts_root,
+    }
+    if bundle.batch.directory is not None:
+        found["directory"] = content_id(encode(bundle.batch.directory))
+    if block.snapshot_ref is not None:
+        found["manifest"] = block.snapshot_ref
+        found["chunk"] = load_manifest(block.snapshot_ref, chain.blobs.__getitem__).chunks[0].content_hash
+    return found
 
 
 def blob_path(folder: Path, blob_hash: str) -> Path:

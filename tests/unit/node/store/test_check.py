@@ -9,37 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from agentworld_core.codec import encode
 from agentworld_core.errors import NotFound
-from agentworld_core.hashing import content_id
-from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import FolderLocked
 from agentworld_node.store.check import check
 from agentworld_node.store.inventory import Problem
 from tests.unit.core.ledger.chains import Chain
-from tests.unit.node.store.folders import blob_path, files_below, flip
-
-
-def needed_blobs(chain: Chain, height: int) -> dict[str, str]:
-    """The blobs of a block by kind."""
-    bundle = chain.bundles[height - 1]
-    block = bundle.block
-    found = {
-        "block": content_id(encode(block)),
-        "batch": content_id(encode(bundle.batch)),
-        "certificate": content_id(encode(bundle.certificate)),
-        "journal": block.journal_ref,
-        "segment": block.segments[0].content_hash,
-        "receipts": block.receipts_root,
-    }
-    if bundle.batch.directory is not None:
-        found["directory"] = content_id(encode(bundle.batch.directory))
-    if block.snapshot_ref is not None:
-        found["manifest"] = block.snapshot_ref
-        found["chunk"] = load_manifest(block.snapshot_ref, chain.blobs.__getitem__).chunks[0].content_hash
-    return found
+from tests.unit.node.store.folders import blob_path, files_below, flip, needed_blobs
 
 
 class TestWhole:
