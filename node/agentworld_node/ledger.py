@@ -30,11 +30,12 @@ from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Genesis, ProposalBody, Revocation, Vote, WorldBlock
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
-from agentworld_node.ledger_stores import DROPPED_KEY, LedgerStores
+from agentworld_node.ledger_stores import DROPPED_KEY, PINS, LedgerStores
 from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE, SnapshotMark, StoredVote, stored_lock
-from agentworld_node.storage.errors import StorageFull
+from agentworld_node.storage.errors import PinsDamaged, StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
+from agentworld_node.storage.pins import PinStore
 
 log = logging.getLogger(__name__)
 
@@ -288,11 +289,18 @@ class Ledger(LedgerReads):
         index.checkpoint()
 
     def _drop_old_snapshots(self) -> None:
-        """Removes manifests and chunks of snapshots that are no longer retained, but for what later ones share."""
+        """Removes what only snapshots need that are not retained any more, but for what a pin keeps."""
         heights = [item.height for item in self._stores.index.snapshots()]
         old, kept = heights[: -self.retain_snapshots], heights[-self.retain_snapshots :]
         if not old:
             return
+        try:
+            with PinStore.open(self._stores.folder / PINS) as pins, pins.held():
+                self._drop_snapshots(old, kept, pins)
+        except (PinsDamaged, Busy) as error:
+            log.warning("old snapshots stay until the next one is made: %s", error)
+
+    def _drop_snapshots(self, old: list[int], kept: list[int], pins: PinStore) -> None:
         # Blocks after the newest snapshot may hold one that has not been noted yet.
         needed = {blob for height in (*kept, *range(kept[-1] + 1, len(self._commits) + 1))
                   for blob in self._snapshot_blobs(height)}  # fmt: skip
@@ -302,7 +310,7 @@ class Ledger(LedgerReads):
         for height in old:
             # The manifest, which tells what there is to remove, goes last.
             for blob in reversed(self._snapshot_blobs(height)):
-                if blob not in needed:
+                if blob not in needed and not pins.keeps(blob):
                     self._stores.blobs.delete(blob)
         self._stores.index.prune_snapshots(kept[0])
 

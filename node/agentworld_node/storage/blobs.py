@@ -111,7 +111,7 @@ class FileBlobStore:
 
     def peek(self, blob_hash: str) -> bytes | None:
         try:
-            data = self._read(self._path(blob_hash))
+            data = self._read(self._path(blob_hash), unnoticed=True)
         except (_Unreadable, TooLarge):
             return None
         if data is None:
@@ -171,6 +171,12 @@ class FileBlobStore:
             sizes = {name: self._files.size(self._quarantine / name) for name in self._files.names(self._quarantine)}
         return {name: size for name, size in sizes.items() if size is not None}
 
+    def clear_quarantine(self, names: Iterable[str]) -> None:
+        """Removes these files from the quarantine."""
+        with typed_errors("clearing the quarantine", self._quarantine):
+            for name in names:
+                self._remove(self._quarantine / name)
+
     def _path(self, blob_hash: str) -> Path:
         checked_hash(blob_hash)
         return self._root / blob_hash[:2] / blob_hash[2:4] / blob_hash
@@ -185,7 +191,7 @@ class FileBlobStore:
             return False
         return True
 
-    def _read(self, path: Path) -> bytes | None:
+    def _read(self, path: Path, *, unnoticed: bool = False) -> bytes | None:
         """Returns the file, None when there is none; raises _Unreadable for a bad sector and TooLarge for a giant."""
         with typed_errors("reading a blob", path):
             try:
@@ -194,7 +200,7 @@ class FileBlobStore:
                     return None
                 if size > self._limit:
                     raise TooLarge(f"a blob may have {self._limit} bytes", field="blob", value=size)
-                return self._files.read(path)
+                return self._files.read(path, unnoticed=unnoticed)
             except FileNotFoundError:
                 return None
             except OSError as error:

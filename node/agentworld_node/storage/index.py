@@ -86,22 +86,20 @@ class Index:
 
     @classmethod
     def open_as_it_is(cls, path: Path) -> Self:
-        """Opens an index that must exist and be whole, and changes nothing in it; raises IndexDamaged otherwise."""
+        """Opens an index that must exist and look whole, and changes nothing in it; raises IndexDamaged otherwise."""
         with typed_errors("opening the index", path):
             if not path.exists():
                 raise _damaged(path, "there is none")
             if _marker(path).exists():
                 raise _damaged(path, "it was found to be damaged while it was used")
-        index = cls(path, _connect(path))
-        try:
-            with index._using() as connection:
-                verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-            if verdict != "ok":
-                raise _damaged(path, verdict)
-        except BaseException:
-            index.close()
-            raise
-        return index
+        return cls(path, _connect(path))
+
+    def examine(self) -> None:
+        """Reads the whole file and raises IndexDamaged for damage anywhere in it."""
+        with self._using() as connection:
+            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _damaged(self._path, verdict)
 
     def close(self) -> None:
         """Closes the file; closing twice does nothing."""

@@ -8,23 +8,30 @@ from types import TracebackType
 from typing import Self
 
 from agentworld_core.errors import NotFound
-from agentworld_node.ledger_stores import BLOBS, INDEX, LOG
+from agentworld_node.ledger_stores import BLOBS, INDEX, LOG, PINS
 from agentworld_node.storage.blobs import FileBlobStore
-from agentworld_node.storage.errors import IndexDamaged
+from agentworld_node.storage.errors import IndexDamaged, PinsDamaged
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index import Index
+from agentworld_node.storage.pins import PinStore
 from agentworld_node.storage.wal import WriteAheadLog
 
 
 @dataclasses.dataclass
 class DataFolder:
-    """Log, blobs and index of one data folder; without an index, ``index_problem`` says why there is none."""
+    """Log, blobs, index and pins of one data folder.
+
+    Without an index ``index_problem`` says why there is none; without pins there are none, or ``pins_problem`` says why
+    they cannot be read.
+    """
 
     path: Path
     wal: WriteAheadLog
     blobs: FileBlobStore
     index: Index | None
     index_problem: str
+    pins: PinStore | None
+    pins_problem: str
 
     @classmethod
     def open(cls, path: Path, *, files: FileSystem = LOCAL_FILES) -> Self:
@@ -35,22 +42,38 @@ class DataFolder:
         """
         check_data_folder(path, files=files)
         wal = WriteAheadLog.open(path / LOG, files=files)
-        index, problem = None, ""
+        opened = cls(path, wal, FileBlobStore.reading(path / BLOBS), None, "", None, "")
         try:
-            blobs = FileBlobStore.open(path / BLOBS, files=files)
-            try:
-                index = Index.open_as_it_is(path / INDEX)
-            except IndexDamaged as error:
-                problem = error.message
-            return cls(path, wal, blobs, index, problem)
+            opened.blobs = FileBlobStore.open(path / BLOBS, files=files)
+            opened._open_index()
+            opened._open_pins()
         except BaseException:
-            wal.close()
+            opened.close()
             raise
+        return opened
+
+    def _open_index(self) -> None:
+        try:
+            self.index = Index.open_as_it_is(self.path / INDEX)
+            self.index.examine()
+        except IndexDamaged as error:
+            self.index_problem = error.message
+            if self.index is not None:
+                self.index.close()
+                self.index = None
+
+    def _open_pins(self) -> None:
+        if (self.path / PINS).exists():
+            try:
+                self.pins = PinStore.open(self.path / PINS)
+            except PinsDamaged as error:
+                self.pins_problem = error.message
 
     def close(self) -> None:
         """Closes everything and gives the lock back; closing twice does nothing."""
-        if self.index is not None:
-            self.index.close()
+        for store in (self.index, self.pins):
+            if store is not None:
+                store.close()
         self.wal.close()
 
     def __enter__(self) -> Self:

@@ -76,6 +76,10 @@ def survey(folder: DataFolder, inventory: Inventory) -> Survey:
         if folder.index is not None:
             _compare(folder.index, entry, bundle, inventory=inventory, found=found)
     _snapshots(folder, references, inventory=inventory, found=found)
+    if folder.pins_problem:
+        found.problem(folder.pins_problem)
+    for link in folder.pins.links() if folder.pins is not None else ():
+        inventory.need(link.blob_hash, link.kind, link.height)
     if found.genesis_hash and folder.blobs.has(found.genesis_hash):
         inventory.need(found.genesis_hash, "genesis", 0)
     return found

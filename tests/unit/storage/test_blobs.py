@@ -4,6 +4,7 @@ import contextlib
 import errno
 import random
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -222,6 +223,7 @@ def test_blobs_that_were_read_lately_are_known(tmp_path, root):
     store = FileBlobStore.open(root, files=CrashDisk(tmp_path))
     first, second = store.put_many([b"first", b"second"])
     store.get(first)
+    store.peek(second)
     used = {entry.blob_hash: entry.used_ns for entry in store.entries()}
     assert used[first] > used[second]
 
@@ -270,8 +272,8 @@ def test_bytes_that_a_writer_healed_between_reading_and_setting_aside_are_return
     class Healing(LocalFiles):
         armed = False
 
-        def read(self, path):
-            data = super().read(path)
+        def read(self, path, *, unnoticed=False):
+            data = super().read(path, unnoticed=unnoticed)
             if self.armed and path.parent.name != "quarantine":
                 self.armed = False
                 path.write_bytes(b"payload")
@@ -425,7 +427,7 @@ def test_a_folder_sync_that_fails_is_told(tmp_path, root):
 
 def test_an_unexpected_error_of_the_disk_is_typed(root):
     class Broken(LocalFiles):
-        def read(self, path):
+        def read(self, path, *, unnoticed=False):
             raise OSError(errno.EACCES, "Permission denied", str(path))
 
     store = FileBlobStore.open(root, files=Broken())
@@ -434,6 +436,11 @@ def test_an_unexpected_error_of_the_disk_is_typed(root):
         store.get(blob_hash)
     assert failed.value.code == "storage_failed"
     assert store.has(blob_hash)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda _path: True)
+    assert LocalFiles().size(tmp_path / "gone") is None
 
 
 def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
@@ -454,20 +461,22 @@ def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
     for reader in readers:
         reader.start()
     rng = random.Random(9)
-    for _ in range(300):
-        item = rng.choice(items)
-        match rng.randrange(4):
-            case 0:
-                store.delete(content_id(item))
-            case 1 if path_of(root, content_id(item)).exists():
-                path_of(root, content_id(item)).write_bytes(b"damaged")
-            case _:
-                store.put(item)
-    store.put_many(items)
-    assert all(seen.acquire(timeout=30) for _ in range(20))
-    stop.set()
-    for reader in readers:
-        reader.join(30)
+    try:
+        for _ in range(300):
+            item = rng.choice(items)
+            match rng.randrange(4):
+                case 0:
+                    store.delete(content_id(item))
+                case 1 if path_of(root, content_id(item)).exists():
+                    path_of(root, content_id(item)).write_bytes(b"damaged")
+                case _:
+                    store.put(item)
+        store.put_many(items)
+        assert all(seen.acquire(timeout=30) for _ in range(20))
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(30)
     store.put_many(items)
     assert [store.get(content_id(item)) for item in items] == items
     assert files_below(root / "tmp") == []
