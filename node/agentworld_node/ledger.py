@@ -85,6 +85,10 @@ class Ledger(LedgerReads):
             stores.close()
             raise
 
+    def limit_blobs(self, max_bytes: int) -> None:
+        """Lets the blobs of new blocks take no more room than this in all; 0 means no limit."""
+        self._stores.blobs.limit_total(max_bytes)
+
     async def settle(self) -> None:
         """Returns when no commit and no snapshot is being written."""
         async with self._applying:

@@ -14,7 +14,7 @@ from typing import Protocol
 from agentworld_core.errors import TooLarge
 from agentworld_core.hashing import content_id
 from agentworld_core.ids import is_hash
-from agentworld_node.storage.errors import BlobHashMismatch, BlobNotFound, InvalidBlobHash
+from agentworld_node.storage.errors import BlobHashMismatch, BlobNotFound, InvalidBlobHash, StorageFull
 
 DEFAULT_BLOB_BYTES = 64 * 2**20
 
@@ -117,6 +117,42 @@ class Counting:
                 quarantined=now.quarantined + quarantined,
                 healed=now.healed + healed,
             )
+
+
+class Room:
+    """Counts stored bytes against a limit, from any thread; it counts nothing while there is no limit."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._max_bytes = 0
+        self._used = 0
+
+    @property
+    def is_limited(self) -> bool:
+        """True when there is a limit."""
+        return self._max_bytes > 0
+
+    def limit(self, max_bytes: int, *, used: int) -> None:
+        """Sets the limit, and how much of it is used; 0 means that there is none."""
+        with self._lock:
+            self._max_bytes, self._used = max_bytes, used
+
+    def take(self, size: int) -> None:
+        """Takes room for bytes that will be stored; raises StorageFull, and takes nothing, without enough of it."""
+        with self._lock:
+            if self._max_bytes and self._used + size > self._max_bytes:
+                raise StorageFull(
+                    f"{self._used} of {self._max_bytes} bytes are used, and {size} more are needed",
+                    field="spec.storage.maxBlobBytes",
+                    value=self._max_bytes,
+                    remedy="raise the limit, or stop the node and run `agentworld store gc`",
+                )
+            self._used += size
+
+    def give(self, size: int) -> None:
+        """Gives back the room of bytes that are gone."""
+        with self._lock:
+            self._used = max(0, self._used - size)
 
 
 class MemoryBlobStore:

@@ -25,6 +25,7 @@ from agentworld_node.storage.blob_store import (
     BlobCounters,
     BlobEntry,
     Counting,
+    Room,
     check_size,
     checked_hash,
 )
@@ -54,6 +55,7 @@ class FileBlobStore:
         self._numbers = itertools.count()
         self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
         self._counting = Counting()
+        self._room = Room()
 
     @classmethod
     def open(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
@@ -126,7 +128,11 @@ class FileBlobStore:
     def delete(self, blob_hash: str) -> bool:
         path = self._path(blob_hash)
         with typed_errors("deleting a blob", path):
-            return self._remove(path)
+            size = self._files.size(path) if self._room.is_limited else None
+            removed = self._remove(path)
+        if removed:
+            self._room.give(size or 0)
+        return removed
 
     def iterate(self) -> Iterator[str]:
         with typed_errors("listing the blobs", self._root):
@@ -156,6 +162,15 @@ class FileBlobStore:
                         self._files.sync_folder(parent.parent)
                         self._durable_folders.add(parent)
                 self._files.sync_folder(folder)
+
+    def limit_total(self, max_bytes: int) -> None:
+        """Refuses from now on, with StorageFull, what would make all blobs together larger than this; 0 is no limit.
+
+        Blobs that are damaged and were set aside do not count. Looks at every blob once.
+        """
+        self._room.limit(0, used=0)
+        if max_bytes:
+            self._room.limit(max_bytes, used=sum(entry.size for entry in self.entries()))
 
     def set_aside(self, blob_hash: str) -> None:
         """Moves a blob that is damaged to the quarantine; nothing happens to one that is whole or not there."""
@@ -222,10 +237,15 @@ class FileBlobStore:
                 return
             except (BlobCorrupt, BlobNotFound):
                 self._counting.add(healed=1)
-        with typed_errors("storing a blob", path):
-            for folder in (path.parent.parent, path.parent):
-                self._files.make_folder(folder)
-            self._write(path, data)
+        self._room.take(len(data))
+        try:
+            with typed_errors("storing a blob", path):
+                for folder in (path.parent.parent, path.parent):
+                    self._files.make_folder(folder)
+                self._write(path, data)
+        except BaseException:
+            self._room.give(len(data))
+            raise
         self._counting.add(stored=1)
 
     def _holds(self, path: Path, data: bytes) -> bool:
@@ -292,6 +312,7 @@ class FileBlobStore:
                 self._files.rename(target, path)
                 return data
             self._counting.add(quarantined=1)
+            self._room.give(self._files.size(target) or 0)
             if len(self._files.names(self._quarantine)) > _QUARANTINE_FILES:
                 log.warning("the quarantine %s is full: damaged blob %s is dropped", self._quarantine, blob_hash)
                 self._remove(target)

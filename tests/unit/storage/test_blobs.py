@@ -341,6 +341,39 @@ def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
     assert store.get(store.put(b"b" * 100)) == b"b" * 100
 
 
+def test_a_limit_refuses_what_is_too_much_and_takes_it_when_there_is_room(root):
+    store = FileBlobStore.open(root)
+    first = store.put(b"a" * 60)
+    store.limit_total(100)
+    second = store.put(b"b" * 40)
+    with pytest.raises(StorageFull) as full:
+        store.put(b"c")
+    assert full.value.field == "spec.storage.maxBlobBytes"
+    assert store.put(b"a" * 60) == first, "what is there needs no room"
+    store.delete(first)
+    third = store.put(b"d" * 60)
+    path_of(root, second).write_bytes(b"x" * 40)
+    with pytest.raises(BlobCorrupt):
+        store.get(second)
+    assert store.put(b"e" * 40)
+    with pytest.raises(StorageFull):
+        store.put(b"f")
+    store.limit_total(0)
+    store.put(b"f")
+    assert store.has(third)
+
+
+def test_room_that_a_failed_write_had_taken_is_given_back(tmp_path, root):
+    disk = CrashDisk(tmp_path, capacity=50)
+    store = FileBlobStore.open(root, files=disk)
+    store.limit_total(100)
+    for _ in range(3):
+        with pytest.raises(StorageFull):
+            store.put(b"a" * 90)
+    disk.capacity = None
+    assert store.put(b"a" * 90)
+
+
 def test_opening_where_no_folder_can_be_is_a_typed_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageFailed):

@@ -8,6 +8,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable
 from agentworld_core.ledger.genesis import genesis_hash
@@ -223,6 +224,31 @@ class TestSources:
         report = await repair(folder, sources=[down])
         assert len(down.asked) == 1
         assert report.notes == ("elsewhere cannot be asked: nobody there",)
+        assert_as_before(report, folder, before, chain)
+
+    async def test_a_gateway_gives_what_it_has_and_its_lies_are_refused(self, folder: Path, chain: Chain) -> None:
+        before = contents(folder)
+        given, lied, absent = (needed_blobs(chain, height)["receipts"] for height in (4, 5, 6))
+        for name in (given, lied, absent):
+            blob_path(folder, name).unlink()
+
+        async def serve(request: web.Request) -> web.Response:
+            name = request.match_info["hash"]
+            if name == absent:
+                return web.json_response({"error": {"code": "blob_not_found", "message": "no such blob"}}, status=404)
+            return web.Response(body=b"something else" if name == lied else before[name])
+
+        app = web.Application()
+        app.add_routes([web.get("/v1/blobs/{hash}", serve)])
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        source = source_of(url)
+        report = await repair(folder, sources=[source])
+        await source.close()
+        await runner.cleanup()
+        assert report.mended == {url: 1, "execution": 2}
         assert_as_before(report, folder, before, chain)
 
     async def test_blobs_of_a_gateway_that_does_not_answer_come_from_elsewhere(
