@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from types import TracebackType
@@ -87,11 +88,9 @@ class DataFolder:
 
 def check_data_folder(path: Path, *, files: FileSystem = LOCAL_FILES) -> None:
     """Raises NotFound unless a node has worked in this folder, and names those of a world of ``agentworld up``."""
-    try:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if any(name.endswith(".wal") for name in files.names(path / LOG)):
             return
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     nodes = sorted(item.parent for item in path.glob("nodes/*/data") if item.is_dir())
     remedy = "name the folder that holds a node's log, blobs and index"
     if nodes:
