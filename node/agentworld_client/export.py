@@ -64,8 +64,8 @@ async def export(
 ) -> ExportReport:
     """Writes the archive of a height, default the newest, and returns what it is; on any error there is no file.
 
-    The same blocks and certificates give the same bytes. ``sandbox`` is that of a verifier. Raises what ``Verifier.verify`` raises, and InvalidField when
-    the file exists already or cannot be written.
+    The same blocks and certificates give the same bytes. ``sandbox`` is that of a verifier. Raises what
+    ``Verifier.verify`` raises, and InvalidField when the file exists already or cannot be written.
     """
     genesis = await source.genesis()
     with new_file(path) as file:

@@ -256,7 +256,7 @@ def _plain_value(value: Any) -> Any:
 
 def encode_nested(value: Value) -> bytes:
     """Returns the deterministic encoding of data around data that has been decoded, which makes it nest deeper."""
-    return cbor2.dumps(_value_to_plain(value, "value", -MAX_DEPTH))
+    return cbor2.dumps(checked_value(value, "value", -MAX_DEPTH))
 
 
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:

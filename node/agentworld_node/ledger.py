@@ -31,10 +31,12 @@ from agentworld_core.messages import BlockBundle, Genesis, ProposalBody, Revocat
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
-from agentworld_node.ledger_stores import LedgerStores
+from agentworld_node.ledger_stores import DROPPED_KEY, PINS, LedgerStores
 from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE, SnapshotMark, StoredVote, stored_lock
-from agentworld_node.storage.errors import StorageFull
+from agentworld_node.storage.errors import PinsDamaged, StorageFull
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
+from agentworld_node.storage.pins import PinStore
 
 log = logging.getLogger(__name__)
 
@@ -61,14 +63,16 @@ class Ledger(LedgerReads):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def open(cls, folder: Path, genesis: Genesis, *, sandbox: Sandbox | None = None) -> Ledger:
+    def open(
+        cls, folder: Path, genesis: Genesis, *, sandbox: Sandbox | None = None, files: FileSystem = LOCAL_FILES
+    ) -> Ledger:
         """Opens the ledger of a data folder, executing again what came after the last snapshot.
 
         ``sandbox`` runs the modules of the world: SandboxFault is raised when there are some and it does not.
         Raises FolderLocked when another process has it, CorruptLog when durable records are damaged, InvalidField when
         the folder holds another world, StorageFull when there is no room for what must be written again.
         """
-        stores = LedgerStores.open(folder, genesis_hash(genesis))
+        stores = LedgerStores.open(folder, genesis_hash(genesis), files=files)
         try:
             recovery = Recovery(genesis, stores, sandbox=sandbox)
             ledger = cls(genesis=genesis, stores=stores, recovery=recovery, chain=recovery.start_chain())
@@ -76,12 +80,18 @@ class Ledger(LedgerReads):
                 ledger._write_derived(bundle, execution)
                 ledger.chain = execution.chain_after(bundle.block)
             stores.note_filled(ledger.genesis_hash)
-            stores.keep_genesis(genesis)
+            if not stores.blobs.has(ledger.genesis_hash):
+                # So that a data folder alone is enough to execute its blocks again.
+                stores.blobs.put(encode(genesis), durable=True)
             ledger.durable_votes = recovery.votes_above(ledger.chain.height)
             return ledger
         except BaseException:
             stores.close()
             raise
+
+    def limit_blobs(self, max_bytes: int) -> None:
+        """Lets the blobs of new blocks take no more room than this in all; 0 means no limit."""
+        self._stores.blobs.limit_total(max_bytes)
 
     async def settle(self) -> None:
         """Returns when no commit and no snapshot is being written."""
@@ -291,18 +301,28 @@ class Ledger(LedgerReads):
         index.checkpoint()
 
     def _drop_old_snapshots(self) -> None:
-        """Removes manifests and chunks of snapshots that are no longer retained, but for what later ones share."""
+        """Removes what only snapshots need that are not retained any more, but for what a pin keeps."""
         heights = [item.height for item in self._stores.index.snapshots()]
         old, kept = heights[: -self.retain_snapshots], heights[-self.retain_snapshots :]
         if not old:
             return
+        try:
+            with PinStore.open(self._stores.folder / PINS) as pins, pins.held():
+                self._drop_snapshots(old, kept, pins)
+        except (PinsDamaged, Busy) as error:
+            log.warning("old snapshots stay until the next one is made: %s", error)
+
+    def _drop_snapshots(self, old: list[int], kept: list[int], pins: PinStore) -> None:
         # Blocks after the newest snapshot may hold one that has not been noted yet.
         needed = {blob for height in (*kept, *range(kept[-1] + 1, len(self._commits) + 1))
                   for blob in self._snapshot_blobs(height)}  # fmt: skip
+        # Noted first, so that a crash on the way leaves blobs that nothing needs, not snapshots that lack some.
+        self._stores.index.set_meta(DROPPED_KEY, str(kept[0]))
+        self._stores.index.checkpoint()
         for height in old:
             # The manifest, which tells what there is to remove, goes last.
             for blob in reversed(self._snapshot_blobs(height)):
-                if blob not in needed:
+                if blob not in needed and not pins.keeps(blob):
                     self._stores.blobs.delete(blob)
         self._stores.index.prune_snapshots(kept[0])
 

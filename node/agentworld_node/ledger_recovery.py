@@ -52,8 +52,8 @@ class Recovery:
         self._open: list[Record] = []
         self._read_log()
 
-    def start_chain(self) -> ChainState:
-        """Returns the chain at the newest snapshot that is whole, or at genesis."""
+    def start_chain(self, *, before: int | None = None) -> ChainState:
+        """Returns the chain at the newest snapshot, below a height on request, that is whole, or at genesis."""
         first = chain_from_genesis(self._genesis, sandbox=self._sandbox)
         if self.commits:
             bundle = self._stores.committed(self.commits[0])
@@ -61,6 +61,8 @@ class Recovery:
                 raise other_world(self._stores.folder, bundle.block.prev_block_hash, first.block_hash)
         if not self._stores.empty_index:
             for mark in reversed(self._marks):
+                if before is not None and mark.height >= before:
+                    continue
                 try:
                     return self._restore(mark)
                 except AgentWorldError as error:

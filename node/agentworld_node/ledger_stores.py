@@ -5,17 +5,21 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from agentworld_core.codec import decode, encode
+from agentworld_core.codec import decode
 from agentworld_core.errors import InvalidField
-from agentworld_core.messages import BlockBundle, Genesis
+from agentworld_core.messages import BlockBundle
 from agentworld_node.storage.blobs import FileBlobStore
-from agentworld_node.storage.errors import typed_errors
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.wal import WriteAheadLog
 
 RECORD_LIMIT = 16 * 1024 * 1024
-GENESIS_FILE = "genesis.cbor"
-_GENESIS = "genesis_hash"
+LOG, BLOBS, INDEX, PINS = "log", "blobs", "index.sqlite", "pins.sqlite"
+"""The names in a data folder."""
+GENESIS_KEY = "genesis_hash"
+"""Under which the index notes of which world it is, once it holds everything that the log holds."""
+DROPPED_KEY = "snapshots_dropped_below"
+"""Under which the index notes below which height snapshots are no longer retained, before anything of them goes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,17 +33,17 @@ class LedgerStores:
     empty_index: bool
 
     @classmethod
-    def open(cls, folder: Path, genesis_hash: str) -> LedgerStores:
+    def open(cls, folder: Path, genesis_hash: str, *, files: FileSystem = LOCAL_FILES) -> LedgerStores:
         """Opens the stores of a data folder; InvalidField when it holds a world with another genesis.
 
         Raises FolderLocked when another process has the folder, and what opening the stores raises.
         """
-        wal = WriteAheadLog.open(folder / "log")
+        wal = WriteAheadLog.open(folder / LOG, files=files)
         index = None
         try:
-            blobs = FileBlobStore.open(folder / "blobs")
-            index, rebuilt = Index.open(folder / "index.sqlite")
-            found = index.meta(_GENESIS)
+            blobs = FileBlobStore.open(folder / BLOBS, files=files)
+            index, rebuilt = Index.open(folder / INDEX)
+            found = index.meta(GENESIS_KEY)
             if found not in (None, genesis_hash):
                 raise other_world(folder, found, genesis_hash)
             return cls(folder, wal, blobs, index, empty_index=rebuilt or found is None)
@@ -52,18 +56,7 @@ class LedgerStores:
     def note_filled(self, genesis_hash: str) -> None:
         """Notes that the index holds everything that the log holds, of the world with this genesis."""
         if self.empty_index:
-            self.index.set_meta(_GENESIS, genesis_hash)
-
-    def keep_genesis(self, genesis: Genesis) -> None:
-        """Keeps the genesis document beside the log, so that a copy of the folder can be audited by itself."""
-        data = encode(genesis)
-        path = self.folder / GENESIS_FILE
-        with typed_errors("keeping the genesis document", path):
-            if path.exists() and path.read_bytes() == data:
-                return
-            temporary = path.with_suffix(".new")
-            temporary.write_bytes(data)
-            temporary.replace(path)
+            self.index.set_meta(GENESIS_KEY, genesis_hash)
 
     def committed(self, sequence: int) -> BlockBundle:
         """Returns the block that a commit record of the log holds."""

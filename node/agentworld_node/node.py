@@ -81,6 +81,8 @@ class Node:
         )
         self.ledger = Ledger.open(Path(config.data_folder), genesis, sandbox=sandbox)
         self.ledger.retain_snapshots = config.retain_snapshots
+        # Only now: what is committed is written again on opening, however little room is left.
+        self.ledger.limit_blobs(config.max_blob_bytes)
         self.keyring = NodeKeyring(
             node_id=config.node_id,
             folder=KeyFolder(Path(config.key_folder) if config.key_folder else None),

@@ -18,8 +18,7 @@ from agentworld_core.hashing import content_id
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.ledger.block import block_hash_of
 from agentworld_core.messages import BlockBundle, Directory, Genesis
-from agentworld_node.ledger_stores import GENESIS_FILE, RECORD_LIMIT
-from agentworld_node.node_files import read_genesis
+from agentworld_node.ledger_stores import RECORD_LIMIT
 from agentworld_node.records import COMMIT
 from agentworld_node.storage.errors import typed_errors
 from agentworld_node.storage.files import LOCAL_FILES
@@ -43,8 +42,11 @@ class FolderSource:
         self._next: tuple[int, Iterator[BlockBundle]] = (0, iter(()))
 
     async def genesis(self) -> Genesis:
-        """Returns the genesis document that the node keeps beside its log."""
-        return read_genesis(self._folder / GENESIS_FILE)
+        """Returns the genesis document, which the first block names; NotFound for a folder without blocks."""
+        first = next(self._from(1), None)
+        if first is None:
+            raise NotFound("the folder has no block yet", field="source", value=self._folder)
+        return decode(Genesis, await self.blob(first.block.prev_block_hash), limit=RECORD_LIMIT)
 
     async def tip(self) -> Tip | None:
         """Returns the newest committed block."""

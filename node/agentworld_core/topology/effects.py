@@ -39,7 +39,6 @@ def not_effective(resource: Resource) -> list[str]:
         ("spec.observers.replicas", given.observers, 0),
         ("spec.network.republishInterval", given.network.republish_interval_ms, plain.network.republish_interval_ms),
         ("spec.storage.snapshotChunkBytes", given.storage.snapshot_chunk_bytes, plain.storage.snapshot_chunk_bytes),
-        ("spec.storage.maxBlobBytes", given.storage.max_blob_bytes, 0),
         ("spec.storage.objectStore", dict(given.storage.object_store), {}),
     ]
     for section, spec_path in (("revocation", "spec.revocation"), ("replay", "spec.replay")):

@@ -33,7 +33,10 @@ class LeaseConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeConfig:
-    """Settings of one node; paths are absolute, ports 0 mean "any free port", times are milliseconds."""
+    """Settings of one node; paths are absolute, ports 0 mean "any free port", times are milliseconds.
+
+    ``max_blob_bytes`` 0 means no limit.
+    """
 
     world_id: str
     node_id: str
@@ -52,6 +55,7 @@ class NodeConfig:
     mempool_max_actions: int = 10_000
     mempool_max_per_actor: int = 256
     retain_snapshots: int = 10
+    max_blob_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; ``from_dict`` reads it back."""

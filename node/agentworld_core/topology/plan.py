@@ -144,6 +144,7 @@ def node_settings(topology: Topology, node: NodePlan) -> NodeConfig:
         mempool_max_actions=spec.mempool.max_actions,
         mempool_max_per_actor=spec.mempool.max_per_actor,
         retain_snapshots=spec.storage.retain_snapshots,
+        max_blob_bytes=spec.storage.max_blob_bytes,
     )
 
 

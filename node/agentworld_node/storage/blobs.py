@@ -1,4 +1,4 @@
-"""Content-addressed blobs: whatever comes back hashes to the id it was asked for.
+"""Blobs as files: ``ab/cd/<hash>`` below one folder.
 
 Blobs never change, so a store needs no locks between its readers and writers: every write goes to a temporary file of
 its own and is renamed into place. A blob that was not made durable may be missing or damaged after a crash; it is then
@@ -9,116 +9,38 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import re
 import threading
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from agentworld_core.errors import TooLarge
 from agentworld_core.hashing import content_id
 from agentworld_core.ids import is_hash
-from agentworld_node.storage.errors import (
-    BlobCorrupt,
-    BlobHashMismatch,
-    BlobNotFound,
-    InvalidBlobHash,
-    typed_errors,
+from agentworld_node.storage.blob_store import (
+    DEFAULT_BLOB_BYTES,
+    BlobCounters,
+    BlobEntry,
+    Counting,
+    Room,
+    check_size,
+    checked_hash,
 )
+from agentworld_node.storage.errors import BlobCorrupt, BlobHashMismatch, BlobNotFound, typed_errors
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem, make_folders
 
-DEFAULT_BLOB_BYTES = 64 * 2**20
+log = logging.getLogger(__name__)
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _QUARANTINE_FILES = 256  # enough to look at; damaged files beyond are dropped
 _ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
-class BlobCounters:
-    """What a store has done since it was opened: blobs written, found to be there, set aside, and written anew."""
-
-    stored: int = 0
-    known: int = 0
-    quarantined: int = 0
-    healed: int = 0
-
-
-class BlobStore(Protocol):
-    """Keeps bytes under their content id. A text that is not a content id raises InvalidBlobHash everywhere."""
-
-    @property
-    def counters(self) -> BlobCounters:
-        """What the store has done since it was opened."""
-
-    def put(self, data: bytes, *, durable: bool = False) -> str:
-        """Stores the bytes and returns their id; does nothing when they are there, heals when they are damaged.
-
-        With ``durable`` it returns when they survive a crash. Raises TooLarge, StorageFull or StorageFailed.
-        """
-
-    def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
-        """Stores the bytes under the id they must have; raises BlobHashMismatch and stores nothing otherwise."""
-
-    def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
-        """Stores several blobs and returns their ids in order; with ``durable`` folders are synced once for all."""
-
-    def get(self, blob_hash: str) -> bytes:
-        """Returns bytes that hash to the id; raises BlobNotFound, or BlobCorrupt after setting damaged ones aside."""
-
-    def has(self, blob_hash: str) -> bool:
-        """True when something is stored under the id; only ``get`` proves that it is intact."""
-
-    def delete(self, blob_hash: str) -> bool:
-        """Forgets the blob; True when it was there. A crash may bring it back."""
-
-    def iterate(self) -> Iterator[str]:
-        """Yields the ids of all blobs in order; those stored or deleted meanwhile may or may not be among them."""
-
-    def sync(self, blob_hashes: Iterable[str]) -> None:
-        """Returns when these blobs survive a crash; raises BlobNotFound for one that is missing."""
-
-
-def _checked(blob_hash: str) -> str:
-    if not is_hash(blob_hash):
-        raise InvalidBlobHash(
-            "is not a content id", field="blob_hash", value=blob_hash, remedy="use 64 lower-case hexadecimal digits"
-        )
-    return blob_hash
-
-
-def _check_size(data: bytes, limit: int) -> None:
-    if len(data) > limit:
-        raise TooLarge(f"a blob may have {limit} bytes", field="blob", value=len(data))
-
-
 class _Unreadable(Exception):
     """The disk cannot read the file's sectors, which is damage like any other."""
-
-
-class _Counting:
-    """Counts what a store does, from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values = BlobCounters()
-
-    @property
-    def values(self) -> BlobCounters:
-        return self._values
-
-    def add(self, *, stored: int = 0, known: int = 0, quarantined: int = 0, healed: int = 0) -> None:
-        with self._lock:
-            now = self._values
-            self._values = replace(
-                now,
-                stored=now.stored + stored,
-                known=now.known + known,
-                quarantined=now.quarantined + quarantined,
-                healed=now.healed + healed,
-            )
 
 
 class FileBlobStore:
@@ -132,7 +54,8 @@ class FileBlobStore:
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
         self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
-        self._counting = _Counting()
+        self._counting = Counting()
+        self._room = Room()
 
     @classmethod
     def open(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
@@ -145,6 +68,11 @@ class FileBlobStore:
                 store._remove(store._temporary / name)
         return store
 
+    @classmethod
+    def reading(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
+        """Returns the store of a folder that belongs to somebody else and is only read; it may not even exist."""
+        return cls(root, blob_bytes=blob_bytes, files=files)
+
     @property
     def counters(self) -> BlobCounters:
         return self._counting.values
@@ -153,8 +81,8 @@ class FileBlobStore:
         return self.put_many([data], durable=durable)[0]
 
     def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
-        _checked(blob_hash)
-        _check_size(data, self._limit)
+        checked_hash(blob_hash)
+        check_size(data, self._limit)
         actual = content_id(data)
         if actual != blob_hash:
             raise BlobHashMismatch(expected=blob_hash, actual=actual)
@@ -165,7 +93,7 @@ class FileBlobStore:
     def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
         hashes = []
         for data in items:
-            _check_size(data, self._limit)
+            check_size(data, self._limit)
             blob_hash = content_id(data)
             self._store(blob_hash, data)
             hashes.append(blob_hash)
@@ -183,6 +111,15 @@ class FileBlobStore:
             raise BlobNotFound(blob_hash)
         return data if content_id(data) == blob_hash else self._set_aside(blob_hash)
 
+    def peek(self, blob_hash: str) -> bytes | None:
+        try:
+            data = self._read(self._path(blob_hash), unnoticed=True)
+        except (_Unreadable, TooLarge):
+            return None
+        if data is None:
+            raise BlobNotFound(blob_hash)
+        return data if content_id(data) == blob_hash else None
+
     def has(self, blob_hash: str) -> bool:
         path = self._path(blob_hash)
         with typed_errors("looking for a blob", path):
@@ -191,7 +128,11 @@ class FileBlobStore:
     def delete(self, blob_hash: str) -> bool:
         path = self._path(blob_hash)
         with typed_errors("deleting a blob", path):
-            return self._remove(path)
+            size = self._files.size(path) if self._room.is_limited else None
+            removed = self._remove(path)
+        if removed:
+            self._room.give(size or 0)
+        return removed
 
     def iterate(self) -> Iterator[str]:
         with typed_errors("listing the blobs", self._root):
@@ -199,6 +140,14 @@ class FileBlobStore:
                 for second in self._shards(first):
                     prefix = first.name + second.name
                     yield from (n for n in self._files.names(second) if is_hash(n) and n.startswith(prefix))
+
+    def entries(self) -> Iterator[BlobEntry]:
+        for blob_hash in self.iterate():
+            path = self._path(blob_hash)
+            with typed_errors("listing the blobs", self._root):
+                size, used_ns = self._files.size(path), self._files.last_used(path)
+            if size is not None and used_ns is not None:
+                yield BlobEntry(blob_hash, size, used_ns)
 
     def sync(self, blob_hashes: Iterable[str]) -> None:
         folders: dict[Path, None] = {}
@@ -214,8 +163,37 @@ class FileBlobStore:
                         self._durable_folders.add(parent)
                 self._files.sync_folder(folder)
 
+    def limit_total(self, max_bytes: int) -> None:
+        """Refuses from now on, with StorageFull, what would make all blobs together larger than this; 0 is no limit.
+
+        Blobs that are damaged and were set aside do not count. Looks at every blob once.
+        """
+        self._room.limit(0, used=0)
+        if max_bytes:
+            self._room.limit(max_bytes, used=sum(entry.size for entry in self.entries()))
+
+    def set_aside(self, blob_hash: str) -> None:
+        """Moves a blob that is damaged to the quarantine; nothing happens to one that is whole or not there."""
+        try:
+            if self.peek(blob_hash) is None:
+                self._set_aside(blob_hash)
+        except (BlobCorrupt, BlobNotFound):
+            return
+
+    def quarantine(self) -> dict[str, int]:
+        """Returns the damaged files that were set aside, by the id they should have had, with their sizes."""
+        with typed_errors("listing the quarantine", self._quarantine):
+            sizes = {name: self._files.size(self._quarantine / name) for name in self._files.names(self._quarantine)}
+        return {name: size for name, size in sizes.items() if size is not None}
+
+    def clear_quarantine(self, names: Iterable[str]) -> None:
+        """Removes these files from the quarantine."""
+        with typed_errors("clearing the quarantine", self._quarantine):
+            for name in names:
+                self._remove(self._quarantine / name)
+
     def _path(self, blob_hash: str) -> Path:
-        _checked(blob_hash)
+        checked_hash(blob_hash)
         return self._root / blob_hash[:2] / blob_hash[2:4] / blob_hash
 
     def _shards(self, folder: Path) -> Iterator[Path]:
@@ -228,7 +206,7 @@ class FileBlobStore:
             return False
         return True
 
-    def _read(self, path: Path) -> bytes | None:
+    def _read(self, path: Path, *, unnoticed: bool = False) -> bytes | None:
         """Returns the file, None when there is none; raises _Unreadable for a bad sector and TooLarge for a giant."""
         with typed_errors("reading a blob", path):
             try:
@@ -237,7 +215,7 @@ class FileBlobStore:
                     return None
                 if size > self._limit:
                     raise TooLarge(f"a blob may have {self._limit} bytes", field="blob", value=size)
-                return self._files.read(path)
+                return self._files.read(path, unnoticed=unnoticed)
             except FileNotFoundError:
                 return None
             except OSError as error:
@@ -259,10 +237,15 @@ class FileBlobStore:
                 return
             except (BlobCorrupt, BlobNotFound):
                 self._counting.add(healed=1)
-        with typed_errors("storing a blob", path):
-            for folder in (path.parent.parent, path.parent):
-                self._files.make_folder(folder)
-            self._write(path, data)
+        self._room.take(len(data))
+        try:
+            with typed_errors("storing a blob", path):
+                for folder in (path.parent.parent, path.parent):
+                    self._files.make_folder(folder)
+                self._write(path, data)
+        except BaseException:
+            self._room.give(len(data))
+            raise
         self._counting.add(stored=1)
 
     def _holds(self, path: Path, data: bytes) -> bool:
@@ -329,58 +312,8 @@ class FileBlobStore:
                 self._files.rename(target, path)
                 return data
             self._counting.add(quarantined=1)
+            self._room.give(self._files.size(target) or 0)
             if len(self._files.names(self._quarantine)) > _QUARANTINE_FILES:
+                log.warning("the quarantine %s is full: damaged blob %s is dropped", self._quarantine, blob_hash)
                 self._remove(target)
         raise BlobCorrupt(blob_hash, actual=actual)
-
-
-class MemoryBlobStore:
-    """A BlobStore in memory, for tests and for tools that keep nothing; ``durable`` means nothing here."""
-
-    def __init__(self, *, blob_bytes: int = DEFAULT_BLOB_BYTES) -> None:
-        self._limit = blob_bytes
-        self._blobs: dict[str, bytes] = {}
-        self._counting = _Counting()
-
-    @property
-    def counters(self) -> BlobCounters:
-        return self._counting.values
-
-    def put(self, data: bytes, *, durable: bool = False) -> str:  # noqa: ARG002 - memory is never durable
-        _check_size(data, self._limit)
-        blob_hash = content_id(data)
-        new = blob_hash not in self._blobs
-        self._blobs.setdefault(blob_hash, bytes(data))
-        self._counting.add(stored=int(new), known=int(not new))
-        return blob_hash
-
-    def put_verified(self, blob_hash: str, data: bytes, *, durable: bool = False) -> None:
-        _checked(blob_hash)
-        _check_size(data, self._limit)
-        actual = content_id(data)
-        if actual != blob_hash:
-            raise BlobHashMismatch(expected=blob_hash, actual=actual)
-        self.put(data, durable=durable)
-
-    def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
-        return [self.put(data, durable=durable) for data in items]
-
-    def get(self, blob_hash: str) -> bytes:
-        try:
-            return self._blobs[_checked(blob_hash)]
-        except KeyError:
-            raise BlobNotFound(blob_hash) from None
-
-    def has(self, blob_hash: str) -> bool:
-        return _checked(blob_hash) in self._blobs
-
-    def delete(self, blob_hash: str) -> bool:
-        return self._blobs.pop(_checked(blob_hash), None) is not None
-
-    def iterate(self) -> Iterator[str]:
-        yield from sorted(self._blobs)
-
-    def sync(self, blob_hashes: Iterable[str]) -> None:
-        for blob_hash in blob_hashes:
-            if not self.has(blob_hash):
-                raise BlobNotFound(blob_hash)

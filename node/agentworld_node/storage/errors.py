@@ -148,6 +148,18 @@ class IndexTooNew(Unsupported):
     code = "index_too_new"
 
 
+class PinsDamaged(StorageFailed):
+    """The file of the pins is damaged, so nobody knows what is pinned."""
+
+    code = "pins_damaged"
+
+
+class TooManyPins(Busy):
+    """There are as many pins as there may be."""
+
+    code = "too_many_pins"
+
+
 def storage_error(error: OSError, *, doing: str, path: Path) -> StorageFailed:
     """Returns the typed error for what the operating system said."""
     reason = error.strerror or str(error)

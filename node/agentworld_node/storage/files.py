@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 from pathlib import Path
 from typing import Protocol
 
@@ -44,8 +45,11 @@ class FileSystem(Protocol):
     def size(self, path: Path) -> int | None:
         """Returns the length of a regular file, None when there is none."""
 
-    def read(self, path: Path) -> bytes:
-        """Returns the whole file."""
+    def last_used(self, path: Path) -> int | None:
+        """Returns when the file was last read or written, in nanoseconds, as the system notes it; None without one."""
+
+    def read(self, path: Path, *, unnoticed: bool = False) -> bytes:
+        """Returns the whole file; ``unnoticed`` reading does not count as a use of it."""
 
     def create(self, path: Path) -> File:
         """Creates a file that must not exist, open for writing."""
@@ -107,10 +111,30 @@ class LocalFiles:
         return sorted(os.listdir(path))
 
     def size(self, path: Path) -> int | None:
-        return path.stat().st_size if path.is_file() else None
+        try:
+            facts = path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return facts.st_size if stat.S_ISREG(facts.st_mode) else None
 
-    def read(self, path: Path) -> bytes:
-        return path.read_bytes()
+    def last_used(self, path: Path) -> int | None:
+        try:
+            facts = path.stat()
+        except FileNotFoundError:
+            return None
+        # Systems note reads lazily or not at all, but never set one of the two back.
+        return max(facts.st_atime_ns, facts.st_mtime_ns)
+
+    def read(self, path: Path, *, unnoticed: bool = False) -> bytes:
+        if not unnoticed:
+            return path.read_bytes()
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOATIME)
+        except PermissionError:
+            # Only the owner of a file may do that.
+            return path.read_bytes()
+        with open(descriptor, "rb") as file:
+            return file.read()
 
     def create(self, path: Path) -> File:
         return LocalFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))

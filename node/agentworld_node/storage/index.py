@@ -75,9 +75,31 @@ class Index:
                 return cls(path, _connect(path)), False
             except IndexDamaged as error:
                 logger.warning("index %s is damaged and is set aside: %s", path, error.message)
-        with typed_errors("setting the damaged index aside", path):
+        return cls.begin_anew(path), True
+
+    @classmethod
+    def begin_anew(cls, path: Path) -> Self:
+        """Sets the index aside, which must be closed, and opens an empty one in its place."""
+        with typed_errors("setting the index aside", path):
             _set_aside(path)
-        return cls(path, _connect(path)), True
+        return cls(path, _connect(path))
+
+    @classmethod
+    def open_as_it_is(cls, path: Path) -> Self:
+        """Opens an index that must exist and look whole, and changes nothing in it; raises IndexDamaged otherwise."""
+        with typed_errors("opening the index", path):
+            if not path.exists():
+                raise _damaged(path, "there is none")
+            if _marker(path).exists():
+                raise _damaged(path, "it was found to be damaged while it was used")
+        return cls(path, _connect(path))
+
+    def examine(self) -> None:
+        """Reads the whole file and raises IndexDamaged for damage anywhere in it."""
+        with self._using() as connection:
+            verdict = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _damaged(self._path, verdict)
 
     def close(self) -> None:
         """Closes the file; closing twice does nothing."""
@@ -161,6 +183,12 @@ class Index:
     def snapshots(self) -> list[SnapshotEntry]:
         """Returns all snapshots by height."""
         return [SnapshotEntry(*row) for row in self._rows("SELECT * FROM snapshots ORDER BY height")]
+
+    def forget_block(self, height: int) -> None:
+        """Forgets the block of one height and its receipts, so that right ones can be stored."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM receipts WHERE height = ?", (height,))
+            connection.execute("DELETE FROM blocks WHERE height = ?", (height,))
 
     def prune_blocks(self, before_height: int, *, limit: int = PRUNE_ROWS) -> int:
         """Forgets up to ``limit`` of the oldest blocks below the height and their receipts; returns how many blocks."""

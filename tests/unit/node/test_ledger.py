@@ -508,6 +508,27 @@ class TestFailingDisk:
         ledger.close()
         assert log_kinds(tmp_path) == [COMMIT]
 
+    async def test_a_limit_on_blobs_is_waited_out_and_does_not_keep_a_node_from_starting(
+        self, tmp_path: Path, chain: Chain
+    ) -> None:
+        ledger = await filled(tmp_path, chain, upto=1)
+        ledger.room_retry_seconds = 0.01
+        ledger.limit_blobs(1)
+        task = asyncio.create_task(ledger.apply(chain.bundles[1]))
+        await eventually(lambda: ledger.full)
+        assert (ledger.height, ledger.failure) == (1, None)
+        ledger.limit_blobs(0)
+        assert await task
+        assert (ledger.height, ledger.full) == (2, False)
+        ledger.limit_blobs(1)
+        task = asyncio.create_task(ledger.apply(chain.bundles[2]))
+        await eventually(lambda: ledger.full)
+        task.cancel()
+        ledger.close()
+        again = Ledger.open(tmp_path, chain.genesis)
+        assert again.height == 3, "the log has it, so it is committed"
+        again.close()
+
     async def test_a_log_that_fails_is_final(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:

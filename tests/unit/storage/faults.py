@@ -27,6 +27,7 @@ class PowerCut(Exception):
 class _Inode:
     visible: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
+    used: int = 0
     pending: list[tuple[int, bytes | None]] = field(default_factory=list)  # (offset, data) or (size, None): truncate
 
 
@@ -59,6 +60,7 @@ class CrashDisk:
         self.before_sync: Callable[[], None] = lambda: None
         self.epoch = 0
         self._guard = threading.RLock()
+        self._clock = 0
         self._power_at: int | None = None
         self._off = False
         self._folders = {root}
@@ -135,6 +137,11 @@ class CrashDisk:
         """Bytes in files."""
         return sum(len(inode.visible) for inode in self._files.values())
 
+    def tick(self) -> int:
+        """The next moment of the disk's own clock."""
+        self._clock += 1
+        return self._clock
+
     # What the stores do with it.
 
     def step(self) -> None:
@@ -171,13 +178,21 @@ class CrashDisk:
             inode = self._files.get(path)
             return None if inode is None else len(inode.visible)
 
-    def read(self, path: Path) -> bytes:
+    def last_used(self, path: Path) -> int | None:
+        with self._guard:
+            inode = self._files.get(path)
+            return None if inode is None else inode.used
+
+    def read(self, path: Path, *, unnoticed: bool = False) -> bytes:
         with self._guard:
             if self._off:
                 raise PowerCut
             if path in self.unreadable:
                 raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-            return bytes(self._inode(path).visible)
+            inode = self._inode(path)
+            if not unnoticed:
+                inode.used = self.tick()
+            return bytes(inode.visible)
 
     def _inode(self, path: Path) -> _Inode:
         try:
@@ -194,7 +209,7 @@ class CrashDisk:
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
             if self.capacity is not None and self.used() >= self.capacity:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            inode = self._files[path] = _Inode()
+            inode = self._files[path] = _Inode(used=self.tick())
             self._renames.append((path, inode))
             self.finish()
             return _CrashFile(self, inode)

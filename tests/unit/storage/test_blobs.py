@@ -4,12 +4,14 @@ import contextlib
 import errno
 import random
 import threading
+from pathlib import Path
 
 import pytest
 
 from agentworld_core.errors import InvalidField, TooLarge
 from agentworld_core.hashing import content_id
-from agentworld_node.storage.blobs import BlobStore, FileBlobStore, MemoryBlobStore
+from agentworld_node.storage.blob_store import BlobStore, MemoryBlobStore
+from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import (
     BlobCorrupt,
     BlobHashMismatch,
@@ -94,6 +96,18 @@ class TestContract:
         hashes = store.put_many(b"%d" % number for number in range(60))
         assert list(store.iterate()) == sorted(hashes)
 
+    def test_entries_tell_the_size_of_every_blob_in_order(self, store):
+        items = [b"x" * number for number in range(30)]
+        store.put_many(items)
+        assert [(entry.blob_hash, entry.size) for entry in store.entries()] == sorted(
+            (content_id(item), len(item)) for item in items
+        )
+
+    def test_peeking_returns_what_is_there(self, store):
+        assert store.peek(store.put(b"a")) == b"a"
+        with pytest.raises(BlobNotFound):
+            store.peek(ABSENT)
+
     def test_giants_are_refused(self, store):
         store.put(b"x" * 1000)
         for call in (
@@ -123,7 +137,14 @@ class TestContract:
         ],
     )
     def test_only_a_content_id_is_a_name(self, store, text):
-        calls = [store.get, store.has, store.delete, lambda h: store.put_verified(h, b""), lambda h: store.sync([h])]
+        calls = [
+            store.get,
+            store.peek,
+            store.has,
+            store.delete,
+            lambda h: store.put_verified(h, b""),
+            lambda h: store.sync([h]),
+        ]
         for call in calls:
             with pytest.raises(InvalidBlobHash) as refused:
                 call(text)
@@ -180,6 +201,33 @@ def test_storing_over_damage_that_nobody_has_read_heals(root, damage, durable):
     assert (store.counters.healed, store.counters.quarantined) == (1, 1)
 
 
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_peeking_at_damage_tells_it_and_leaves_it_where_it_is(root, damage):
+    store = FileBlobStore.open(root)
+    blob_hash = store.put(b"payload")
+    path_of(root, blob_hash).write_bytes(damage)
+    assert store.peek(blob_hash) is None
+    assert path_of(root, blob_hash).read_bytes() == damage
+    assert store.counters.quarantined == 0
+
+
+def test_a_store_that_is_only_read_makes_no_folders(root):
+    with pytest.raises(BlobNotFound):
+        FileBlobStore.reading(root).peek(ABSENT)
+    assert not root.exists()
+    blob_hash = FileBlobStore.open(root).put(b"payload")
+    assert FileBlobStore.reading(root).peek(blob_hash) == b"payload"
+
+
+def test_blobs_that_were_read_lately_are_known(tmp_path, root):
+    store = FileBlobStore.open(root, files=CrashDisk(tmp_path))
+    first, second = store.put_many([b"first", b"second"])
+    store.get(first)
+    store.peek(second)
+    used = {entry.blob_hash: entry.used_ns for entry in store.entries()}
+    assert used[first] > used[second]
+
+
 def test_damage_of_the_empty_blob_is_found_and_healed(root):
     store = FileBlobStore.open(root)
     blob_hash = store.put(b"")
@@ -224,8 +272,8 @@ def test_bytes_that_a_writer_healed_between_reading_and_setting_aside_are_return
     class Healing(LocalFiles):
         armed = False
 
-        def read(self, path):
-            data = super().read(path)
+        def read(self, path, *, unnoticed=False):
+            data = super().read(path, unnoticed=unnoticed)
             if self.armed and path.parent.name != "quarantine":
                 self.armed = False
                 path.write_bytes(b"payload")
@@ -291,6 +339,39 @@ def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
     assert list(store.iterate()) == [content_id(b"a" * 100)]
     disk.capacity = None
     assert store.get(store.put(b"b" * 100)) == b"b" * 100
+
+
+def test_a_limit_refuses_what_is_too_much_and_takes_it_when_there_is_room(root):
+    store = FileBlobStore.open(root)
+    first = store.put(b"a" * 60)
+    store.limit_total(100)
+    second = store.put(b"b" * 40)
+    with pytest.raises(StorageFull) as full:
+        store.put(b"c")
+    assert full.value.field == "spec.storage.maxBlobBytes"
+    assert store.put(b"a" * 60) == first, "what is there needs no room"
+    store.delete(first)
+    third = store.put(b"d" * 60)
+    path_of(root, second).write_bytes(b"x" * 40)
+    with pytest.raises(BlobCorrupt):
+        store.get(second)
+    assert store.put(b"e" * 40)
+    with pytest.raises(StorageFull):
+        store.put(b"f")
+    store.limit_total(0)
+    store.put(b"f")
+    assert store.has(third)
+
+
+def test_room_that_a_failed_write_had_taken_is_given_back(tmp_path, root):
+    disk = CrashDisk(tmp_path, capacity=50)
+    store = FileBlobStore.open(root, files=disk)
+    store.limit_total(100)
+    for _ in range(3):
+        with pytest.raises(StorageFull):
+            store.put(b"a" * 90)
+    disk.capacity = None
+    assert store.put(b"a" * 90)
 
 
 def test_opening_where_no_folder_can_be_is_a_typed_error(tmp_path):
@@ -379,7 +460,7 @@ def test_a_folder_sync_that_fails_is_told(tmp_path, root):
 
 def test_an_unexpected_error_of_the_disk_is_typed(root):
     class Broken(LocalFiles):
-        def read(self, path):
+        def read(self, path, *, unnoticed=False):
             raise OSError(errno.EACCES, "Permission denied", str(path))
 
     store = FileBlobStore.open(root, files=Broken())
@@ -388,6 +469,11 @@ def test_an_unexpected_error_of_the_disk_is_typed(root):
         store.get(blob_hash)
     assert failed.value.code == "storage_failed"
     assert store.has(blob_hash)
+
+
+def test_a_file_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "is_file", lambda _path: True)
+    assert LocalFiles().size(tmp_path / "gone") is None
 
 
 def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
@@ -408,20 +494,22 @@ def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
     for reader in readers:
         reader.start()
     rng = random.Random(9)
-    for _ in range(300):
-        item = rng.choice(items)
-        match rng.randrange(4):
-            case 0:
-                store.delete(content_id(item))
-            case 1 if path_of(root, content_id(item)).exists():
-                path_of(root, content_id(item)).write_bytes(b"damaged")
-            case _:
-                store.put(item)
-    store.put_many(items)
-    assert all(seen.acquire(timeout=30) for _ in range(20))
-    stop.set()
-    for reader in readers:
-        reader.join(30)
+    try:
+        for _ in range(300):
+            item = rng.choice(items)
+            match rng.randrange(4):
+                case 0:
+                    store.delete(content_id(item))
+                case 1 if path_of(root, content_id(item)).exists():
+                    path_of(root, content_id(item)).write_bytes(b"damaged")
+                case _:
+                    store.put(item)
+        store.put_many(items)
+        assert all(seen.acquire(timeout=30) for _ in range(20))
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join(30)
     store.put_many(items)
     assert [store.get(content_id(item)) for item in items] == items
     assert files_below(root / "tmp") == []

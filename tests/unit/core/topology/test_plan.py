@@ -129,6 +129,7 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
             consensus={"blockInterval": "250ms", "maxActions": 9},
             sequencer={"leaseDuration": "6s", "renewDeadline": "4s", "retryPeriod": "1s"},
             mempool={"maxActions": 50, "maxPerActor": 5},
+            storage={"retainSnapshots": 3, "maxBlobBytes": 2**30},
         ),
         [],
         [],
@@ -136,6 +137,7 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
     assert (plan.parameters.block_interval_ms, plan.parameters.max_batch_actions) == (250, 9)
     settings = node_settings(plan, plan.members[0])
     assert (settings.world_id, settings.node_id, settings.mempool_max_per_actor) == ("aurora", "aurora-0", 5)
+    assert (settings.retain_snapshots, settings.max_blob_bytes) == (3, 2**30)
     assert (settings.lease.duration_ms, settings.lease.renew_deadline_ms, settings.lease.retry_period_ms) == (
         6_000,
         4_000,

@@ -1,0 +1,126 @@
+"""Verifies a data folder: every blob by its hash, and that everything is there which its log says has to be."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentworld_node.ledger_stores import BLOBS
+from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.errors import BlobNotFound, CorruptLog
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
+from agentworld_node.store.folder import DataFolder
+from agentworld_node.store.inventory import Amount, Finding, Inventory, Problem
+from agentworld_node.store.survey import Survey, survey
+
+KEPT_FINDINGS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What a check has found.
+
+    ``findings`` are the first blobs that are damaged or missing, ``damaged`` and ``missing`` count all of them.
+    ``unsettled`` counts those of blocks after the newest snapshot, which the next start of the node writes again.
+    ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed.
+    """
+
+    height: int
+    snapshots: tuple[int, ...]
+    stored: Amount
+    unreferenced: Amount
+    quarantined: Amount
+    damaged: int
+    missing: int
+    unsettled: int
+    findings: tuple[Finding, ...]
+    index_problems: tuple[str, ...]
+    index_problem_count: int
+    log_problem: str = ""
+
+    @property
+    def is_whole(self) -> bool:
+        """True when nothing is wrong that the next start of the node would not mend."""
+        return not (self.damaged or self.missing or self.index_problem_count or self.log_problem)
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns plain data for JSON."""
+        return {
+            "whole": self.is_whole,
+            "height": self.height,
+            "snapshots": list(self.snapshots),
+            "stored": self.stored.as_dict(),
+            "unreferenced": self.unreferenced.as_dict(),
+            "quarantined": self.quarantined.as_dict(),
+            "damaged": self.damaged,
+            "missing": self.missing,
+            "unsettled": self.unsettled,
+            "findings": [finding.as_dict() for finding in self.findings],
+            "index_problems": list(self.index_problems),
+            "index_problem_count": self.index_problem_count,
+            "log_problem": self.log_problem,
+        }
+
+
+def check(path: Path, *, files: FileSystem = LOCAL_FILES) -> CheckReport:
+    """Verifies the data folder of a node that does not run, and changes nothing in it.
+
+    Raises what opening the folder raises, but for a damaged log, which the report tells.
+    """
+    with Inventory() as inventory:
+        try:
+            folder = DataFolder.open(path, files=files)
+        except CorruptLog as error:
+            blobs = FileBlobStore.open(path / BLOBS, files=files)
+            verify(blobs, inventory)
+            return report_of(blobs, inventory, Survey(), log_problem=str(error))
+        with folder:
+            found = survey(folder, inventory)
+            verify(folder.blobs, inventory)
+            return report_of(folder.blobs, inventory, found)
+
+
+def verify(blobs: FileBlobStore, inventory: Inventory) -> None:
+    """Notes in the inventory which blobs are stored, and which of them are damaged."""
+    inventory.found(blobs.entries())
+    for blob_hash in inventory.stored():
+        try:
+            damaged = blobs.peek(blob_hash) is None
+        except BlobNotFound:
+            inventory.gone(blob_hash)
+            continue
+        if damaged:
+            inventory.judge(blob_hash, damaged=True)
+
+
+def is_settled(finding: Finding, found: Survey) -> bool:
+    """True unless the next start of the node writes the blob again in any case."""
+    return finding.kind == "unreferenced" or finding.height <= found.settled
+
+
+def report_of(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_problem: str = "") -> CheckReport:
+    """Returns what survey and verification have put into the inventory."""
+    counts = {Problem.damaged: 0, Problem.missing: 0}
+    unsettled = 0
+    for finding in inventory.findings():
+        if is_settled(finding, found):
+            counts[finding.problem] += 1
+        else:
+            unsettled += 1
+    settled = (finding for finding in inventory.findings() if is_settled(finding, found))
+    aside = blobs.quarantine()
+    return CheckReport(
+        height=found.height,
+        snapshots=tuple(found.snapshots),
+        stored=inventory.amount(),
+        unreferenced=Amount() if log_problem else inventory.amount(unreferenced=True),
+        quarantined=Amount(len(aside), sum(aside.values())),
+        damaged=counts[Problem.damaged],
+        missing=counts[Problem.missing],
+        unsettled=unsettled,
+        findings=tuple(itertools.islice(settled, KEPT_FINDINGS)),
+        index_problems=tuple(found.problems),
+        index_problem_count=found.problem_count,
+        log_problem=log_problem,
+    )

@@ -1,0 +1,234 @@
+"""``gc`` and pins: what nothing needs goes, and nothing else ever does."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agentworld_core.errors import Busy, InvalidField, NotFound, StateMismatch
+from agentworld_core.ledger.snapshot import load_manifest
+from agentworld_node.ledger import Ledger
+from agentworld_node.storage import pins as pins_module
+from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.errors import BlobCorrupt, BlobNotFound, FolderLocked, PinsDamaged, TooManyPins
+from agentworld_node.storage.pins import PinStore
+from agentworld_node.store.check import check
+from agentworld_node.store.collect import collect
+from agentworld_node.store.pinning import add_pin, list_pins, remove_pin
+from agentworld_node.store.repair import repair
+from tests.unit.core.ledger.chains import Chain
+from tests.unit.node.store.folders import blob_path, contents, fill, flip, needed_blobs
+
+
+def litter(folder: Path, count: int = 20) -> list[str]:
+    """Blobs that nothing needs."""
+    store = FileBlobStore.open(folder / "blobs")
+    return store.put_many(random.Random(7).randbytes(50 + number) for number in range(count))
+
+
+def snapshot_of(chain: Chain, height: int) -> set[str]:
+    """Manifest and chunks of a snapshot."""
+    reference = chain.bundles[height - 1].block.snapshot_ref or ""
+    manifest = load_manifest(reference, chain.blobs.__getitem__)
+    return {reference, *(chunk.content_hash for chunk in manifest.chunks)}
+
+
+class TestCollect:
+    def test_what_nothing_needs_goes_and_all_else_stays(self, folder: Path, chain: Chain) -> None:
+        before = contents(folder)
+        loose = litter(folder)
+        report = collect(folder)
+        assert (report.removed.blobs, report.left.blobs) == (len(loose), len(before))
+        assert contents(folder) == before
+        assert check(folder).is_whole
+        assert collect(folder).removed.blobs == 0
+        ledger = Ledger.open(folder, chain.genesis)
+        assert ledger.chain.state_root == chain.state.state_root
+        ledger.close()
+
+    def test_a_dry_run_says_the_same_and_removes_nothing(self, folder: Path) -> None:
+        litter(folder)
+        before = contents(folder)
+        dry = collect(folder, dry_run=True, max_bytes=1)
+        assert contents(folder) == before
+        real = collect(folder, max_bytes=1)
+        assert (dry.removed, dry.left) == (real.removed, real.left)
+
+    def test_a_limit_removes_no_more_than_it_must_least_recently_used_first(self, folder: Path) -> None:
+        loose = litter(folder)
+        order = random.Random(3).sample(loose, len(loose))
+        for second, name in enumerate(order):
+            os.utime(blob_path(folder, name), ns=(second * 10**9, second * 10**9))
+        check(folder)
+        total = sum(map(len, contents(folder).values()))
+        first = sum(blob_path(folder, name).stat().st_size for name in order[:7])
+        report = collect(folder, max_bytes=total - first)
+        assert report.removed.as_dict() == {"blobs": 7, "bytes": first}
+        assert [name for name in order if blob_path(folder, name).exists()] == order[7:]
+        assert not report.is_over_limit
+
+    def test_what_is_needed_stays_whatever_the_limit(self, folder: Path) -> None:
+        before = contents(folder)
+        litter(folder)
+        report = collect(folder, max_bytes=0)
+        assert report.is_over_limit
+        assert contents(folder) == before
+
+    def test_leftovers_of_a_removal_that_was_broken_off_go(self, folder: Path, chain: Chain) -> None:
+        """A snapshot that is no longer retained, and whose blobs a crash has brought back."""
+        store = FileBlobStore.open(folder / "blobs")
+        store.put_many(chain.blobs[name] for name in sorted(snapshot_of(chain, 6)))
+        assert collect(folder).removed.blobs == len(snapshot_of(chain, 6) - snapshot_of(chain, 9))
+        assert check(folder).is_whole
+
+    @pytest.mark.parametrize("what", ["index", "manifest", "pins", "unfilled"])
+    async def test_nothing_goes_while_it_cannot_be_told_what_is_needed(
+        self, folder: Path, chain: Chain, what: str
+    ) -> None:
+        litter(folder)
+        match what:
+            case "index":
+                (folder / "index.sqlite").write_bytes(b"garbage" * 1000)
+            case "manifest":
+                flip(blob_path(folder, needed_blobs(chain, 12)["manifest"]))
+            case "pins":
+                (folder / "pins.sqlite").write_bytes(b"garbage" * 1000)
+            case _:
+                with sqlite3.connect(folder / "index.sqlite") as connection:
+                    connection.execute("DELETE FROM meta WHERE key = 'genesis_hash'")
+                connection.close()
+        before = contents(folder)
+        with pytest.raises(StateMismatch, match="cannot be told") as refused:
+            collect(folder)
+        assert "repair" in (refused.value.remedy or "")
+        assert contents(folder) == before
+        if what != "pins":
+            assert (await repair(folder)).after.is_whole
+            assert collect(folder).removed.blobs >= 20
+
+    def test_a_folder_in_use_is_refused(self, folder: Path, chain: Chain) -> None:
+        ledger = Ledger.open(folder, chain.genesis)
+        with pytest.raises(FolderLocked):
+            collect(folder)
+        ledger.close()
+
+    def test_damaged_files_that_were_set_aside_go_on_request(self, folder: Path) -> None:
+        (loose,) = litter(folder, 1)
+        flip(blob_path(folder, loose))
+        FileBlobStore.open(folder / "blobs").set_aside(loose)
+        assert collect(folder).quarantine.blobs == 0
+        assert collect(folder, quarantine=True, dry_run=True).quarantine.blobs == 1
+        assert collect(folder, quarantine=True).quarantine.blobs == 1
+        assert check(folder).quarantined.blobs == 0
+
+
+class TestPins:
+    def test_a_pinned_blob_stays_until_the_pin_is_removed(self, folder: Path) -> None:
+        loose = litter(folder)
+        pinned = add_pin(folder, loose[0], note="mine")
+        assert (pinned.pin.kind, pinned.blobs) == ("blob", 1)
+        assert collect(folder, max_bytes=0).removed.blobs == len(loose) - 1
+        assert [(item.pin.blob_hash, item.pin.note) for item in list_pins(folder)] == [(loose[0], "mine")]
+        assert remove_pin(folder, loose[0]).note == "mine"
+        assert list_pins(folder) == []
+        assert collect(folder).removed.blobs == 1
+
+    def test_a_pinned_block_keeps_all_its_parts(self, folder: Path, chain: Chain) -> None:
+        wanted = set(needed_blobs(chain, 12).values()) | snapshot_of(chain, 12)
+        wanted |= {segment.content_hash for segment in chain.bundles[11].block.segments}
+        by_height = add_pin(folder, "12")
+        assert by_height.pin.blob_hash == needed_blobs(chain, 12)["block"]
+        with PinStore.open(folder / "pins.sqlite") as pins:
+            assert {link.blob_hash for link in pins.links()} == wanted
+        assert add_pin(folder, by_height.pin.blob_hash).blobs == by_height.blobs == len(wanted)
+        assert len(list_pins(folder)) == 1
+        assert remove_pin(folder, "12").kind == "block"
+
+    async def test_a_pinned_snapshot_outlives_its_retention(self, tmp_path: Path, chain: Chain) -> None:
+        await fill(tmp_path, chain, retain=1, upto=4)
+        first = add_pin(tmp_path, "3")
+        assert not first.without_snapshot
+        await fill(tmp_path, chain, retain=1)
+        assert check(tmp_path).snapshots == (12,)
+        held = contents(tmp_path)
+        assert snapshot_of(chain, 3) <= set(held)
+        assert not snapshot_of(chain, 6) - snapshot_of(chain, 12) - snapshot_of(chain, 3) & set(held)
+        assert collect(tmp_path).removed.blobs == 0
+        assert add_pin(tmp_path, "6").without_snapshot
+        flip(blob_path(tmp_path, needed_blobs(chain, 3)["manifest"]))
+        assert not check(tmp_path).is_whole
+        assert (await repair(tmp_path)).after.is_whole
+        assert contents(tmp_path) == held
+
+    def test_a_snapshot_is_pinned_by_its_manifest(self, folder: Path, chain: Chain) -> None:
+        pinned = add_pin(folder, needed_blobs(chain, 9)["manifest"])
+        assert (pinned.pin.kind, pinned.pin.height) == ("manifest", 9)
+        assert pinned.blobs == len(snapshot_of(chain, 9))
+
+    async def test_pins_are_made_while_a_node_runs(self, folder: Path, chain: Chain) -> None:
+        ledger = Ledger.open(folder, chain.genesis)
+        assert add_pin(folder, "9").blobs > 6
+        assert len(list_pins(folder)) == 1
+        ledger.close()
+        assert check(folder).is_whole
+
+    async def test_nobody_pins_what_is_being_removed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pins_module, "_BUSY_SECONDS", 0.05)
+        (loose,) = litter(folder, 1)
+        with PinStore.open(folder / "pins.sqlite") as pins, pins.held(), pytest.raises(Busy):
+            add_pin(folder, loose)
+        assert add_pin(folder, loose).blobs == 1
+
+    async def test_a_node_whose_pins_are_held_keeps_old_snapshots_for_now(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(pins_module, "_BUSY_SECONDS", 0.05)
+        with PinStore.open(tmp_path / "pins.sqlite") as pins, pins.held():
+            await fill(tmp_path, chain, retain=1, upto=7)
+        assert check(tmp_path).snapshots == (3, 6)
+        await fill(tmp_path, chain, retain=1)
+        assert check(tmp_path).snapshots == (12,)
+
+    async def test_a_node_whose_pins_are_damaged_goes_on_and_removes_nothing(
+        self, tmp_path: Path, chain: Chain
+    ) -> None:
+        (tmp_path / "pins.sqlite").write_bytes(b"garbage" * 1000)
+        await fill(tmp_path, chain, retain=1)
+        assert snapshot_of(chain, 3) <= set(contents(tmp_path))
+        report = check(tmp_path)
+        assert "pins cannot be read" in report.index_problems[0]
+        with pytest.raises(PinsDamaged):
+            list_pins(tmp_path)
+
+    def test_what_is_not_there_is_not_pinned(self, folder: Path, chain: Chain) -> None:
+        with pytest.raises(BlobNotFound):
+            add_pin(folder, "a" * 64)
+        with pytest.raises(NotFound):
+            add_pin(folder, "99")
+        for text in ("", "-1", "../x", "A" * 64):
+            with pytest.raises(InvalidField):
+                add_pin(folder, text)
+        with pytest.raises(InvalidField):
+            add_pin(folder, "3", note="x" * 201)
+        blob_path(folder, needed_blobs(chain, 4)["receipts"]).unlink()
+        with pytest.raises(BlobNotFound):
+            add_pin(folder, "4")
+        flip(blob_path(folder, needed_blobs(chain, 5)["receipts"]))
+        with pytest.raises(BlobCorrupt):
+            add_pin(folder, "5")
+        assert list_pins(folder) == []
+        with pytest.raises(NotFound):
+            remove_pin(folder, "4")
+
+    def test_there_is_a_bound_on_pins(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pins_module, "MAX_PINS", 2)
+        loose = litter(folder, 3)
+        for name in loose[:2]:
+            add_pin(folder, name)
+        with pytest.raises(TooManyPins):
+            add_pin(folder, loose[2])
+        assert {item.pin.blob_hash for item in list_pins(folder)} == set(loose[:2])
