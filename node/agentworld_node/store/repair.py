@@ -73,8 +73,9 @@ async def repair(
 ) -> RepairReport:
     """Mends the data folder of a node that does not run, as far as log and sources allow.
 
-    ``genesis`` is needed where the folder has lost its own copy, ``sandbox`` where the world has modules. Raises what opening the folder raises, InvalidField
-    for a genesis of another world, and StorageFull or StorageFailed when the disk refuses.
+    ``genesis`` is needed where the folder has lost its own copy, ``sandbox`` where the world has modules. Raises what
+    opening the folder raises, InvalidField for a genesis of another world, and StorageFull or StorageFailed when the
+    disk refuses.
     """
     with DataFolder.open(path, files=files) as folder:
         repairer = Repairer(folder, genesis=genesis, sources=sources, sandbox=sandbox)

@@ -8,7 +8,8 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from agentworld_core.codec import Rule, Value
+from agentworld_core.codec import Value
+from agentworld_core.codec_plans import Rule
 
 _SAMPLES: tuple[Any, ...] = ("x", "ada", "a.b", "1" * 32, "2" * 64, 7, b"\x07" * 32, b"\x07" * 64, b"x", True)
 
@@ -30,7 +31,7 @@ def kinds_within(kind: type[Any]) -> set[type[Any]]:
                 found.add(hint)
                 waiting += hints(hint).values()
         elif hint != Value:
-            waiting += [item for item in get_args(hint) if not isinstance(item, Rule)]
+            waiting += [item for item in get_args(hint) if not isinstance(item)]
     return found
 
 
@@ -39,7 +40,7 @@ def sample(hint: Any) -> Any:
     rules: list[Rule] = []
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
-        rules = [item for item in extras if isinstance(item, Rule)]
+        rules = [item for item in extras if isinstance(item)]
     if get_origin(hint) in (Union, types.UnionType):
         return sample(next(item for item in get_args(hint) if item is not type(None)))
     if get_origin(hint) is tuple:
@@ -91,7 +92,7 @@ def _is_optional(hint: Any) -> bool:
 
 def _other(value: Any, hint: Any) -> Any:
     """Another value that the annotation allows, as near to the old one as that goes."""
-    rules = [item for item in get_args(hint) if isinstance(item, Rule)] if get_origin(hint) is Annotated else []
+    rules = [item for item in get_args(hint) if isinstance(item)] if get_origin(hint) is Annotated else []
     candidates = (_near(value), *(item for item in _SAMPLES if type(item) is type(value)))
     return next(item for item in candidates if item != value and all(rule.check(item) for rule in rules))
 
