@@ -46,12 +46,14 @@ lint: setup ## Style, formatting, import contracts, generated files
 	@$(BIN)/ruff format --check
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python hack/generate-chart-crds --check
+	@$(BIN)/python hack/generate-wire-docs --check
 
 .PHONY: format
 format: setup ## Put the code in its canonical form and make generated files again
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 	@$(BIN)/python hack/generate-chart-crds
+	@$(BIN)/python hack/generate-wire-docs
 
 .PHONY: types
 types: setup ## mypy, strict for everything that ships

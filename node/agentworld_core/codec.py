@@ -73,7 +73,7 @@ Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)")]
 PublicKey = Annotated[bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes")]
 Signature = Annotated[
     bytes,
-    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes"),
+    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes, or empty before it is signed"),
 ]
 ShortText = Annotated[str, text_up_to(256)]
 LongText = Annotated[str, text_up_to(4096)]
