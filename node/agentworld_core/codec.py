@@ -38,6 +38,17 @@ def _is_u64(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**64
 
 
+def _is_unicode(text: str) -> bool:
+    """False for text with half a surrogate pair, which Python and JSON can hold and UTF-8 cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _is_i64(value: object) -> bool:
     return type(value) is int and -(2**63) <= value < 2**63
 
@@ -152,6 +163,8 @@ def _scalar(kind: type[Any], rules: tuple[Rule, ...]) -> _FieldCodec:
     def check(value: Any, path: str) -> Any:
         if type(value) is not kind:
             raise MalformedEncoding(f"must be {kind.__name__}", field=path, value=value)
+        if kind is str and not _is_unicode(value):
+            raise MalformedEncoding("must be Unicode text", field=path, value=ascii(value))
         for rule in rules:
             if not rule.check(value):
                 raise MalformedEncoding(f"must be {rule.says}", field=path, value=value)
@@ -187,7 +200,11 @@ def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise MalformedEncoding(f"is nested deeper than {MAX_DEPTH}", field=path)
     kind = type(value)
-    if value is None or kind in (bool, str, bytes):
+    if value is None or kind in (bool, bytes):
+        return value
+    if kind is str:
+        if not _is_unicode(value):
+            raise MalformedEncoding("must be Unicode text", field=path, value=ascii(value))
         return value
     if kind is int:
         if not -(2**63) <= value < 2**64:
@@ -197,8 +214,8 @@ def _value_to_plain(value: Any, path: str, depth: int = 0) -> Any:
         return [_value_to_plain(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
-            if type(key) is not str:
-                raise MalformedEncoding("must have text keys", field=path, value=key)
+            if type(key) is not str or not _is_unicode(key):
+                raise MalformedEncoding("must have text keys", field=path, value=ascii(key))
         ordered = sorted(value.items(), key=lambda item: (len(item[0].encode()), item[0].encode()))
         return {key: _value_to_plain(item, f"{path}.{key}", depth + 1) for key, item in ordered}
     raise MalformedEncoding(

@@ -11,7 +11,7 @@ from agentworld_core import messages
 from agentworld_core.codec import decode, decode_value, encode, encode_value, message, schema_table
 from agentworld_core.errors import MalformedEncoding, TooLarge
 from agentworld_core.hashing import content_id
-from agentworld_core.messages import ActionEnvelope, Directory, KeyEntry, KeySignature, Member, Vote
+from agentworld_core.messages import ActionEnvelope, Directory, KeyEntry, KeySignature, Member, Revocation, Vote
 
 HASH = content_id(b"x")
 
@@ -221,3 +221,15 @@ def test_a_list_above_its_limit_is_refused():
     with pytest.raises(MalformedEncoding) as caught:
         encode(Directory("w", 1, "", (), "Byzantine", (), 1, (), 2, 0, None, None, signatures))
     assert caught.value.field == "signatures"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ok\udfff", "\ud83d"])
+def test_text_that_is_not_unicode_is_refused_with_its_field(text):
+    """Half a surrogate pair comes out of JSON and of file names; UTF-8 cannot hold it."""
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Revocation("w", "0" * 32, text, 0, "a", ()))
+    assert caught.value.field == "reason"
+    for value, field in ((text, "value"), ([text], "value[0]"), ({text: 1}, "value"), ({"a": text}, "value.a")):
+        with pytest.raises(MalformedEncoding) as caught:
+            encode_value(value)
+        assert caught.value.field == field
