@@ -15,6 +15,9 @@ DEMO_LOCK := $(if $(wildcard $(VENV)/.installed),dev,node)
 
 # Seeds of the simulator: a taste in `make check`, more in `make test`.
 SEEDS ?= 20
+# Inputs for each decoder of the fuzzer, and seconds for all of them; 0 seconds is no limit.
+COUNT ?= 100000
+SECONDS ?= 0
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
 ARGS ?=
 
@@ -62,6 +65,10 @@ types: setup ## mypy, strict for everything that ships
 .PHONY: unit
 unit: setup ## Tests without processes, sockets or clusters
 	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## Mutated inputs for every decoder; COUNT=100000 for each, or SECONDS=60 for all, ARGS='--seed 7'
+	@PYTHONPATH=hack $(BIN)/python -m tests.unit.fuzz.run --count $(COUNT) --seconds $(SECONDS) $(ARGS)
 
 .PHONY: simulation
 simulation: setup ## The seeded simulator; SEEDS=1000 for more, ARGS='--sim-seed 7' for one

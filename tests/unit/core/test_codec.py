@@ -223,7 +223,7 @@ def test_a_list_above_its_limit_is_refused():
     assert caught.value.field == "signatures"
 
 
-@pytest.mark.parametrize("text", ["\ud800", "ok\udfff", "\ud83d"])
+@pytest.mark.parametrize("text", ["\ud800", "ok\udfff"])
 def test_text_that_is_not_unicode_is_refused_with_its_field(text):
     """Half a surrogate pair comes out of JSON and of file names; UTF-8 cannot hold it."""
     with pytest.raises(MalformedEncoding) as caught:
