@@ -260,11 +260,63 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
 
     Raises TooLarge above ``limit`` bytes, before any work; MalformedEncoding for everything that is not that encoding.
     """
-    plain = _load(data, limit)
+    _check_size(data, limit)
+    if len(data) > _SMALL and not _holds_data(cls):
+        _check_density(data, cls)
+    plain = _load(data)
     result = _build(cls, plain, "")
     if cbor2.dumps(_to_plain(result, cls, "")) != data:
         raise MalformedEncoding(f"is not the deterministic encoding of a {cls.__name__}")
     return result
+
+
+_SMALL = 16 * 1024
+
+
+def _holds_data(cls: type[Any]) -> bool:
+    """True when the message may hold data without a schema, in which lists may be as small as they like."""
+    if cls not in _with_data:
+        _with_data[cls] = any(map(_may_hold_data, typing.get_type_hints(cls).values()))
+    return _with_data[cls]
+
+
+_with_data: dict[type[Any], bool] = {}
+
+
+def _may_hold_data(hint: Any) -> bool:
+    if hint == Value:
+        return True
+    if hasattr(hint, "SCHEMA_NUMBER"):
+        return _holds_data(hint)
+    return any(map(_may_hold_data, typing.get_args(hint)))
+
+
+_NO_LIST_OR_MAP = bytes(byte for byte in range(256) if byte >> 5 not in (4, 5))
+
+
+def _check_density(data: bytes, cls: type[Any]) -> None:
+    """Refuses bytes that hold more lists and maps than any message of their size.
+
+    An empty list is one byte here and eighty in memory, and the library that builds it lets nothing else run meanwhile.
+    Whatever is wrong otherwise is left to the decoder.
+    """
+    position, end = 0, len(data)
+    left = end // 8 + 1024
+    if len(data.translate(None, _NO_LIST_OR_MAP)) < left:
+        return
+    while position < end:
+        major, argument = data[position] >> 5, data[position] & 31
+        position += 1
+        if 24 <= argument < 28:
+            width = 1 << (argument - 24)
+            argument = int.from_bytes(data[position : position + width], "big")
+            position += width
+        if major in (2, 3):
+            position += argument
+        elif major in (4, 5):
+            left -= 1
+            if not left:
+                raise MalformedEncoding(f"holds more lists than a {cls.__name__} of {end} bytes can")
 
 
 def schema_number(data: bytes) -> int | None:
@@ -284,7 +336,8 @@ def encode_value(value: Value) -> bytes:
 
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     """Returns the data whose one encoding is ``data``; the same errors as ``decode``."""
-    plain = _value_to_plain(_load(data, limit), "value")
+    _check_size(data, limit)
+    plain = _value_to_plain(_load(data), "value")
     if cbor2.dumps(plain) != data:
         raise MalformedEncoding("is not the deterministic encoding of its value")
     return typing.cast("Value", plain)
@@ -298,11 +351,14 @@ def _refuse_tag(*_: object) -> Any:
 _NO_TAGS: Any = dict.fromkeys((*range(46), *range(100, 105), 256, 258, 260, 261, 1004, 43000, 55799), _refuse_tag)
 
 
-def _load(data: bytes, limit: int) -> Any:
+def _check_size(data: bytes, limit: int) -> None:
     if type(data) is not bytes:
         raise MalformedEncoding("must be bytes", value=type(data).__name__)
     if len(data) > limit:
         raise TooLarge(f"{len(data)} bytes exceed the limit of {limit}")
+
+
+def _load(data: bytes) -> Any:
     try:
         return cbor2.loads(
             data,

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from agentworld_core.codec import decode
 from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding, TooLarge
+from agentworld_core.messages import MAX_ACTIONS_PER_BATCH
 from agentworld_node.api.documents import CBOR
 from agentworld_node.api.errors import Handler, UnsupportedMediaType
 from agentworld_node.api.limits import MAX_BODY_BYTES
@@ -89,8 +90,14 @@ def naming_body(error: AgentWorldError, remedy: str) -> AgentWorldError:
     return error
 
 
-def json_of(body: bytes) -> object:
-    """Returns the JSON document that a body is: UTF-8, no name twice in an object, no numbers that JSON has not."""
+def json_of(body: bytes, *, most: int = 2 * MAX_ACTIONS_PER_BATCH) -> object:
+    """Returns the JSON document that a body is: UTF-8, no name twice in an object, no numbers that JSON has not.
+
+    More than ``most`` lists and objects are refused before any is built: an empty one has two bytes here and eighty in
+    memory, and the parser lets nothing else run meanwhile.
+    """
+    if body.count(b"[") + body.count(b"{") > most:
+        raise InvalidField(f"holds more than {most} lists and objects", field="body")
     try:
         return json.loads(body.decode(), object_pairs_hook=_object, parse_constant=_no_number)
     except RecursionError as error:

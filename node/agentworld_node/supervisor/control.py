@@ -16,7 +16,7 @@ from agentworld_node.api.errors import Handler, errors_as_json
 from agentworld_node.api.malformed import server_log
 from agentworld_node.api.requests import json_of
 from agentworld_node.supervisor.declared import Outcome
-from agentworld_node.supervisor.manifests import Complaint, Given, RefusedManifests, parse_documents
+from agentworld_node.supervisor.manifests import MAX_VALUES, Complaint, Given, RefusedManifests, parse_documents
 from agentworld_node.supervisor.ports import LOOPBACK
 from agentworld_node.supervisor.record import SupervisorRecord
 from agentworld_node.supervisor.state import WorldState
@@ -72,7 +72,7 @@ class ControlServer:
         return web.json_response(state.as_dict())
 
     async def _apply(self, request: web.Request) -> web.Response:
-        documents, dry_run = _asked(json_of(await request.read()))
+        documents, dry_run = _asked(json_of(await request.read(), most=MAX_VALUES))
         reading = parse_documents(documents)
         applied = self._supervisor.apply(reading.given, dry_run=dry_run)
         return web.json_response(

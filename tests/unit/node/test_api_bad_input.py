@@ -209,7 +209,9 @@ async def test_a_compressed_body_is_taken_and_a_bomb_is_not(port: int) -> None:
         ("{}".encode("utf-16"), "body"),
         (b"\xef\xbb\xbf{}", "body"),
         (b'{"nonce": ' + b"1" * 5000 + b"}", "body"),
+        (b'{"actions": ' + b"[" * 5_000, "body"),
         (b'{"actions": ' + b"[" * 50_000, "body"),
+        (b'{"actions": [' + b"[]," * 100_000 + b"[]]}", "body"),
     ],
 )
 async def test_bodies_of_json_name_what_is_wrong(port: int, body: bytes, field: str) -> None:
