@@ -89,8 +89,7 @@ def _errors() -> Iterator[tuple[object, ...]]:
 
 
 def _first_sentence(kind: type[Any]) -> str:
-    text = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split())
-    return text.replace("|", "\\|")
+    return _prose(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0]).replace("|", "\\|")
 
 
 def _overview() -> Iterator[tuple[object, ...]]:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import random
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,14 @@ from agentworld_core.world.tree_proof import StateProof, parse_node, verify_proo
 from agentworld_node.api.documents import document
 from agentworld_node.api.server import _actions
 from agentworld_node.network.serving import Reply, reply_of
-from agentworld_node.storage.wal_format import FIRST_LINK, SegmentScan, encode_record, encode_segment_header
+from agentworld_node.storage.wal_format import (
+    FIRST_LINK,
+    RECORD_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    SegmentScan,
+    encode_record,
+    encode_segment_header,
+)
 from tests.unit.fuzz.judges import judges
 from tests.unit.fuzz.mutate import mutated, mutated_bytes, mutated_tree
 from tests.unit.fuzz.streams import frame_decoders
@@ -214,8 +222,27 @@ def _files(world: SmallWorld) -> list[Decoder]:
         assert records == originals[: len(records)], "the CRC or the chain let a changed record pass"
         scan.torn_tail(last_segment=bool(len(changed) % 2))
 
+    def take_checked_log(changed: bytes) -> None:
+        scan = SegmentScan(changed, file="fuzz")
+        kinds = [record.kind for record in scan.records()]
+        assert len(kinds) <= len(originals)
+        scan.torn_tail(last_segment=True)
+
+    def with_right_crcs(rng: random.Random, seeds: Sequence[bytes]) -> bytes:
+        """Damages the inside of one record, or the header, and makes its CRC right again."""
+        ends = [SEGMENT_HEADER_BYTES]
+        for _, payload in originals:
+            ends.append(ends[-1] + RECORD_HEADER_BYTES + len(payload))
+        part = rng.randrange(len(ends))
+        start, end = (0, ends[0]) if part == 0 else (ends[part - 1], ends[part])
+        body = bytearray(seeds[0][start + 4 : end])
+        for _ in range(rng.choice((1, 2, 8))):
+            body[rng.randrange(len(body))] = rng.choice((0, 1, 127, 128, 255, rng.randrange(256)))
+        return seeds[0][:start] + zlib.crc32(body).to_bytes(4, "little") + bytes(body) + seeds[0][end:]
+
     pem = signer("ada").pem()
     return [
+        Decoder("segment of the log, CRC made right", (data,), take_checked_log, mutate=with_right_crcs),
         Decoder("segment of the log", (data,), take_log, mutate=lambda rng, seeds: mutated_bytes(rng, seeds[0], seeds)),
         Decoder(
             "private key in PEM",
