@@ -18,6 +18,9 @@ SEEDS ?= 20
 # Benchmarks to run, all when empty; QUICK=1 runs them so small that the figures mean nothing.
 BENCH ?=
 QUICK ?=
+# Inputs for each decoder of the fuzzer, and seconds for all of them; 0 seconds is no limit.
+COUNT ?= 100000
+SECONDS ?= 0
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
 ARGS ?=
 
@@ -49,12 +52,14 @@ lint: setup ## Style, formatting, import contracts, generated files
 	@$(BIN)/ruff format --check
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python hack/generate-chart-crds --check
+	@$(BIN)/python hack/generate-wire-docs --check
 
 .PHONY: format
 format: setup ## Put the code in its canonical form and make generated files again
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 	@$(BIN)/python hack/generate-chart-crds
+	@$(BIN)/python hack/generate-wire-docs
 
 .PHONY: types
 types: setup ## mypy, strict for everything that ships
@@ -63,6 +68,10 @@ types: setup ## mypy, strict for everything that ships
 .PHONY: unit
 unit: setup ## Tests without processes, sockets or clusters
 	@$(PYTEST) tests/unit $(ARGS)
+
+.PHONY: fuzz
+fuzz: setup ## Mutated inputs for every decoder; COUNT=100000 for each, or SECONDS=60 for all, ARGS='--seed 7'
+	@PYTHONPATH=hack $(BIN)/python -m tests.unit.fuzz.run --count $(COUNT) --seconds $(SECONDS) $(ARGS)
 
 .PHONY: simulation
 simulation: setup ## The seeded simulator; SEEDS=1000 for more, ARGS='--sim-seed 7' for one

@@ -26,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
     group.addoption("--sim-seeds", type=int, default=20, metavar="N", help="simulate seeds 0 to N-1 (default: 20)")
     group.addoption("--sim-seed", type=int, default=None, metavar="SEED", help="simulate this seed only")
+    group = parser.getgroup("determinism")
+    group.addoption("--histories", type=int, default=100, metavar="N", help="compare seeds 0 to N-1 (default: 100)")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

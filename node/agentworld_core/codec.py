@@ -17,6 +17,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 import cbor2
 
 from agentworld_core import codec_plans
+from agentworld_core.codec_density import check_density
 from agentworld_core.codec_plans import (
     MAX_DEPTH,
     Plan,
@@ -33,6 +34,7 @@ from agentworld_core.ids import hash_match, id_match, is_hash, is_id, is_key_id,
 
 Value: TypeAlias = codec_plans.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
+_SMALL = 16 * 1024
 
 
 def _is_u64(value: object) -> bool:
@@ -81,7 +83,11 @@ PublicKey = Annotated[
 ]
 Signature = Annotated[
     bytes,
-    Rule(lambda value: type(value) is bytes and len(value) in (0, 64), "64 bytes", "len({v}) == 64 or not {v}"),
+    Rule(
+        lambda value: type(value) is bytes and len(value) in (0, 64),
+        "64 bytes, or empty before it is signed",
+        "len({v}) == 64 or not {v}",
+    ),
 ]
 ShortText = Annotated[str, text_up_to(256)]
 LongText = Annotated[str, text_up_to(4096)]
@@ -160,9 +166,12 @@ def _encode(value: Any, fields: Mapping[str, Any]) -> bytes:
     try:
         if not plan.is_flat:
             return _encode_parts(value, plan, fields)
-        plain = plan.to_plain(value)
-    except (Refused, MalformedEncoding):
-        plain = plain_of(value, cls, "")  # raises the error that names the field
+        return _dumped(plan, plan.to_plain(value), fields)
+    except (Refused, MalformedEncoding, UnicodeEncodeError):
+        return _dumped(plan, plain_of(value, cls, ""), fields)  # raises the error that names the field
+
+
+def _dumped(plan: Plan, plain: list[Any], fields: Mapping[str, Any]) -> bytes:
     for name, item in fields.items():
         plain[plan.places[name]] = item
     return cbor2.dumps(plain)
@@ -217,8 +226,11 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
 
     Raises TooLarge above ``limit`` bytes, before any work; MalformedEncoding for everything that is not that encoding.
     """
-    plain = _load(data, limit)
+    _check_size(data, limit)
     plan = plan_of(cls)
+    if len(data) > _SMALL and not plan.has_values:  # in data without a schema lists may be as small as they like
+        check_density(data, cls)
+    plain = _load(data)
     try:
         result: Any = plan.build(plain)
     except Refused:
@@ -244,13 +256,16 @@ def schema_number(data: bytes) -> int | None:
 
 def encode_value(value: Value) -> bytes:
     """Returns the deterministic encoding of data without a schema."""
-    return cbor2.dumps(_plain_value(value))
+    try:
+        return cbor2.dumps(_plain_value(value))
+    except UnicodeEncodeError:
+        return cbor2.dumps(checked_value(value, "value"))  # raises the error that names the place
 
 
 def _plain_value(value: Any) -> Any:
     try:
         return quick_value(value, 0)
-    except Refused:
+    except (Refused, UnicodeEncodeError):
         return checked_value(value, "value")  # raises the error that names the place
 
 
@@ -261,7 +276,8 @@ def encode_nested(value: Value) -> bytes:
 
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:
     """Returns the data whose one encoding is ``data``; the same errors as ``decode``."""
-    plain = _plain_value(_load(data, limit))
+    _check_size(data, limit)
+    plain = _plain_value(_load(data))
     if cbor2.dumps(plain) != data:
         raise MalformedEncoding("is not the deterministic encoding of its value")
     return typing.cast("Value", plain)
@@ -275,11 +291,14 @@ def _refuse_tag(*_: object) -> Any:
 _NO_TAGS: Any = dict.fromkeys((*range(46), *range(100, 105), 256, 258, 260, 261, 1004, 43000, 55799), _refuse_tag)
 
 
-def _load(data: bytes, limit: int) -> Any:
+def _check_size(data: bytes, limit: int) -> None:
     if type(data) is not bytes:
         raise MalformedEncoding("must be bytes", value=type(data).__name__)
     if len(data) > limit:
         raise TooLarge(f"{len(data)} bytes exceed the limit of {limit}")
+
+
+def _load(data: bytes) -> Any:
     try:
         return cbor2.loads(
             data,

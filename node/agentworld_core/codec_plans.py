@@ -21,6 +21,18 @@ MAX_DEPTH = 16
 Value = None | bool | int | str | bytes | list[Any] | dict[str, Any]
 """Data without a schema: null, booleans, 64-bit integers, text, bytes, lists and maps with text keys."""
 
+
+def is_unicode(text: str) -> bool:
+    """False for text with half a surrogate pair, which Python and JSON can hold and UTF-8 cannot."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 Convert = Callable[[Any], Any]
 Named = Callable[[Any, str], Any]
 
@@ -136,6 +148,8 @@ def _scalar(kind: type[Any], rules: tuple[Rule, ...]) -> FieldCodec:
     def check(value: Any, path: str) -> Any:
         if type(value) is not kind:
             raise MalformedEncoding(f"must be {kind.__name__}", field=path, value=value)
+        if kind is str and not is_unicode(value):
+            raise MalformedEncoding("must be Unicode text", field=path, value=ascii(value))
         for rule in rules:
             if not rule.check(value):
                 raise MalformedEncoding(f"must be {rule.says}", field=path, value=value)
@@ -304,7 +318,11 @@ def checked_value(value: Any, path: str, depth: int = 0) -> Any:
     if depth > MAX_DEPTH:
         raise MalformedEncoding(f"is nested deeper than {MAX_DEPTH}", field=path)
     kind = type(value)
-    if value is None or kind in (bool, str, bytes):
+    if value is None or kind in (bool, bytes):
+        return value
+    if kind is str:
+        if not is_unicode(value):
+            raise MalformedEncoding("must be Unicode text", field=path, value=ascii(value))
         return value
     if kind is int:
         if not -(2**63) <= value < 2**64:
@@ -314,8 +332,8 @@ def checked_value(value: Any, path: str, depth: int = 0) -> Any:
         return [checked_value(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, Mapping):
         for key in value:
-            if type(key) is not str:
-                raise MalformedEncoding("must have text keys", field=path, value=key)
+            if type(key) is not str or not is_unicode(key):
+                raise MalformedEncoding("must have text keys", field=path, value=ascii(key))
         ordered = sorted(value.items(), key=lambda item: _key_order(item[0]))
         return {key: checked_value(item, f"{path}.{key}", depth + 1) for key, item in ordered}
     raise MalformedEncoding(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Protocol, TypeVar, cast
 
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.exceptions import InvalidSignature as CryptographyInvalidSignature
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
@@ -70,7 +70,7 @@ class Ed25519Signer:
         remedy = "make one with `agentworld keys generate` or `openssl genpkey -algorithm ed25519`"
         try:
             key = serialization.load_pem_private_key(data, password=None)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise InvalidField("is not a readable PKCS#8 PEM private key", field=field, remedy=remedy) from error
         if not isinstance(key, Ed25519PrivateKey):
             raise InvalidField(f"must be Ed25519, not {type(key).__name__}", field=field, remedy=remedy)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -9,7 +10,7 @@ import aiohttp
 import pytest
 
 from agentworld_core.errors import AgentWorldError, NotAvailable
-from agentworld_node.supervisor.control import ControlClient, ControlServer
+from agentworld_node.supervisor.control import MAX_BODY_BYTES, ControlClient, ControlServer
 from agentworld_node.supervisor.declared import Outcome
 from agentworld_node.supervisor.manifests import Given, RefusedManifests, parse_documents
 from agentworld_node.supervisor.record import SupervisorRecord
@@ -84,16 +85,43 @@ async def test_refusals_arrive_as_they_were_made(record: SupervisorRecord, super
     assert supervisor.applied == []
 
 
-@pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b"{}", b'{"documents": [1]}', b'{"documents": 7}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"nonsense", b"[]", b"{}", b"7", b"null", b'{"documents": [1]}', b'{"documents": 7}', b"\xff",
+        b"[" * 100_000,
+        b'{"documents": [{"source": "a"}]}', b'{"documents": [], "documents": []}', b'{"documents": [NaN]}',
+        b'{"documents": [], "dry_run": "yes"}', b'{"documents": [], "dryrun": true}',
+    ],
+)  # fmt: skip
 async def test_nonsense_is_a_typed_error(record: SupervisorRecord, supervisor: FakeSupervisor, body: bytes) -> None:
-    headers = {"Authorization": f"Bearer {record.token}"}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.post(f"{record.url}/v1/apply", data=body) as answer,
-    ):
-        assert answer.status == 400
-        assert (await answer.json())["error"]["code"] == "invalid_field"
+    for kind in ("application/json", "application/json; charset=wat"):
+        status, error = await refused(record, "POST", "/v1/apply", data=body, headers={"Content-Type": kind})
+        assert (status, error["code"]) == (400, "invalid_field")
+        assert error["field"]
     assert supervisor.applied == []
+
+
+async def refused(record: SupervisorRecord, method: str, path: str, **options: Any) -> tuple[int, dict[str, Any]]:
+    headers = {"Authorization": f"Bearer {record.token}", **options.pop("headers", {})}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.request(method, record.url + path, headers=headers, **options) as answer,
+    ):
+        return answer.status, dict((await answer.json())["error"])
+
+
+async def test_wrong_paths_methods_and_bodies_are_typed_errors(record: SupervisorRecord) -> None:
+    status, error = await refused(record, "GET", "/v1/..%2f..%2fetc")
+    assert (status, error["code"], error["field"]) == (404, "not_found", "path")
+    status, error = await refused(record, "DELETE", "/v1/world")
+    assert (status, error["code"], error["remedy"]) == (405, "unsupported", "use GET, HEAD")
+    status, error = await refused(record, "POST", "/v1/apply", data=io.BytesIO(bytes(MAX_BODY_BYTES + 1)))
+    assert (status, error["code"], error["field"]) == (413, "too_large", "body")
+    status, error = await refused(record, "POST", "/v1/apply", data=b"x", headers={"Content-Encoding": "gzip"})
+    assert (status, error["code"], error["field"]) == (400, "invalid_field", "body")
+    status, error = await refused(record, "GET", "/v1/world", headers={"Authorization": "Bearer \udcff\udcfe"})
+    assert (status, error["code"]) == (403, "unauthorized")
 
 
 async def test_a_supervisor_that_is_gone_is_said_to_be(record: SupervisorRecord) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentworld_core.codec import decode, encode, schema_number
-from agentworld_core.errors import InvalidField
+from agentworld_core.errors import InvalidField, MalformedEncoding
 from agentworld_core.messages import ActionEnvelope, Actions, Receipt
 
 CBOR = "application/cbor"
@@ -39,15 +39,18 @@ def actions_from_json(body: object) -> tuple[list[ActionEnvelope], bool]:
     """Returns the actions of a JSON body and whether they came as a list, ``{"actions": [...]}``."""
     if isinstance(body, Mapping) and "actions" in body:
         items = body["actions"]
+        for name in body:
+            if name != "actions":
+                raise InvalidField("may not stand beside actions", field=str(name), remedy="send the actions alone")
         if not isinstance(items, list):
-            raise InvalidField("must be a list", field="actions")
+            raise InvalidField("must be a list", field="actions", value=items)
         return [_action_from_json(item, f"actions[{index}].") for index, item in enumerate(items)], True
     return [_action_from_json(body, "")], False
 
 
 def _action_from_json(item: object, prefix: str) -> ActionEnvelope:
     if not isinstance(item, Mapping):
-        raise InvalidField("must be an object", field=prefix.rstrip(".") or "body")
+        raise InvalidField("must be an object", field=prefix.rstrip(".") or "body", value=item)
     names = [field.name for field in dataclasses.fields(ActionEnvelope)]
     unknown = sorted(set(item) - set(names))
     if unknown:
@@ -60,8 +63,13 @@ def _action_from_json(item: object, prefix: str) -> ActionEnvelope:
         if name in _BYTE_FIELDS:
             value = _from_hex(value, prefix + name)
         values[name] = value
-    # Encoding checks every field's rule and names the one that is wrong.
-    return decode(ActionEnvelope, encode(ActionEnvelope(**values)))
+    action = ActionEnvelope(**values)
+    try:
+        # Encoding checks every field's rule and names the one that is wrong.
+        return decode(ActionEnvelope, encode(action))
+    except MalformedEncoding as error:
+        error.field = f"{prefix}{error.field}"
+        raise
 
 
 def _from_hex(value: object, field: str) -> bytes:

@@ -49,6 +49,14 @@ _PARAMETERS = {
 }
 
 
+def query_parameters(method: str, path: str) -> tuple[str, ...] | None:
+    """Returns the query parameters of an operation, None for one that this table does not hold or that takes any."""
+    if not path.startswith(("/v1/", "/control/")):
+        return None
+    wanted = "get" if method == "HEAD" else method.lower()
+    return next((query for verb, where, _, query, _ in _OPERATIONS if (verb, where) == (wanted, path)), None)
+
+
 def openapi_document() -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document of a node's HTTP API."""
     paths: dict[str, dict[str, Any]] = {}

@@ -10,20 +10,31 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
 
 from agentworld_client.documents import document
-from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
+from agentworld_core.codec import encode
+from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding, NotFound, TooLarge
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
 from agentworld_core.world.tree_nodes import MAX_KEY_BYTES
 from agentworld_node.api import documents
+from agentworld_node.api.errors import errors_as_json
 from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
 from agentworld_node.api.openapi import openapi_document
+from agentworld_node.api.requests import (
+    JSON,
+    check_kind,
+    check_query,
+    flag,
+    integer,
+    json_of,
+    message_of,
+    naming_body,
+    number,
+)
 from agentworld_node.api.services import Services
 
 log = logging.getLogger(__name__)
@@ -32,23 +43,17 @@ MAX_BLOCKS = 256
 MAX_BLOCKS_BYTES = 4 * 1024 * 1024
 MAX_ENTRIES = 256
 MAX_ENTRIES_BYTES = 1024 * 1024
+MAX_HEIGHT = 2**63 - 1
 MAX_WAIT_SECONDS = 120
 SSE_KEEPALIVE_SECONDS = 15
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
 
 
-class UnsupportedMediaType(Unsupported):
-    """The body is of a kind that is not understood here."""
-
-    http_status = 415
-
-
 def build_app(services: Services) -> web.Application:
     """Returns the HTTP application of a node."""
-    app = web.Application(middlewares=[_errors], client_max_size=MAX_BODY_BYTES)
+    app = web.Application(middlewares=[errors_as_json, check_query], client_max_size=MAX_BODY_BYTES)
     app[SERVICES] = services
     app[LIMITS] = ApiLimits()
     app.add_routes(
@@ -77,45 +82,16 @@ def build_app(services: Services) -> web.Application:
     return app
 
 
-@web.middleware
-async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except AgentWorldError as error:
-        return web.json_response({"error": error.as_dict()}, status=error.http_status)
-    except web.HTTPRequestEntityTooLarge:
-        return await _errors_of(TooLarge(f"the body exceeds {MAX_BODY_BYTES} bytes"))
-    except web.HTTPException as error:
-        kind = {404: NotFound, 405: Unsupported}.get(error.status, InvalidField)
-        headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        return web.json_response({"error": kind(error.reason).as_dict()}, status=error.status, headers=headers)
-    except (asyncio.CancelledError, ConnectionResetError):
-        raise
-    except Exception:
-        log.exception("%s %s failed", request.method, request.path)
-        return await _errors_of(AgentWorldError("the node failed to answer; its log says why"), status=500)
-
-
-async def _errors_of(error: AgentWorldError, *, status: int | None = None) -> web.Response:
-    return web.json_response({"error": error.as_dict()}, status=status or error.http_status)
-
-
 async def submit(request: web.Request) -> web.Response:
     """Takes one action or several; ``?wait=committed`` answers when they are in a block, or 504 after ``timeout_s``."""
     services = request.app[SERVICES]
-    if request.content_type not in (documents.CBOR, "application/json"):
-        raise UnsupportedMediaType(
-            "is not supported",
-            field="Content-Type",
-            value=request.content_type,
-            remedy=f"use {documents.CBOR} or application/json",
-        )
+    kind = check_kind(request, (documents.CBOR, JSON))
     wait = request.query.get("wait", "pooled")
     if wait not in ("pooled", "committed"):
         raise InvalidField("must be pooled or committed", field="wait", value=wait)
-    timeout = _integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
+    timeout = integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
     body = await request.app[LIMITS].body(request)
-    actions, several = await asyncio.to_thread(_actions, request.content_type, body)
+    actions, several = await asyncio.to_thread(_actions, kind, body)
     results = await services.gateway.submit(actions)
     if wait == "committed":
         results = await services.gateway.wait_committed(results, seconds=timeout)
@@ -129,9 +105,12 @@ async def submit(request: web.Request) -> web.Response:
 
 
 def _actions(content_type: str, body: bytes) -> tuple[list[ActionEnvelope], bool]:
-    if content_type == documents.CBOR:
+    if content_type == JSON:
+        return documents.actions_from_json(json_of(body))
+    try:
         return documents.actions_from_cbor(body, limit=MAX_BODY_BYTES)
-    return documents.actions_from_json(_json(body))
+    except (MalformedEncoding, TooLarge) as error:
+        raise naming_body(error, "send one action or actions") from None
 
 
 def _result(result: dict[str, Any] | AgentWorldError) -> dict[str, Any]:
@@ -165,8 +144,8 @@ async def genesis(request: web.Request) -> web.Response:
 
 async def blocks(request: web.Request) -> web.Response:
     """Returns blocks with batches and certificates as CBOR ``Blocks``, from ``from`` on, at most ``limit``."""
-    start = _integer(request, "from", 1, 1, 2**63)
-    limit = _integer(request, "limit", 64, 1, MAX_BLOCKS)
+    start = integer(request, "from", 1, 1, MAX_HEIGHT)
+    limit = integer(request, "limit", 64, 1, MAX_BLOCKS)
     ledger = request.app[SERVICES].ledger
     body = await asyncio.to_thread(ledger.encoded_blocks, start, limit=limit, max_bytes=MAX_BLOCKS_BYTES)
     return web.Response(body=body, content_type=documents.CBOR)
@@ -176,11 +155,8 @@ async def block(request: web.Request) -> web.Response:
     """Returns one block by height or hash, with its batch and certificate."""
     ledger = request.app[SERVICES].ledger
     name = request.match_info["block"]
-    if is_hash(name):
-        height = ledger.height_of(name)
-    elif name.isdecimal() and len(name) < 20:
-        height = int(name)
-    else:
+    height = ledger.height_of(name) if is_hash(name) else number(name)
+    if height is None and not is_hash(name):
         raise InvalidField("must be a height or a block hash", field="block", value=name)
     bundle = None if height is None else await asyncio.to_thread(ledger.bundle, height)
     if bundle is None:
@@ -193,9 +169,10 @@ async def block(request: web.Request) -> web.Response:
 async def directory(request: web.Request) -> web.Response:
     """Returns a directory epoch that the ledger holds, or ``latest``."""
     name = request.match_info["epoch"]
-    if name != "latest" and not (name.isdecimal() and len(name) < 20):
+    epoch = number(name)
+    if name != "latest" and epoch is None:
         raise InvalidField("must be an epoch or latest", field="epoch", value=name)
-    found = request.app[SERVICES].ledger.directory(None if name == "latest" else int(name))
+    found = request.app[SERVICES].ledger.directory(epoch)
     if found is None:
         raise NotFound("this node has no such epoch", field="epoch", value=name)
     if _wants_cbor(request):
@@ -214,7 +191,7 @@ async def revocations(request: web.Request) -> web.Response:
 async def state(request: web.Request) -> web.Response:
     """Returns the value under a state key at the head, with ``?proof=1`` also the proof against the state root."""
     key = request.match_info["key"]
-    answer = request.app[SERVICES].ledger.read_state(key, proof=_flag(request, "proof"))
+    answer = request.app[SERVICES].ledger.read_state(key, proof=flag(request, "proof"))
     if not answer["found"] and "proof" not in answer:
         raise NotFound("the state has no such key", field="key", value=key, remedy="?proof=1 proves that")
     return web.json_response(answer)
@@ -226,7 +203,7 @@ async def state_entries(request: web.Request) -> web.Response:
     for name, text in (("prefix", prefix), ("after", after)):
         if len(text) > MAX_KEY_BYTES or not text.isascii():
             raise InvalidField(f"must be at most {MAX_KEY_BYTES} ASCII characters", field=name, value=text)
-    limit = _integer(request, "limit", 64, 1, MAX_ENTRIES)
+    limit = integer(request, "limit", 64, 1, MAX_ENTRIES)
     ledger = request.app[SERVICES].ledger
     return web.json_response(
         await asyncio.to_thread(ledger.list_state, prefix, after=after, limit=limit, max_bytes=MAX_ENTRIES_BYTES)
@@ -243,9 +220,8 @@ async def blob(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.StreamResponse:
     """Streams committed blocks and their events as server-sent events; ``?from=HEIGHT`` or Last-Event-ID resumes."""
     services = request.app[SERVICES]
-    last = request.headers.get("Last-Event-ID", "")
-    start = int(last) + 1 if last.isdecimal() and len(last) < 20 else None
-    start = start or _integer(request, "from", services.ledger.height + 1, 1, 2**63)
+    last = number(request.headers.get("Last-Event-ID", ""))
+    start = integer(request, "from", services.ledger.height + 1, 1, MAX_HEIGHT) if last is None else last + 1
     with request.app[LIMITS].stream():
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)
@@ -288,14 +264,16 @@ async def status(request: web.Request) -> web.Response:
 
 async def publish_directory(request: web.Request) -> web.Response:
     """Takes the next directory epoch, signed by governance, as CBOR; taking it again changes nothing."""
-    proposed = decode(Directory, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
+    check_kind(request, (documents.CBOR,))
+    proposed = message_of(Directory, await request.app[LIMITS].body(request))
     return web.json_response(await request.app[SERVICES].membership.submit_directory(proposed))
 
 
 async def publish_revocation(request: web.Request) -> web.Response:
     """Takes a revocation statement, signed by governance, as CBOR; it counts at once and for ever."""
-    statement = decode(Revocation, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
-    force = _flag(request, "force")
+    force = flag(request, "force")
+    check_kind(request, (documents.CBOR,))
+    statement = message_of(Revocation, await request.app[LIMITS].body(request))
     return web.json_response(await request.app[SERVICES].membership.submit_revocation(statement, force=force))
 
 
@@ -324,26 +302,3 @@ async def metrics(request: web.Request) -> web.Response:
 
 def _wants_cbor(request: web.Request) -> bool:
     return documents.CBOR in request.headers.get("Accept", "")
-
-
-def _flag(request: web.Request, name: str) -> bool:
-    text = request.query.get(name, "0")
-    if text not in ("0", "1", "false", "true"):
-        raise InvalidField("must be 0 or 1", field=name, value=text)
-    return text in ("1", "true")
-
-
-def _json(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidField(f"is not JSON: {error}", field="body") from error
-
-
-def _integer(request: web.Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query.get(name)
-    if text is None:
-        return default
-    if not text.isdecimal() or len(text) > 19 or not low <= int(text) <= high:
-        raise InvalidField(f"must be an integer from {low} to {high}", field=name, value=text)
-    return int(text)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hmac
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp import web
 
 from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable, Unauthorized
+from agentworld_node.api.errors import Handler, errors_as_json
+from agentworld_node.api.malformed import server_log
+from agentworld_node.api.requests import json_of
 from agentworld_node.supervisor.declared import Outcome
-from agentworld_node.supervisor.manifests import Complaint, Given, RefusedManifests, parse_documents
+from agentworld_node.supervisor.manifests import MAX_VALUES, Complaint, Given, RefusedManifests, parse_documents
 from agentworld_node.supervisor.ports import LOOPBACK
 from agentworld_node.supervisor.record import SupervisorRecord
 from agentworld_node.supervisor.state import WorldState
@@ -26,8 +29,6 @@ log = logging.getLogger(__name__)
 MAX_BODY_BYTES = 16 * 1024 * 1024
 REQUEST_SECONDS = 30.0
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
 
 class ControlServer:
     """Answers ``apply``, ``world`` and ``stop`` for one supervisor."""
@@ -39,7 +40,7 @@ class ControlServer:
 
     async def start(self) -> str:
         """Listens on a free port of the loopback address and returns the URL."""
-        app = web.Application(middlewares=[self._guard], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[errors_as_json, self._guard], client_max_size=MAX_BODY_BYTES)
         app.add_routes(
             [
                 web.get("/v1/world", self._world),
@@ -47,7 +48,7 @@ class ControlServer:
                 web.post("/v1/stop", self._stop),
             ]
         )
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+        self._runner = web.AppRunner(app, access_log=None, logger=server_log(), shutdown_timeout=2)
         await self._runner.setup()
         await web.TCPSite(self._runner, LOOPBACK, 0).start()
         return f"http://{LOOPBACK}:{self._runner.addresses[0][1]}"
@@ -59,13 +60,10 @@ class ControlServer:
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), self.token.encode()):
-                raise Unauthorized("the token is missing or wrong", remedy="use the one in supervisor.json")
-            return await handler(request)
-        except AgentWorldError as error:
-            return web.json_response({"error": error.as_dict()}, status=error.http_status)
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if not hmac.compare_digest(given.encode(errors="surrogateescape"), self.token.encode()):
+            raise Unauthorized("the token is missing or wrong", remedy="use the one in supervisor.json")
+        return await handler(request)
 
     async def _world(self, _request: web.Request) -> web.Response:
         state = self._supervisor.state
@@ -74,13 +72,9 @@ class ControlServer:
         return web.json_response(state.as_dict())
 
     async def _apply(self, request: web.Request) -> web.Response:
-        try:
-            body = await request.json()
-            documents = [(str(item["source"]), item["manifest"]) for item in body["documents"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InvalidField(f"is not what it must be: {error}", field="body") from error
+        documents, dry_run = _asked(json_of(await request.read(), most=MAX_VALUES))
         reading = parse_documents(documents)
-        applied = self._supervisor.apply(reading.given, dry_run=body.get("dry_run") is True)
+        applied = self._supervisor.apply(reading.given, dry_run=dry_run)
         return web.json_response(
             {
                 "outcomes": [outcome.as_dict() for outcome in applied.outcomes],
@@ -92,6 +86,24 @@ class ControlServer:
         log.info("asked to stop")
         self._supervisor.stop()
         return web.json_response({"status": "stopping"}, status=202)
+
+
+def _asked(body: object) -> tuple[list[tuple[str, object]], bool]:
+    """Returns the documents with their sources, and whether they are only to be tried."""
+    if not isinstance(body, dict):
+        raise InvalidField("must be an object", field="body", value=body)
+    for name in body:
+        if name not in ("documents", "dry_run"):
+            raise InvalidField("is not a field", field=name, remedy="use documents and dry_run")
+    documents, dry_run = body.get("documents"), body.get("dry_run", False)
+    if not isinstance(documents, list):
+        raise InvalidField("must be a list", field="documents", value=documents)
+    if not isinstance(dry_run, bool):
+        raise InvalidField("must be true or false", field="dry_run", value=dry_run)
+    for index, item in enumerate(documents):
+        if not isinstance(item, dict) or set(item) != {"source", "manifest"} or not isinstance(item["source"], str):
+            raise InvalidField("must be an object of source and manifest", field=f"documents[{index}]", value=item)
+    return [(item["source"], item["manifest"]) for item in documents], dry_run
 
 
 class ControlClient:

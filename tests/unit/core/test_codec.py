@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import tracemalloc
 from typing import Any
 
 import cbor2
@@ -11,7 +12,7 @@ from agentworld_core import messages
 from agentworld_core.codec import decode, decode_value, encode, encode_value, message, schema_table
 from agentworld_core.errors import MalformedEncoding, TooLarge
 from agentworld_core.hashing import content_id
-from agentworld_core.messages import ActionEnvelope, Directory, KeyEntry, KeySignature, Member, Vote
+from agentworld_core.messages import ActionEnvelope, Directory, KeyEntry, KeySignature, Member, Revocation, Vote
 
 HASH = content_id(b"x")
 
@@ -221,3 +222,41 @@ def test_a_list_above_its_limit_is_refused():
     with pytest.raises(MalformedEncoding) as caught:
         encode(Directory("w", 1, "", (), "Byzantine", (), 1, (), 2, 0, None, None, signatures))
     assert caught.value.field == "signatures"
+
+
+@pytest.mark.parametrize("text", ["\ud800", "ok\udfff"])
+def test_text_that_is_not_unicode_is_refused_with_its_field(text):
+    """Half a surrogate pair comes out of JSON and of file names; UTF-8 cannot hold it."""
+    with pytest.raises(MalformedEncoding) as caught:
+        encode(Revocation("w", "0" * 32, text, 0, "a", ()))
+    assert caught.value.field == "reason"
+    for value, field in ((text, "value"), ([text], "value[0]"), ({text: 1}, "value"), ({"a": text}, "value.a")):
+        with pytest.raises(MalformedEncoding) as caught:
+            encode_value(value)
+        assert caught.value.field == field
+
+
+@pytest.mark.parametrize("tiny", [b"\x80", b"\xa0", b"\x81" * 12 + b"\x80", b"\x98\x00", b"\x82\x61a\x80"])
+def test_what_would_cost_far_more_memory_than_it_has_bytes_is_refused_before_it_is_built(tiny):
+    """Four million empty lists in four mebibytes would need 300 MiB, and seconds in which nothing else runs."""
+    count = 1024 * 1024 // len(tiny)
+    data = b"\x82\x18\x1f\x9a" + count.to_bytes(4, "big") + tiny * count
+    tracemalloc.start()
+    try:
+        with pytest.raises(MalformedEncoding, match="more lists"):
+            decode(messages.Actions, data)
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+
+
+def test_large_messages_that_are_right_are_not_taken_for_that():
+    signatures = tuple(KeySignature(f"{i:032x}", b"") for i in range(64))
+    statements = tuple(Revocation("w", f"{i:032x}", "", 0, "a", signatures[: i % 2]) for i in range(4096))
+    actions = tuple(action(nonce=i, payload_cbor=b"\x80" * 500) for i in range(1000))
+    for large in (messages.Revocations("w", statements), messages.Actions(actions)):
+        data = encode(large)
+        assert len(data) > 100_000
+        assert decode(type(large), data) == large
+    dense = encode(messages.EventSegment((messages.WorldEvent(1, 1, "", "k", [[[]] * 20_000]),)))
+    assert encode(decode(messages.EventSegment, dense)) == dense, "data without a schema may be lists of lists"

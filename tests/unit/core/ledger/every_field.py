@@ -31,7 +31,7 @@ def kinds_within(kind: type[Any]) -> set[type[Any]]:
                 found.add(hint)
                 waiting += hints(hint).values()
         elif hint != Value:
-            waiting += [item for item in get_args(hint) if not isinstance(item)]
+            waiting += [item for item in get_args(hint) if not isinstance(item, Rule)]
     return found
 
 
@@ -40,7 +40,7 @@ def sample(hint: Any) -> Any:
     rules: list[Rule] = []
     if get_origin(hint) is Annotated:
         hint, *extras = get_args(hint)
-        rules = [item for item in extras if isinstance(item)]
+        rules = [item for item in extras if isinstance(item, Rule)]
     if get_origin(hint) in (Union, types.UnionType):
         return sample(next(item for item in get_args(hint) if item is not type(None)))
     if get_origin(hint) is tuple:
@@ -92,7 +92,7 @@ def _is_optional(hint: Any) -> bool:
 
 def _other(value: Any, hint: Any) -> Any:
     """Another value that the annotation allows, as near to the old one as that goes."""
-    rules = [item for item in get_args(hint) if isinstance(item)] if get_origin(hint) is Annotated else []
+    rules = [item for item in get_args(hint) if isinstance(item, Rule)] if get_origin(hint) is Annotated else []
     candidates = (_near(value), *(item for item in _SAMPLES if type(item) is type(value)))
     return next(item for item in candidates if item != value and all(rule.check(item) for rule in rules))
 
