@@ -79,6 +79,10 @@ class GatewayClient:
         """Returns the node's status document."""
         return await self._json("/v1/status")
 
+    async def consensus(self) -> dict[str, Any]:
+        """Returns the height that the node sees being decided: votes, lease, and why it moves or does not."""
+        return await self._json("/v1/consensus")
+
     async def head(self) -> WorldHeadAnnounce | None:
         """Returns the newest committed head of the node, None before the first block."""
         try:

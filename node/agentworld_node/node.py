@@ -35,6 +35,7 @@ from agentworld_node.metrics import Metrics
 from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.port import Network
 from agentworld_node.node_files import PeersFile, read_genesis
+from agentworld_node.node_progress import Progress
 from agentworld_node.node_status import node_status
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.gateway import GatewayRole
@@ -92,6 +93,7 @@ class Node:
             own=self.network.peer_id,
             take=self.network.set_peers,
         )
+        self.progress = Progress(self)
         self.http_port = 0
         self._head: WorldHeadAnnounce | None = None
         self._last_proposer: str | None = None
@@ -152,6 +154,7 @@ class Node:
         metrics.gauge("agentworld_lease_term", lambda: self.writer()[1])
         metrics.gauge("agentworld_network_height", lambda: self.sync.network_height)
         metrics.gauge("agentworld_storage_full", lambda: int(ledger.full))
+        metrics.gauge("agentworld_stalled", lambda: int(self.progress.verdict().stalled))
         metrics.table("agentworld_network_total", "name", self.network.counters)
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
@@ -285,6 +288,7 @@ class Node:
             metrics=self.metrics,
             head=self.head,
             status=lambda: node_status(self),
+            consensus=self.progress.document,
             failure=self.failure,
             not_ready=self.not_ready,
             stopping=self.stopping,
@@ -313,6 +317,7 @@ class Node:
         if self.config.lease.heartbeat_name:
             tasks.create_task(beat_forever(self.config.lease, self.config.node_id), name="heartbeat")
         tasks.create_task(self._watch_forever(), name="watch-files")
+        tasks.create_task(self.progress.run(), name="watch-progress")
         tasks.create_task(self._watch_ledger(), name="watch-ledger")
 
     def _lease_loop(self) -> LeaseLoop | None:

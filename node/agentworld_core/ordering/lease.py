@@ -140,6 +140,18 @@ class LeaseKeeper:
             return record.term, self.holder_id if self.is_held(now_ms) else None
         return record.term, None if self._has_expired(record, now_ms) else record.holder
 
+    def expires_in(self, now_ms: int) -> int | None:
+        """Returns in how many milliseconds who holds the lease loses it unless it is renewed, None for nobody.
+
+        The holder counts to the moment it stops by itself, everybody else to the moment it may be taken.
+        """
+        record = self._record
+        if record is None or self.view(now_ms)[1] is None:
+            return None
+        if record.holder == self.holder_id and self._held_until_ms is not None:
+            return self._held_until_ms - now_ms
+        return self._seen_at_ms + self._duration(record) - now_ms
+
     def decide(self, now_ms: int, *, wanted: bool, term_floor: int = 0) -> Decision:
         """Returns what to do now.
 

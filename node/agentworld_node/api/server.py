@@ -61,6 +61,7 @@ def build_app(services: Services) -> web.Application:
             web.get("/v1/blobs/{hash}", blob),
             web.get("/v1/events", events),
             web.get("/v1/status", status),
+            web.get("/v1/consensus", consensus),
             web.post("/control/v1/directories", publish_directory),
             web.post("/control/v1/revocations", publish_revocation),
             web.get("/openapi.json", openapi),
@@ -268,6 +269,11 @@ def _event_text(services: Services, height: int) -> bytes:
 async def status(request: web.Request) -> web.Response:
     """Returns what the node knows of itself, its world, its writer and its peers."""
     return web.json_response(request.app[SERVICES].status())
+
+
+async def consensus(request: web.Request) -> web.Response:
+    """Returns the height being decided: round, votes, who is missing, the lease, and why it moves or does not."""
+    return web.json_response(request.app[SERVICES].consensus())
 
 
 async def publish_directory(request: web.Request) -> web.Response:

@@ -67,6 +67,7 @@ class Services:
     metrics: Metrics
     head: Callable[[], WorldHeadAnnounce | None]
     status: Callable[[], dict[str, Any]]
+    consensus: Callable[[], dict[str, Any]]
     failure: Callable[[], str | None]
     not_ready: Callable[[], str | None]
     stopping: asyncio.Event

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from agentworld_core.consensus.verdict import LeaseSight
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, Release, Wait
 from agentworld_node.lease.port import LeaseStore
@@ -41,6 +42,7 @@ class LeaseLoop:
         self._silent = False
         self._holder: str | None = None
         self.view: tuple[int, str | None] = (0, None)
+        self._viewed_at: int | None = None
         self.on_view: Callable[[int, str | None], None] = lambda _term, _holder: None
 
     @property
@@ -48,12 +50,25 @@ class LeaseLoop:
         """True while this node may act as the writer, by its own monotonic clock."""
         return self._keeper.is_held(self._now())
 
+    def sight(self) -> LeaseSight:
+        """Returns the lease as this node observes it now."""
+        now = self._now()
+        term, holder = self._keeper.view(now)
+        return LeaseSight(
+            holder=holder,
+            term=term,
+            expires_in_ms=self._keeper.expires_in(now),
+            unchanged_ms=0 if self._viewed_at is None else now - self._viewed_at,
+            answers=not self._silent,
+        )
+
     def poke(self) -> None:
         """Reads the lease again now: somebody spoke of a term that is not known here."""
         self._poke.set()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
+        self._viewed_at = self._now()
         while True:
             self._poke.clear()
             pause = await self._turn()
@@ -127,6 +142,7 @@ class LeaseLoop:
         view = self._keeper.view(self._now())
         if view != self.view:
             self.view = view
+            self._viewed_at = self._now()
             log.info("writer lease: term %d, holder %s", view[0], view[1] or "nobody")
             self.on_view(*view)
 
