@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from agentworld_core.consensus.verdict import Verdict, world_verdict
 from agentworld_core.errors import InvalidField
 from agentworld_core.membership.directory import find_member
 from agentworld_core.membership.steps import Refused
@@ -100,6 +101,15 @@ class WorldFacts:
         return [
             name for name in self.listeners if name not in self.statuses or self.statuses[name].directory.epoch < epoch
         ]
+
+    def progress(self) -> Verdict | None:
+        """Returns why the world moves or does not, as its members say; None when none of them does."""
+        told = []
+        for node in self.validators:
+            status = self.statuses.get(node.name)
+            if status is not None and status.progress is not None and self.is_member(node):
+                told.append((status.head.height, node.node_id, status.progress))
+        return world_verdict(told)
 
     def can_vote(self, node: NodePlan) -> bool:
         """True when the node is a member, at the head, and has a key that counts."""

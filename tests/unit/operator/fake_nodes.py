@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import check_next_directory, directory_hash, quorum_weight
@@ -18,6 +19,8 @@ from agentworld_core.signing import Ed25519Signer
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.status import Epoch, Head, NodeStatus
 from tests.unit.operator.fake_kube import FakeKube, Object
+
+IDLE = Verdict(state="Idle", message="idle: no actions wait")
 
 
 @dataclasses.dataclass
@@ -53,6 +56,7 @@ class FakeNodes:
         self.slow_sync: list[str] = []
         self.restarts: list[str] = []
         self.evidence: list[dict[str, Any]] = []
+        self.progress: dict[str, Verdict] = {}
 
     # What the operator calls
 
@@ -81,6 +85,7 @@ class FakeNodes:
             writer_term=self.term,
             sync_state="in_sync" if node.synced else "syncing",
             evidence=tuple(self.evidence),
+            progress=self.progress.get(node.node_id, IDLE),
         )
 
     async def genesis(self, address: str) -> Genesis:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.topology.node_config import NodeConfig
 from tests.unit.operator.fake_nodes import secret
 from tests.unit.operator.harness import Harness, running
@@ -50,6 +51,41 @@ async def test_a_world_that_stands_still_is_not_written_to() -> None:
         await harness.once()
         harness.now_ms += 10_000
     assert harness.kube.writes[before:] == []
+
+
+async def test_a_world_that_is_stalled_says_what_is_missing_and_is_not_written_to_while_that_stays_so() -> None:
+    harness = await running(4)
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected")
+    stuck = Verdict(state="Precommits", message="waits for 1 more of 3 precommits: a, b missing", stalled=True)
+    harness.nodes.progress = {"aurora-0": stuck}
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected"), "one does not speak for all"
+    harness.nodes.progress = dict.fromkeys(["aurora-0", "aurora-1", "aurora-3"], stuck)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("False", "Precommits")
+    assert harness.message("World", "aurora", "Moving").startswith(stuck.message)
+    before = len(harness.kube.writes)
+    for _ in range(10):
+        await harness.once()
+        harness.now_ms += 10_000
+    assert harness.kube.writes[before:] == []
+    harness.nodes.progress = {"aurora-0": Verdict(state="Prevotes", message="waits for 2 more")}
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected")
+    before = len(harness.kube.writes)
+    harness.nodes.progress = {}
+    await harness.settle()
+    assert harness.kube.writes[before:] == [], "idle or busy is no matter for a status"
+
+
+async def test_whether_a_world_moves_is_unknown_while_nobody_answers() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = [f"aurora-{number}" for number in range(4)]
+    await harness.once()
+    assert harness.condition("World", "aurora", "Moving") == ("Unknown", "NodesUnreachable")
+    harness.apply("World", "aurora", validators={"replicas": 4}, hibernated=True)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("False", "Hibernated")
 
 
 async def test_not_even_by_an_operator_that_has_just_started() -> None:
