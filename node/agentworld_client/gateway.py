@@ -15,6 +15,7 @@ import aiohttp
 
 from agentworld_client.errors import GatewayError, GatewayUnreachable
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import HashMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import (
@@ -104,6 +105,10 @@ class GatewayClient:
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch, the latest by default."""
         return decode(Directory, await self._request("GET", f"/v1/directories/{epoch or 'latest'}"))
+
+    async def evidence(self) -> Evidence:
+        """Returns the proofs that the node holds of validators that voted twice; check them before you believe them."""
+        return decode(Evidence, await self._request("GET", "/v1/evidence"), limit=MAX_ANSWER_BYTES)
 
     async def state(self, key: str, *, proof: bool = False) -> dict[str, Any]:
         """Returns the JSON answer about a state key: ``found``, ``value`` and, on request, ``proof``."""

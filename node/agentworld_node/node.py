@@ -37,6 +37,7 @@ from agentworld_node.network.port import Network
 from agentworld_node.node_files import PeersFile, read_genesis
 from agentworld_node.node_progress import Progress
 from agentworld_node.node_status import node_status
+from agentworld_node.roles.evidence import EvidenceRole
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.keyring import NodeKeyring
@@ -109,6 +110,7 @@ class Node:
         self.membership = MembershipRole(
             ledger=self.ledger, keyring=self.keyring, network=self.network, metrics=self.metrics
         )
+        self.evidence = EvidenceRole(ledger=self.ledger, network=self.network, metrics=self.metrics)
         self.executor = Executor(
             ledger=self.ledger, mempool=self.mempool, keyring=self.keyring, is_verified=self.gateway.is_verified
         )
@@ -137,6 +139,7 @@ class Node:
         self.gateway.on_change = self.validator.work_changed
         self.gateway.refuse_work = self._refusal
         self.membership.on_change = self.validator.work_changed
+        self.validator.on_evidence = self.evidence.found
         self.validator.on_behind = self.sync.notice
         self.validator.on_decided = self.sync.notice_decided
         self.ledger.on_commit(self._note_proposer)
@@ -285,6 +288,7 @@ class Node:
             ledger=self.ledger,
             gateway=self.gateway,
             membership=self.membership,
+            evidence=self.evidence,
             metrics=self.metrics,
             head=self.head,
             status=lambda: node_status(self),
@@ -311,6 +315,7 @@ class Node:
         self.sync.start(tasks)
         self.gateway.start(tasks)
         self.membership.start(tasks)
+        self.evidence.start(tasks)
         self.validator.start(tasks, self.ledger.durable_votes)
         if self.lease is not None:
             tasks.create_task(self.lease.run(), name="lease")

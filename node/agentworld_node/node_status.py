@@ -6,7 +6,6 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from agentworld_node.api.documents import document
 from agentworld_node.node_progress import verdict_document
 
 if TYPE_CHECKING:
@@ -74,5 +73,5 @@ def node_status(node: Node) -> dict[str, Any]:
         "mempool": {"actions": len(node.mempool)},
         "peers": {"connected": list(node.network.connected()), "expected": len(node.peers_file.peers)},
         "storage": {"state": "full" if node.ledger.full else "ok"},
-        "evidence": [document(item) for item in node.validator.evidence],
+        "evidence": node.evidence.rows(),
     }

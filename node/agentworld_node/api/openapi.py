@@ -20,6 +20,8 @@ _OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] 
     ("get", "/v1/blocks/{block}", "One block by height or hash", (), (_JSON, _CBOR)),
     ("get", "/v1/directories/{epoch}", "A directory epoch, or latest", (), (_JSON, _CBOR)),
     ("get", "/v1/revocations", "Revocation statements that this node holds", (), (_JSON, _CBOR)),
+    ("get", "/v1/evidence", "Proofs that this node holds of validators that voted twice", (), (_JSON, _CBOR)),
+    ("get", "/v1/evidence/{hash}", "One proof, with both signed votes", (), (_JSON, _CBOR)),
     ("get", "/v1/state/{key}", "Value under a state key at the head, with proof on request", ("proof",), (_JSON,)),
     ("get", "/v1/blobs/{hash}", "Bytes of a content id", (), ("application/octet-stream",)),
     ("get", "/v1/events", "Committed blocks and their events as they come", ("from",), (_SSE,)),

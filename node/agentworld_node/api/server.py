@@ -16,6 +16,7 @@ from typing import Any
 from aiohttp import web
 
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.evidence import evidence_id
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
@@ -57,6 +58,8 @@ def build_app(services: Services) -> web.Application:
             web.get("/v1/blocks/{block}", block),
             web.get("/v1/directories/{epoch}", directory),
             web.get("/v1/revocations", revocations),
+            web.get("/v1/evidence", evidence),
+            web.get("/v1/evidence/{hash}", one_evidence),
             web.get("/v1/state/{key:.+}", state),
             web.get("/v1/blobs/{hash}", blob),
             web.get("/v1/events", events),
@@ -207,6 +210,26 @@ async def revocations(request: web.Request) -> web.Response:
     if _wants_cbor(request):
         return web.Response(body=encode(held), content_type=documents.CBOR)
     return web.json_response(documents.document(held))
+
+
+async def evidence(request: web.Request) -> web.Response:
+    """Returns every proof that this node holds of a validator that voted twice, both signed votes in full."""
+    held = request.app[SERVICES].evidence.all()
+    if _wants_cbor(request):
+        return web.Response(body=encode(held), content_type=documents.CBOR)
+    items = [{"hash": evidence_id(item), **documents.document(item)} for item in held.items]
+    return web.json_response({"world_id": held.world_id, "items": items})
+
+
+async def one_evidence(request: web.Request) -> web.Response:
+    """Returns one proof by its content id."""
+    content_hash = check_hash(request.match_info["hash"], field="hash")
+    found = request.app[SERVICES].evidence.get(content_hash)
+    if found is None:
+        raise NotFound("this node holds no such proof", field="hash", value=content_hash)
+    if _wants_cbor(request):
+        return web.Response(body=encode(found), content_type=documents.CBOR)
+    return web.json_response({"hash": content_hash, **documents.document(found)})
 
 
 async def state(request: web.Request) -> web.Response:

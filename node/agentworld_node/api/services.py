@@ -7,11 +7,13 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import (
     ActionEnvelope,
     BlockBundle,
     Directory,
+    Equivocation,
     Genesis,
     Revocation,
     Revocations,
@@ -57,6 +59,13 @@ class Membership(Protocol):
     def revocations(self) -> Revocations: ...
 
 
+class EvidenceHolder(Protocol):
+    """Holds the proofs that validators voted twice."""
+
+    def all(self) -> Evidence: ...
+    def get(self, content_hash: str) -> Equivocation | None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None."""
@@ -64,6 +73,7 @@ class Services:
     ledger: LedgerReader
     gateway: Gateway
     membership: Membership
+    evidence: EvidenceHolder
     metrics: Metrics
     head: Callable[[], WorldHeadAnnounce | None]
     status: Callable[[], dict[str, Any]]

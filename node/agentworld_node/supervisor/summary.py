@@ -175,7 +175,7 @@ def _problems(seen: Pass, observer: Observer, genesis_hash: str) -> list[str]:
         if report.genesis_hash != genesis_hash
     ]
     problems += [
-        f"{report.node_id} has proof that a validator signed two different votes; see `agentworld status`"
+        f"{report.node_id} has proof that a validator signed two different votes; see `agentworld evidence list`"
         for report in observer.reachable()
         if report.evidence
     ]

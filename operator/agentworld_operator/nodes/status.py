@@ -53,7 +53,8 @@ class NodeStatus:
     writer_term: int = 0
     sync_state: str = ""
     lag: int = 0
-    evidence: tuple[Mapping[str, Any], ...] = ()
+    evidence: tuple[str, ...] = ()
+    """The content ids of the proofs that it says it holds."""
     progress: Verdict | None = None
 
     @property
@@ -75,7 +76,7 @@ class NodeStatus:
             self.writer,
             self.writer_term,
             self.sync_state,
-            len(self.evidence),
+            self.evidence,
             # What changes while blocks are decided would be news all the time.
             self.progress if self.progress is not None and self.progress.stalled else None,
         )
@@ -114,8 +115,13 @@ def parse_status(data: object) -> NodeStatus:
         sync_state=_text(sync.get("state")),
         lag=_number(sync.get("lag")),
         progress=_progress(document.get("consensus")),
-        evidence=tuple(item for item in _items(document.get("evidence")) if isinstance(item, Mapping))[:16],
+        evidence=_evidence(document.get("evidence")),
     )
+
+
+def _evidence(value: object) -> tuple[str, ...]:
+    hashes = [_hash(_mapping(item).get("hash")) for item in _items(value)]
+    return tuple(sorted(item for item in hashes if item))
 
 
 def _progress(value: object) -> Verdict | None:

@@ -12,7 +12,7 @@ from agentworld_core.membership.directory import find_member
 from agentworld_core.membership.steps import Refused
 from agentworld_core.membership.upkeep import UpkeepPlan
 from agentworld_core.membership.wishes import RevocationPlan
-from agentworld_core.messages import Directory, Genesis, Revocation
+from agentworld_core.messages import Directory, Equivocation, Genesis, Revocation
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_operator.nodes.status import Head, NodeStatus
 from agentworld_operator.plan.keys import HeldKeys
@@ -54,6 +54,8 @@ class WorldFacts:
     revocations: RevocationPlan = dataclasses.field(default_factory=RevocationPlan)
     complaints: Complaints = dataclasses.field(default_factory=Complaints)
     lease: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Equivocation] = dataclasses.field(default_factory=dict)
+    """Proofs that validators voted twice, checked, by their content ids."""
 
     @property
     def refusal(self) -> Refused | None:

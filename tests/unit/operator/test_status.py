@@ -83,13 +83,14 @@ def test_a_full_status_is_read() -> None:
             "signing": {"active_key_id": "1" * 32, "available_key_ids": ["1" * 32, "0" * 32], "voting": True},
             "writer": {"holder": "aurora-1", "term": 2},
             "sync": {"state": "in_sync", "lag": 1},
-            "evidence": [{"first": {}}],
+            "evidence": [{"hash": "9" * 64}, {"hash": "x"}, {"first": {}}],
             "consensus": {"state": "Prevotes", "message": "waits", "stalled": True},
         }
     )
     assert (status.head.height, status.head.signers, status.directory.epoch) == (7, 3, 4)
     assert status.pending is not None
     assert status.available_key_ids == ("0" * 32, "1" * 32)
+    assert status.evidence == ("9" * 64,)
     assert status.progress == Verdict(state="Prevotes", message="waits", stalled=True)
     assert (status.writer, status.voting, status.in_sync, status.lag) == ("aurora-1", True, True, 1)
 
