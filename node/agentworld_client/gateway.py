@@ -28,6 +28,7 @@ from agentworld_core.messages import (
     Revocation,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering.transfer import WriterTransfer
 
 CBOR = "application/cbor"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -134,6 +135,14 @@ class GatewayClient:
         """Submits a revocation statement, signed by governance."""
         path = "/control/v1/revocations" + ("?force=1" if force else "")
         return await self._json(path, data=encode(statement))
+
+    async def writer(self) -> dict[str, Any]:
+        """Returns ``holder_id`` and ``term`` of the writer lease."""
+        return await self._json("/v1/writer")
+
+    async def transfer_writer(self, wish: WriterTransfer) -> dict[str, Any]:
+        """Has the writer lease handed over, and returns the new writer once it writes."""
+        return await self._json("/control/v1/writer", data=encode(wish))
 
     async def events(self, start: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yields one document a committed block, from ``start`` (default: the next) on, until the node goes away."""

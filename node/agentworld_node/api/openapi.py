@@ -27,6 +27,8 @@ _OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] 
     ("get", "/v1/events", "Committed blocks and their events as they come", ("from",), (_SSE,)),
     ("get", "/v1/status", "What the node knows of itself", (), (_JSON,)),
     ("get", "/v1/consensus", "Height being decided: votes, lease, and why it moves or does not", (), (_JSON,)),
+    ("get", "/v1/writer", "Who holds the writer lease, and in which term", (), (_JSON,)),
+    ("post", "/control/v1/writer", "Hand the writer lease to a validator, signed by governance", (), (_JSON,)),
     ("post", "/control/v1/directories", "Submit the next directory epoch, signed by governance", (), (_JSON,)),
     ("post", "/control/v1/revocations", "Submit a revocation, signed by governance", ("force",), (_JSON,)),
     ("get", "/livez", "Is the process able to make progress", (), (_TEXT,)),

@@ -20,6 +20,7 @@ from agentworld_core.consensus.evidence import evidence_id
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound, TooLarge, Unsupported
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_node.api import documents
 from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
 from agentworld_node.api.openapi import openapi_document
@@ -67,6 +68,8 @@ def build_app(services: Services) -> web.Application:
             web.get("/v1/consensus", consensus),
             web.post("/control/v1/directories", publish_directory),
             web.post("/control/v1/revocations", publish_revocation),
+            web.get("/v1/writer", writer),
+            web.post("/control/v1/writer", transfer_writer),
             web.get("/openapi.json", openapi),
             web.get("/livez", livez),
             web.get("/readyz", readyz),
@@ -310,6 +313,17 @@ async def publish_revocation(request: web.Request) -> web.Response:
     statement = decode(Revocation, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
     force = _flag(request, "force")
     return web.json_response(await request.app[SERVICES].membership.submit_revocation(statement, force=force))
+
+
+async def writer(request: web.Request) -> web.Response:
+    """Returns who holds the writer lease; a node that does not see the lease asks a validator."""
+    return web.json_response(documents.document(await request.app[SERVICES].handover.writer()))
+
+
+async def transfer_writer(request: web.Request) -> web.Response:
+    """Hands the writer lease to the validator that governance has named and signed for; answers when it writes."""
+    wish = decode(WriterTransfer, await request.app[LIMITS].body(request), limit=MAX_BODY_BYTES)
+    return web.json_response(documents.document(await request.app[SERVICES].handover.transfer(wish)))
 
 
 async def openapi(_request: web.Request) -> web.Response:

@@ -19,6 +19,7 @@ from agentworld_core.messages import (
     Revocations,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering.transfer import Writer, WriterTransfer
 from agentworld_node.metrics import Metrics
 
 Submission = dict[str, Any] | AgentWorldError
@@ -66,6 +67,13 @@ class EvidenceHolder(Protocol):
     def get(self, content_hash: str) -> Equivocation | None: ...
 
 
+class WriterControl(Protocol):
+    """Says who writes, and hands the lease over."""
+
+    async def writer(self) -> Writer: ...
+    async def transfer(self, wish: WriterTransfer) -> Writer: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None."""
@@ -74,6 +82,7 @@ class Services:
     gateway: Gateway
     membership: Membership
     evidence: EvidenceHolder
+    handover: WriterControl
     metrics: Metrics
     head: Callable[[], WorldHeadAnnounce | None]
     status: Callable[[], dict[str, Any]]

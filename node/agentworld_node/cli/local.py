@@ -63,14 +63,23 @@ async def node_url(node_id: str) -> str:
     raise NotFound("no such node runs on this machine", field="--node", value=node_id, remedy=remedy)
 
 
-async def world_behind(gateway: str) -> WorldState | None:
-    """Returns the state of the world whose supervisor on this machine serves this gateway, None when there is none."""
+def folder_behind(gateway: str) -> Path | None:
+    """Returns the folder of the world whose supervisor on this machine serves this gateway, None when there is none."""
     for folder in running_folders():
         record = find_supervisor(folder)
         if record is not None and record.gateway == gateway.rstrip("/"):
-            try:
-                return await ControlClient(record).world()
-            except AgentWorldError:
-                # It is about to stop, or still starting: what the node itself says is shown all the same.
-                return None
+            return folder
     return None
+
+
+async def world_behind(gateway: str) -> WorldState | None:
+    """Returns the state of the world whose supervisor on this machine serves this gateway, None when there is none."""
+    folder = folder_behind(gateway)
+    record = None if folder is None else find_supervisor(folder)
+    if record is None:
+        return None
+    try:
+        return await ControlClient(record).world()
+    except AgentWorldError:
+        # It is about to stop, or still starting: what the node itself says is shown all the same.
+        return None

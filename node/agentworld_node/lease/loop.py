@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from agentworld_core.consensus.verdict import LeaseSight
-from agentworld_core.errors import NotAvailable
+from agentworld_core.errors import NotAvailable, StateMismatch
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, Release, Wait
 from agentworld_node.lease.port import LeaseStore
 
@@ -39,6 +39,7 @@ class LeaseLoop:
         self._turning = asyncio.Lock()
         self._deadline: asyncio.TimerHandle | None = None
         self._releasing = False
+        self._successor: str | None = None
         self._silent = False
         self._holder: str | None = None
         self.view: tuple[int, str | None] = (0, None)
@@ -74,7 +75,9 @@ class LeaseLoop:
             pause = await self._turn()
             self._report()
             try:
-                await asyncio.wait_for(self._poke.wait(), pause / 1000)
+                # Not wait_for, which swallows a cancellation that comes together with the end of what it waits for.
+                async with asyncio.timeout(pause / 1000):
+                    await self._poke.wait()
             except TimeoutError:
                 self._report()
             else:
@@ -94,6 +97,34 @@ class LeaseLoop:
                 return
             await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
 
+    async def hand_over(self, successor: str) -> int:
+        """Makes another node the holder, which then only has to renew; returns the new term.
+
+        Raises StateMismatch when this node turns out not to hold the lease. Until it returns, or when it is cancelled,
+        the outcome is what the store says; the caller bounds how long it may take.
+        """
+        self._successor = successor
+        try:
+            while True:
+                await self._turn()
+                self._report()
+                if not self._silent and self._holder == successor:
+                    return self.view[0]
+                if not self._silent and self._holder != self._node_id:
+                    raise StateMismatch("this node does not hold the lease", field="holder", value=self._holder)
+                await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
+        finally:
+            self._successor = None
+
+    async def taken(self) -> int:
+        """Takes up a lease that was handed to this node and returns its term; the caller bounds how long it waits."""
+        while not self.is_held:
+            await self._turn()
+            self._report()
+            if not self.is_held:
+                await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
+        return self.view[0]
+
     async def _turn(self) -> int:
         """Reads, decides and writes once; returns the milliseconds to wait before the next turn."""
         async with self._turning:
@@ -110,15 +141,19 @@ class LeaseLoop:
             return pause
 
     async def _read_and_write(self) -> int:
-        record = await asyncio.wait_for(self._store.read(), STORE_SECONDS)
+        async with asyncio.timeout(STORE_SECONDS):
+            record = await self._store.read()
         self._keeper.observe(self._now(), record)
         self._holder = None if record is None else record.holder
         wanted = self._wanted() and not self._releasing
-        decision = self._keeper.decide(self._now(), wanted=wanted, term_floor=self._term_floor())
+        decision = self._keeper.decide(
+            self._now(), wanted=wanted, term_floor=self._term_floor(), successor=self._successor
+        )
         if isinstance(decision, Wait):
             return self._until(decision.until_ms)
         started = self._now()
-        stored = await asyncio.wait_for(self._store.write(decision.write), STORE_SECONDS)
+        async with asyncio.timeout(STORE_SECONDS):
+            stored = await self._store.write(decision.write)
         if stored is None:
             # Somebody was faster; what they wrote is read at once, except by who only wants to be rid of the lease.
             return self._timings.retry_ms if isinstance(decision, Release) else SHORTEST_PAUSE_MS

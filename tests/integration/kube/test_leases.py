@@ -103,6 +103,12 @@ async def test_nodes_hand_the_lease_from_one_to_the_other(kubernetes: Kubernetes
         await eventually(lambda: second.is_held, what="the other one")
         assert (second.view[0], first.is_held) == (2, False)
         await eventually(lambda: first.view == second.view)
+        successor = "v0" if loops[0] is first else "v1"
+        assert await second.hand_over(successor) == 3
+        assert await first.taken() == 3
+        assert (first.is_held, second.is_held, second.view) == (True, False, (3, successor))
+        spec = kubernetes.lease(name)["spec"]
+        assert (spec["holderIdentity"], spec["leaseTransitions"]) == (successor, 2)
     finally:
         for task in tasks:
             task.cancel()
