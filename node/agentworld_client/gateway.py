@@ -16,6 +16,7 @@ import aiohttp
 from agentworld_client.errors import GatewayError, GatewayUnreachable
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import HashMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import (
@@ -28,6 +29,7 @@ from agentworld_core.messages import (
     Revocation,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering.transfer import WriterTransfer
 
 CBOR = "application/cbor"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
@@ -85,6 +87,10 @@ class GatewayClient:
         """Returns the node's status document."""
         return await self._json("/v1/status")
 
+    async def consensus(self) -> dict[str, Any]:
+        """Returns the height that the node sees being decided: votes, lease, and why it moves or does not."""
+        return await self._json("/v1/consensus")
+
     async def head(self) -> WorldHeadAnnounce | None:
         """Returns the newest committed head of the node, None before the first block."""
         try:
@@ -115,6 +121,10 @@ class GatewayClient:
     async def directory(self, epoch: int | None = None) -> Directory:
         """Returns a directory epoch, the latest by default."""
         return decode(Directory, await self._request("GET", f"/v1/directories/{epoch or 'latest'}"))
+
+    async def evidence(self) -> Evidence:
+        """Returns the proofs that the node holds of validators that voted twice; check them before you believe them."""
+        return decode(Evidence, await self._request("GET", "/v1/evidence"), limit=MAX_ANSWER_BYTES)
 
     async def state(self, key: str, *, proof: bool = False) -> dict[str, Any]:
         """Returns the JSON answer about a state key: ``found``, ``value`` and, on request, ``proof``."""
@@ -160,6 +170,14 @@ class GatewayClient:
         """Submits a revocation statement, signed by governance."""
         path = "/control/v1/revocations" + ("?force=1" if force else "")
         return await self._json(path, data=encode(statement))
+
+    async def writer(self) -> dict[str, Any]:
+        """Returns ``holder_id`` and ``term`` of the writer lease."""
+        return await self._json("/v1/writer")
+
+    async def transfer_writer(self, wish: WriterTransfer) -> dict[str, Any]:
+        """Has the writer lease handed over, and returns the new writer once it writes."""
+        return await self._json("/control/v1/writer", data=encode(wish))
 
     async def events(self, start: int | None = None) -> AsyncIterator[dict[str, Any]]:
         """Yields one document a committed block, from ``start`` (default: the next) on, until the node goes away."""

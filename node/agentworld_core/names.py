@@ -16,6 +16,7 @@ TOPICS = (
     "membership.reconcile",
     "consensus.proposal",
     "consensus.vote",
+    "consensus.evidence",
 )
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"

@@ -27,12 +27,22 @@ from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.ledger.validate import replay_bundle
-from agentworld_core.messages import BlockBundle, Genesis, ProposalBody, Revocation, Vote, WorldBlock
+from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
 from agentworld_node.ledger_stores import DROPPED_KEY, PINS, LedgerStores
-from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE, SnapshotMark, StoredVote, stored_lock
+from agentworld_node.records import (
+    COMMIT,
+    EVIDENCE,
+    PROPOSAL,
+    REVOCATION,
+    SNAPSHOT,
+    VOTE,
+    SnapshotMark,
+    StoredVote,
+    stored_lock,
+)
 from agentworld_node.storage.errors import PinsDamaged, StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
@@ -50,6 +60,7 @@ class Ledger(LedgerReads):
     def __init__(self, *, genesis: Genesis, stores: LedgerStores, recovery: Recovery, chain: ChainState):
         super().__init__(genesis=genesis, stores=stores, chain=chain, commits=recovery.commits)
         self.revocations = recovery.revocations
+        self.evidence = recovery.evidence
         self.durable_votes = DurableVotes()
         self.full = False
         self.room_retry_seconds = ROOM_RETRY_SECONDS
@@ -156,6 +167,10 @@ class Ledger(LedgerReads):
     async def store_revocation(self, statement: Revocation) -> None:
         """Makes a revocation statement durable."""
         await self._append(REVOCATION, encode(statement))
+
+    async def store_evidence(self, evidence: Equivocation) -> None:
+        """Makes a proof that a validator voted twice durable."""
+        await self._append(EVIDENCE, encode(evidence))
 
     async def _apply(self, bundle: BlockBundle, execution: Execution | None) -> bool:
         async with self._applying:

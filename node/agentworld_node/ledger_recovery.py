@@ -12,17 +12,19 @@ from collections.abc import Iterator
 
 from agentworld_core.codec import decode
 from agentworld_core.consensus.events import DurableVotes, LockedValue
+from agentworld_core.consensus.evidence import EvidenceSet
 from agentworld_core.errors import AgentWorldError, StateMismatch
 from agentworld_core.ledger.block import Execution, HeaderInput, execute
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.genesis import chain_from_genesis
 from agentworld_core.ledger.restart import chain_from_snapshot
 from agentworld_core.membership.revocation import RevocationSet
-from agentworld_core.messages import BlockBundle, Directory, Genesis, ProposalBody, Revocation, Vote
+from agentworld_core.messages import BlockBundle, Directory, Equivocation, Genesis, ProposalBody, Revocation, Vote
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.ledger_stores import RECORD_LIMIT, LedgerStores, other_world
 from agentworld_node.records import (
     COMMIT,
+    EVIDENCE,
     PROPOSAL,
     REVOCATION,
     SNAPSHOT,
@@ -37,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Reads a log once and brings chain, votes and revocations back from it.
+    """Reads a log once and brings chain, votes, revocations and evidence back from it.
 
     ``commits`` holds for each height, from 1 on, the place of its block in the log.
     """
@@ -48,6 +50,7 @@ class Recovery:
         self._stores = stores
         self.commits = array.array("Q")
         self.revocations = RevocationSet()
+        self.evidence = EvidenceSet()
         self._marks: list[SnapshotMark] = []
         self._open: list[Record] = []
         self._read_log()
@@ -122,6 +125,8 @@ class Recovery:
                     self._open.append(record)
                 case kind if kind == REVOCATION:
                     self.revocations.add(decode(Revocation, record.payload, limit=RECORD_LIMIT))
+                case kind if kind == EVIDENCE:
+                    self.evidence.add(decode(Equivocation, record.payload, limit=RECORD_LIMIT))
                 case kind if kind == SNAPSHOT:
                     self._marks.append(decode(SnapshotMark, record.payload))
 

@@ -20,8 +20,10 @@ _HELP: dict[str, tuple[str, str]] = {
     "agentworld_http_malformed_total": ("counter", "Requests that were no HTTP, dropped with their connection"),
     "agentworld_votes_signed_total": ("counter", "Votes that this node signed since its start"),
     "agentworld_evidence_total": ("counter", "Equivocations seen since the start"),
+    "agentworld_evidence": ("gauge", "Proofs held that a validator voted twice"),
     "agentworld_network_total": ("counter", "Counters of the network adapter, by name"),
     "agentworld_network_height": ("gauge", "Highest height that this node knows to be decided"),
+    "agentworld_stalled": ("gauge", "1 while there is work and has been no commit for 10 s, or the node cannot go on"),
     "agentworld_storage_full": ("gauge", "1 while the data folder has no room"),
 }
 

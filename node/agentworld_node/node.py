@@ -20,7 +20,6 @@ from agentworld_core.consensus.events import ConsensusSettings
 from agentworld_core.errors import AgentWorldError, Busy, NotAvailable, NotFound, WrongWorld
 from agentworld_core.messages import BlockBundle, Genesis, WorldHeadAnnounce
 from agentworld_core.ordering.batch import BatchLimits
-from agentworld_core.ordering.lease import LeaseTimings
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import sign
 from agentworld_core.topology.node_config import NodeConfig
@@ -29,16 +28,19 @@ from agentworld_node.api.malformed import server_log
 from agentworld_node.api.server import build_app
 from agentworld_node.api.services import Services
 from agentworld_node.keys import KeyFolder
-from agentworld_node.lease.loop import LeaseLoop
-from agentworld_node.lease.places import beat_forever, lease_store
+from agentworld_node.lease.places import beat_forever, lease_loop
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.port import Network
 from agentworld_node.node_files import PeersFile, read_genesis
+from agentworld_node.node_gauges import register_gauges
+from agentworld_node.node_progress import Progress
 from agentworld_node.node_status import node_status
+from agentworld_node.roles.evidence import EvidenceRole
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.gateway import GatewayRole
+from agentworld_node.roles.handover import HandOver, Surroundings
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.membership import MembershipRole
 from agentworld_node.roles.sync import Synchronizer
@@ -95,6 +97,7 @@ class Node:
             own=self.network.peer_id,
             take=self.network.set_peers,
         )
+        self.progress = Progress(self)
         self.http_port = 0
         self._head: WorldHeadAnnounce | None = None
         self._last_proposer: str | None = None
@@ -110,6 +113,7 @@ class Node:
         self.membership = MembershipRole(
             ledger=self.ledger, keyring=self.keyring, network=self.network, metrics=self.metrics
         )
+        self.evidence = EvidenceRole(ledger=self.ledger, network=self.network, metrics=self.metrics)
         self.executor = Executor(
             ledger=self.ledger, mempool=self.mempool, keyring=self.keyring, is_verified=self.gateway.is_verified
         )
@@ -129,33 +133,33 @@ class Node:
             metrics=self.metrics,
         )
         self.sync = Synchronizer(ledger=self.ledger, network=self.network, head=self.head, metrics=self.metrics)
-        self.lease = self._lease_loop()
+        self.lease = lease_loop(
+            config.lease,
+            node_id=config.node_id,
+            wanted=self._may_write,
+            # Rounds may have gone beyond the chain's term, or beyond a Lease that was lost and made again.
+            term_floor=lambda: max(self.ledger.chain.term, self.engine.highest_term),
+        )
+        around = Surroundings(node_id=config.node_id, writer=self.writer, unfit=self._unfit, view=self.engine.view)
+        self.handover = HandOver(
+            around, ledger=self.ledger, keyring=self.keyring, network=self.network, lease=self.lease
+        )
         self._connect_roles()
 
     def _connect_roles(self) -> None:
         self.executor.proposed_directory = self.membership.waiting_directory
-        self.executor.may_write = lambda: self.lease is None or self.lease.is_held
+        self.executor.may_write = lambda: self.lease is None or (self.lease.is_held and not self.handover.under_way)
         self.gateway.on_change = self.validator.work_changed
         self.gateway.refuse_work = self._refusal
         self.membership.on_change = self.validator.work_changed
+        self.validator.on_evidence = self.evidence.found
         self.validator.on_behind = self.sync.notice
         self.validator.on_decided = self.sync.notice_decided
         self.ledger.on_commit(self._note_proposer)
         if self.lease is not None:
             self.lease.on_view = self._lease_seen
             self.validator.on_unknown_term = lambda _term: self.lease.poke() if self.lease is not None else None
-        metrics, ledger = self.metrics, self.ledger
-        metrics.gauge("agentworld_head_height", lambda: ledger.height)
-        metrics.gauge("agentworld_head_time_seconds", lambda: ledger.chain.time_ms / 1000)
-        metrics.gauge("agentworld_directory_epoch", lambda: ledger.chain.directory_at(ledger.height + 1).epoch)
-        metrics.gauge("agentworld_revoked_keys", lambda: len(self.keyring.revocations))
-        metrics.gauge("agentworld_mempool_actions", lambda: len(self.mempool))
-        metrics.gauge("agentworld_peers_connected", lambda: len(self.network.connected()))
-        metrics.gauge("agentworld_writer", lambda: int(self.lease is not None and self.lease.is_held))
-        metrics.gauge("agentworld_lease_term", lambda: self.writer()[1])
-        metrics.gauge("agentworld_network_height", lambda: self.sync.network_height)
-        metrics.gauge("agentworld_storage_full", lambda: int(ledger.full))
-        metrics.table("agentworld_network_total", "name", self.network.counters)
+        register_gauges(self)
 
     async def run(self, *, ready: Callable[[], None] = lambda: None) -> None:
         """Starts everything, calls ``ready`` once the node listens, and runs until ``stop``."""
@@ -285,9 +289,12 @@ class Node:
             ledger=self.ledger,
             gateway=self.gateway,
             membership=self.membership,
+            evidence=self.evidence,
+            handover=self.handover,
             metrics=self.metrics,
             head=self.head,
             status=lambda: node_status(self),
+            consensus=self.progress.document,
             failure=self.failure,
             not_ready=self.not_ready,
             stopping=self.stopping,
@@ -310,35 +317,27 @@ class Node:
         self.sync.start(tasks)
         self.gateway.start(tasks)
         self.membership.start(tasks)
+        self.evidence.start(tasks)
+        self.handover.start()
         self.validator.start(tasks, self.ledger.durable_votes)
         if self.lease is not None:
             tasks.create_task(self.lease.run(), name="lease")
         if self.config.lease.heartbeat_name:
             tasks.create_task(beat_forever(self.config.lease, self.config.node_id), name="heartbeat")
         tasks.create_task(self._watch_forever(), name="watch-files")
+        tasks.create_task(self.progress.run(), name="watch-progress")
         tasks.create_task(self._watch_ledger(), name="watch-ledger")
 
-    def _lease_loop(self) -> LeaseLoop | None:
-        lease = self.config.lease
-        store = lease_store(lease)
-        if store is None:
-            return None
-        timings = LeaseTimings(
-            duration_ms=lease.duration_ms, renew_deadline_ms=lease.renew_deadline_ms, retry_ms=lease.retry_period_ms
-        )
-        return LeaseLoop(
-            node_id=self.config.node_id,
-            store=store,
-            timings=timings,
-            wanted=self._may_write,
-            # Rounds may have gone beyond the chain's term, or beyond a Lease that was lost and made again.
-            term_floor=lambda: max(self.ledger.chain.term, self.engine.highest_term),
-        )
+    def _unfit(self) -> str | None:
+        """Returns why this node could not write, None when it could."""
+        if "sequencer" not in self.config.roles:
+            return "it has not the role of a sequencer"
+        if self.keyring.signer_at(self.ledger.chain.next_height) is None:
+            return "it has no key that counts"
+        return self.not_ready()
 
     def _may_write(self) -> bool:
-        signs = self.keyring.signer_at(self.ledger.chain.next_height) is not None
-        fit = "sequencer" in self.config.roles and signs and self.not_ready() is None
-        return fit and not self.validator.should_yield
+        return self._unfit() is None and not self.validator.should_yield
 
     def _lease_seen(self, term: int, holder: str | None) -> None:
         self.executor.lease_term = term
@@ -353,7 +352,10 @@ class Node:
         if self.lease is None:
             return
         try:
+            held = self.lease.is_held
             await asyncio.wait_for(self.lease.release(), seconds)
+            if held:
+                await self.handover.tell_all()
         except TimeoutError:
             log.warning("the writer lease could not be handed over in time; it will expire")
 

@@ -6,7 +6,7 @@ import time
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from agentworld_client.documents import document
+from agentworld_node.node_progress import verdict_document
 
 if TYPE_CHECKING:
     from agentworld_node.node import Node
@@ -69,8 +69,9 @@ def node_status(node: Node) -> dict[str, Any]:
             "lag": lag,
             "network_height": network_height,
         },
+        "consensus": verdict_document(node.progress.verdict()),
         "mempool": {"actions": len(node.mempool)},
         "peers": {"connected": list(node.network.connected()), "expected": len(node.peers_file.peers)},
         "storage": {"state": "full" if node.ledger.full else "ok"},
-        "evidence": [document(item) for item in node.validator.evidence],
+        "evidence": node.evidence.rows(),
     }

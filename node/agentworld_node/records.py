@@ -8,8 +8,8 @@ from agentworld_core.codec import U64, Hash, items_up_to, message
 from agentworld_core.consensus.events import LockedValue
 from agentworld_core.messages import MAX_MEMBERS, ProposalBody, Round, Vote
 
-VOTE, COMMIT, PROPOSAL, REVOCATION, SNAPSHOT = 1, 2, 3, 4, 5
-"""Kinds of log records: StoredVote, BlockBundle, ProposalBody, Revocation, SnapshotMark."""
+VOTE, COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, EVIDENCE = 1, 2, 3, 4, 5, 70
+"""Kinds of log records: StoredVote, BlockBundle, ProposalBody, Revocation, SnapshotMark, Equivocation."""
 
 
 @message(60, "stored_lock")

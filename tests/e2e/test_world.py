@@ -55,6 +55,7 @@ def test_six_lines_become_a_world_that_verifies_from_outside(aurora: RunningWorl
     assert aurora.writer()[0] in row
     described = namespace.kubectl("describe", "aw", "aurora")
     assert "QuorumAvailable" in described
+    aurora.wait("it says that it moves", lambda: namespace.is_true("aw", "aurora", "Moving"), seconds=30)
     assert "WorldInitialized" in namespace.reasons()
     for pod, node in aurora.nodes().items():
         assert node["signing"]["voting"], pod
@@ -83,11 +84,23 @@ def test_a_killed_writer_is_replaced_and_terms_only_grow(
     assert aurora.writer()[1] > term
 
 
-def test_a_deleted_validator_pod_comes_back_and_nothing_is_lost(aurora: RunningWorld) -> None:
+@pytest.mark.parametrize("which", ["a follower", "the writer"])
+def test_a_deleted_validator_pod_comes_back_and_nothing_is_lost(
+    aurora: RunningWorld, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with aurora.gateway() as url, Traffic(url) as traffic:
         before = aurora.pod_identities()
-        victim = next(pod for pod in aurora.validators() if pod != aurora.writer()[0])
+        writer, term = aurora.writer()
+        victim = writer if which == "the writer" else next(pod for pod in aurora.validators() if pod != writer)
         aurora.namespace.kubectl("delete", "pod", victim, "--wait=false")
+        if victim == writer:
+            took = aurora.wait(
+                "another writer",
+                lambda: aurora.writer()[0] not in ("", writer) and aurora.writer()[1] > term,
+                seconds=4 * LEASE_SECONDS,
+            )
+            with capsys.disabled():
+                print(f" another writer {took:.1f} s after its pod was deleted, lease duration {LEASE_SECONDS} s ")
         aurora.wait(
             "another pod in its place",
             lambda: aurora.pod_identities().get(victim, ("",))[0] not in ("", before[victim][0]),

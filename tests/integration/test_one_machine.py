@@ -136,6 +136,9 @@ async def test_one_of_four_may_stand_still_two_may_not(tmp_path: Path) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(5):
                     await anext(client.events(stuck.height + 1))
+            why = await client.consensus()
+            assert why["verdict"]["state"] == "NoQuorum", why
+            assert why["verdict"]["message"].endswith("3 are needed: no aurora-2, aurora-3")
 
             await local.apply(suspended(2, False), wait=False)
             await local.when(lambda state: state.height > stuck.height, "blocks go on")
@@ -189,6 +192,10 @@ async def test_in_the_background_it_is_found_and_stopped(tmp_path: Path, monkeyp
         shown = await run_cli("status", "--gateway", state.gateway)
         assert "World aurora: running" in shown.stdout
         assert "Node aurora-gateway-0" in shown.stdout
+        assert "progress idle: no actions wait" in shown.stdout
+        why = await run_cli("consensus", "status", "--node", "aurora-0")
+        assert "ok idle: no actions wait" in why.stdout, why.stderr
+        assert "World aurora as aurora-0 sees it" in why.stdout
 
         stopped = await run_cli("down")
         assert stopped.returncode == 0, stopped.stderr

@@ -26,6 +26,7 @@ from agentworld_core.consensus.events import (
 )
 from agentworld_core.consensus.proposers import Proposers
 from agentworld_core.consensus.timers import Timers
+from agentworld_core.consensus.view import HeightView, view_of
 from agentworld_core.consensus.votes import round_of
 from agentworld_core.consensus.voting import HeightVoting, Step
 from agentworld_core.errors import StateMismatch
@@ -91,6 +92,10 @@ class ConsensusEngine:
         if voting is None or self.settings.leaseless or voting.round.attempt < YIELD_AFTER_ATTEMPTS:
             return False
         return voting.in_progress and voting.may_propose()
+
+    def view(self) -> HeightView | None:
+        """Returns a picture of the height being decided; None before the first HeightStarted."""
+        return None if self._voting is None else view_of(self._voting)
 
     # Inputs
 

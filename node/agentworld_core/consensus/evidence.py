@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Annotated
+
+from agentworld_core.codec import Id, encode, items_up_to, message
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import StateMismatch
+from agentworld_core.hashing import content_id
 from agentworld_core.messages import Directory, Equivocation, Vote
+
+PER_VALIDATOR = 4
+"""Proofs kept against one validator: the first says all, a few more cost little, and a cheat can make any number."""
+
+MAX_EVIDENCE = 256
+
+
+@message(70, "evidence")
+class Evidence:
+    """The proofs that a node holds, sorted by their content ids."""
+
+    world_id: Id
+    items: Annotated[tuple[Equivocation, ...], items_up_to(MAX_EVIDENCE)]
 
 
 def contradicts(first: Vote, second: Vote) -> bool:
@@ -29,3 +47,57 @@ def check_equivocation(evidence: Equivocation, directory: Directory) -> None:
         raise StateMismatch("do not contradict each other", field="second", value=evidence.second.block_hash)
     if evidence != evidence_of(evidence.first, evidence.second):
         raise StateMismatch("are not in the order of their block hashes", field="second")
+
+
+def evidence_id(evidence: Equivocation) -> str:
+    """Returns the content id of the proof."""
+    return content_id(encode(evidence))
+
+
+class EvidenceSet:
+    """The proofs that a node knows: it only grows, a few for each validator, one for each place where a vote can be."""
+
+    def __init__(self, items: Iterable[Equivocation] = ()):
+        self._items: dict[str, Equivocation] = {}
+        self._places: dict[str, dict[tuple[int, int, int, int], None]] = {}
+        for item in items:
+            self.add(item)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def lacks(self, evidence: Equivocation) -> bool:
+        """True when the proof would be taken in: it says something new, and there is room for it."""
+        places = self._places.get(evidence.first.validator_id, {})
+        room = len(places) < PER_VALIDATOR and len(self._items) < MAX_EVIDENCE
+        return room and _place_of(evidence) not in places
+
+    def add(self, evidence: Equivocation) -> bool:
+        """Takes in a checked proof; False when it is not lacking."""
+        if not self.lacks(evidence):
+            return False
+        self._items[evidence_id(evidence)] = evidence
+        self._places.setdefault(evidence.first.validator_id, {})[_place_of(evidence)] = None
+        return True
+
+    def get(self, content_hash: str) -> Equivocation | None:
+        """Returns the proof with this content id, or None."""
+        return self._items.get(content_hash)
+
+    def items(self) -> list[tuple[str, Equivocation]]:
+        """Returns every proof with its content id, sorted by it."""
+        return sorted(self._items.items(), key=lambda item: item[0])
+
+    @property
+    def hash(self) -> str:
+        """The content id of the set: equal on two nodes that hold the same proofs."""
+        return content_id("".join(sorted(self._items)).encode())
+
+    def as_message(self, world_id: str) -> Evidence:
+        """Returns all proofs, sorted by their content ids."""
+        return Evidence(world_id=world_id, items=tuple(item for _, item in self.items()))
+
+
+def _place_of(evidence: Equivocation) -> tuple[int, int, int, int]:
+    vote = evidence.first
+    return (vote.height, vote.term, vote.attempt, vote.phase)

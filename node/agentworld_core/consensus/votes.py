@@ -173,6 +173,10 @@ class VoteBook:
         """Returns the weight of all other validators of which a vote is known."""
         return sum(self._weights[name] for name in self._rounds if name != self._own_id)
 
+    def has_heard(self, validator_id: str) -> bool:
+        """True when a vote of the validator is known, whatever its round."""
+        return validator_id in self._rounds
+
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
         latest = sorted(((max(rounds), name) for name, rounds in self._rounds.items() if rounds), reverse=True)

@@ -78,7 +78,7 @@ class HeightVoting:
         self._cast: dict[tuple[Round, int], str | None] = {}
         self._proposed: dict[Round, None] = {}
         self._building: Round | None = None
-        self._verdicts: dict[str, bool] = {}
+        self.verdicts: dict[str, bool] = {}
         self._judging: dict[str, None] = {}
         self._asked_sync = False
         self._effects: list[Effect] = []
@@ -116,7 +116,7 @@ class HeightVoting:
         self.round = max([self.round, *reached])
         for lock in durable.locks:
             self.proposals.keep(lock.body)
-            self._verdicts[lock.block_hash] = True
+            self.verdicts[lock.block_hash] = True
             for vote in lock.polka:
                 self.book.add(vote, current=self.round)
             if self.locked is None or lock.round > self.locked.round:
@@ -183,7 +183,7 @@ class HeightVoting:
         """The verdict on a block is known."""
         if block_hash in self._judging:
             del self._judging[block_hash]
-            self._verdicts[block_hash] = valid
+            self.verdicts[block_hash] = valid
 
     def on_vote_durable(self, vote: Vote) -> None:
         """An own vote is on disk: only now it counts and may be sent."""
@@ -260,7 +260,7 @@ class HeightVoting:
             if round_ > self.round or (self.valid is not None and round_ <= self.valid.round):
                 continue
             body = self.proposals.block(block_hash)
-            if body is not None and self._verdicts.get(block_hash, True):
+            if body is not None and self.verdicts.get(block_hash, True):
                 self.valid = self._locked_value(round_, body)
                 return True
         return False
@@ -320,7 +320,7 @@ class HeightVoting:
         self._building = None
         self.book.prune(round_)
         self.proposals.prune(round_, needed=self._is_needed)
-        self._verdicts = {key: good for key, good in self._verdicts.items() if self.proposals.block(key) is not None}
+        self.verdicts = {key: good for key, good in self.verdicts.items() if self.proposals.block(key) is not None}
         self._proposed = {past: None for past in self._proposed if past >= round_}
         self._cast = {place: value for place, value in self._cast.items() if place[0] >= round_}
 
@@ -347,7 +347,7 @@ class HeightVoting:
 
     def _verdict(self, body: ProposalBody) -> bool | None:
         block_hash = body.proposal.block_hash
-        verdict = self._verdicts.get(block_hash)
+        verdict = self.verdicts.get(block_hash)
         if verdict is None and block_hash not in self._judging:
             self._judging[block_hash] = None
             self._effects.append(JudgeCandidate(body))
@@ -369,7 +369,7 @@ class HeightVoting:
     def _propose_block(self, candidate: tuple[WorldBlock, ActionBatch], hash_: str, *, since: Round | None) -> None:
         draft = {"block_hash": hash_, "proposer_id": self.own_id or ""}
         body = draft_proposal(self.directory, candidate, round_=self.round, since=since, **draft)
-        self._verdicts[hash_] = True
+        self.verdicts[hash_] = True
         self._proposed[self.round] = None
         self._effects.append(PersistProposal(body))
 
@@ -379,7 +379,7 @@ class HeightVoting:
 
     def _note_own_proposal(self, body: ProposalBody) -> None:
         self._proposed[proposal_round(body.proposal)] = None
-        self._verdicts[body.proposal.block_hash] = True
+        self.verdicts[body.proposal.block_hash] = True
         self.proposals.accept(body)
 
     def _in_scope(self, message: Vote | Proposal) -> bool:

@@ -6,7 +6,8 @@ Two rules keep two nodes from believing at the same time that they hold it:
 * The holder counts from before it sent its last successful write, and stops ``renew_deadline`` later.
 * Everybody else counts from when it first saw that write, and waits the whole, longer ``duration`` of the record.
 
-A term is never used by two holders, since taking the lease always raises it and compare-and-swap lets one win.
+A term is never used by two holders, since taking the lease or handing it over always raises it and compare-and-swap
+lets one win. Who is handed the lease holds it from its own first renewal on, as a holder that was restarted does.
 All times are milliseconds of the caller's own monotonic clock.
 """
 
@@ -76,6 +77,13 @@ class Release:
 
 
 @dataclass(frozen=True)
+class HandOver:
+    """Make another node the holder, with a higher term: it begins with its first renewal, and nobody comes between."""
+
+    write: LeaseWrite
+
+
+@dataclass(frozen=True)
 class Wait:
     """Nothing to do before this time, unless the record changes."""
 
@@ -83,7 +91,7 @@ class Wait:
     reason: str
 
 
-Decision = Acquire | Renew | Release | Wait
+Decision = Acquire | Renew | Release | HandOver | Wait
 
 
 class LeaseKeeper:
@@ -140,16 +148,33 @@ class LeaseKeeper:
             return record.term, self.holder_id if self.is_held(now_ms) else None
         return record.term, None if self._has_expired(record, now_ms) else record.holder
 
-    def decide(self, now_ms: int, *, wanted: bool, term_floor: int = 0) -> Decision:
+    def expires_in(self, now_ms: int) -> int | None:
+        """Returns in how many milliseconds who holds the lease loses it unless it is renewed, None for nobody.
+
+        The holder counts to the moment it stops by itself, everybody else to the moment it may be taken.
+        """
+        record = self._record
+        if record is None or self.view(now_ms)[1] is None:
+            return None
+        if record.holder == self.holder_id and self._held_until_ms is not None:
+            return self._held_until_ms - now_ms
+        return self._seen_at_ms + self._duration(record) - now_ms
+
+    def decide(self, now_ms: int, *, wanted: bool, term_floor: int = 0, successor: str | None = None) -> Decision:
         """Returns what to do now.
 
         ``wanted``: this node is fit to write; after it has given the lease up, others have one duration to take it
         before it tries again. ``term_floor``: the highest term in the chain or in the vote; a lease
-        with a lower one would be fenced off, so it is taken anew above it.
+        with a lower one would be fenced off, so it is taken anew above it. ``successor``: who
+        gets the lease if this node holds it.
         """
         self._highest_term = max(self._highest_term, term_floor)
         record = self._record
         if record is not None and record.holder == self.holder_id:
+            if successor is not None and self.is_held(now_ms):
+                # Over with the decision, as for a release.
+                self._held_until_ms = None
+                return HandOver(self._write(successor, self._highest_term + 1))
             return self._decide_own(record, now_ms, wanted=wanted)
         if not wanted:
             return Wait(now_ms + self.timings.retry_ms, "not a candidate")

@@ -16,9 +16,11 @@ from aiohttp import web
 
 from agentworld_client.documents import document
 from agentworld_core.codec import encode
+from agentworld_core.consensus.evidence import evidence_id
 from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding, NotFound, TooLarge
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.world.tree_nodes import MAX_KEY_BYTES
 from agentworld_node.api import documents
 from agentworld_node.api.errors import errors_as_json
@@ -67,12 +69,17 @@ def build_app(services: Services) -> web.Application:
             web.get("/v1/directories/{epoch}", directory),
             web.get("/v1/revocations", revocations),
             web.get("/v1/state", state_entries),
+            web.get("/v1/evidence", evidence),
+            web.get("/v1/evidence/{hash}", one_evidence),
             web.get("/v1/state/{key:.+}", state),
             web.get("/v1/blobs/{hash}", blob),
             web.get("/v1/events", events),
             web.get("/v1/status", status),
+            web.get("/v1/consensus", consensus),
             web.post("/control/v1/directories", publish_directory),
             web.post("/control/v1/revocations", publish_revocation),
+            web.get("/v1/writer", writer),
+            web.post("/control/v1/writer", transfer_writer),
             web.get("/openapi.json", openapi),
             web.get("/livez", livez),
             web.get("/readyz", readyz),
@@ -188,6 +195,26 @@ async def revocations(request: web.Request) -> web.Response:
     return web.json_response(document(held))
 
 
+async def evidence(request: web.Request) -> web.Response:
+    """Returns every proof that this node holds of a validator that voted twice, both signed votes in full."""
+    held = request.app[SERVICES].evidence.all()
+    if _wants_cbor(request):
+        return web.Response(body=encode(held), content_type=documents.CBOR)
+    items = [{"hash": evidence_id(item), **document(item)} for item in held.items]
+    return web.json_response({"world_id": held.world_id, "items": items})
+
+
+async def one_evidence(request: web.Request) -> web.Response:
+    """Returns one proof by its content id."""
+    content_hash = check_hash(request.match_info["hash"], field="hash")
+    found = request.app[SERVICES].evidence.get(content_hash)
+    if found is None:
+        raise NotFound("this node holds no such proof", field="hash", value=content_hash)
+    if _wants_cbor(request):
+        return web.Response(body=encode(found), content_type=documents.CBOR)
+    return web.json_response({"hash": content_hash, **document(found)})
+
+
 async def state(request: web.Request) -> web.Response:
     """Returns the value under a state key at the head, with ``?proof=1`` also the proof against the state root."""
     key = request.match_info["key"]
@@ -262,6 +289,11 @@ async def status(request: web.Request) -> web.Response:
     return web.json_response(request.app[SERVICES].status())
 
 
+async def consensus(request: web.Request) -> web.Response:
+    """Returns the height being decided: round, votes, who is missing, the lease, and why it moves or does not."""
+    return web.json_response(request.app[SERVICES].consensus())
+
+
 async def publish_directory(request: web.Request) -> web.Response:
     """Takes the next directory epoch, signed by governance, as CBOR; taking it again changes nothing."""
     check_kind(request, (documents.CBOR,))
@@ -275,6 +307,18 @@ async def publish_revocation(request: web.Request) -> web.Response:
     check_kind(request, (documents.CBOR,))
     statement = message_of(Revocation, await request.app[LIMITS].body(request))
     return web.json_response(await request.app[SERVICES].membership.submit_revocation(statement, force=force))
+
+
+async def writer(request: web.Request) -> web.Response:
+    """Returns who holds the writer lease; a node that does not see the lease asks a validator."""
+    return web.json_response(document(await request.app[SERVICES].handover.writer()))
+
+
+async def transfer_writer(request: web.Request) -> web.Response:
+    """Hands the writer lease to the validator that governance has named and signed for; answers when it writes."""
+    check_kind(request, (documents.CBOR,))
+    wish = message_of(WriterTransfer, await request.app[LIMITS].body(request))
+    return web.json_response(document(await request.app[SERVICES].handover.transfer(wish)))
 
 
 async def openapi(_request: web.Request) -> web.Response:

@@ -7,16 +7,19 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import (
     ActionEnvelope,
     BlockBundle,
     Directory,
+    Equivocation,
     Genesis,
     Revocation,
     Revocations,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering.transfer import Writer, WriterTransfer
 from agentworld_node.metrics import Metrics
 
 Submission = dict[str, Any] | AgentWorldError
@@ -58,6 +61,20 @@ class Membership(Protocol):
     def revocations(self) -> Revocations: ...
 
 
+class EvidenceHolder(Protocol):
+    """Holds the proofs that validators voted twice."""
+
+    def all(self) -> Evidence: ...
+    def get(self, content_hash: str) -> Equivocation | None: ...
+
+
+class WriterControl(Protocol):
+    """Says who writes, and hands the lease over."""
+
+    async def writer(self) -> Writer: ...
+    async def transfer(self, wish: WriterTransfer) -> Writer: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Services:
     """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None."""
@@ -65,9 +82,12 @@ class Services:
     ledger: LedgerReader
     gateway: Gateway
     membership: Membership
+    evidence: EvidenceHolder
+    handover: WriterControl
     metrics: Metrics
     head: Callable[[], WorldHeadAnnounce | None]
     status: Callable[[], dict[str, Any]]
+    consensus: Callable[[], dict[str, Any]]
     failure: Callable[[], str | None]
     not_ready: Callable[[], str | None]
     stopping: asyncio.Event

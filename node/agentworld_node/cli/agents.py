@@ -166,6 +166,7 @@ def status(target: Target) -> None:
             ("signing key", found["signing"]["active_key_id"] or "-"),
             ("sync", f"{found['sync']['state']} (lag {found['sync']['lag']})"),
             ("mempool", found["mempool"]["actions"]),
+            ("progress", found["consensus"]["message"]),
             ("peers", f"{len(found['peers']['connected'])} of {found['peers']['expected']}"),
         ],
     )

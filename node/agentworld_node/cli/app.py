@@ -129,7 +129,19 @@ def exit_code(error: AgentWorldError) -> int:
 def main() -> None:
     """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
     # Commands register themselves when their modules are imported.
-    from agentworld_node.cli import agents, auditing, governance, inspecting, keys, nodes, store, worlds  # noqa: F401
+    from agentworld_node.cli import (  # noqa: F401
+        agents,
+        auditing,
+        consensus,
+        evidence,
+        governance,
+        inspecting,
+        keys,
+        nodes,
+        store,
+        worlds,
+        writer,
+    )
 
     try:
         app()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable
+from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable, NotFound
 from agentworld_core.topology.resources import World
 from agentworld_node.supervisor.control import ControlClient
 from agentworld_node.supervisor.manifests import Reading
@@ -48,14 +48,38 @@ def only_running() -> Path:
     raise NotAvailable("several worlds run here" if folders else "no world runs here", field="WORLD", remedy=remedy)
 
 
-async def world_behind(gateway: str) -> WorldState | None:
-    """Returns the state of the world whose supervisor on this machine serves this gateway, None when there is none."""
+async def node_url(node_id: str) -> str:
+    """Returns the address of a node of a world that runs on this machine; NotFound names the nodes that do."""
+    known: list[str] = []
+    for folder in running_folders():
+        record = find_supervisor(folder)
+        if record is None:
+            continue
+        for node in (await ControlClient(record).world()).nodes:
+            if node.node_id == node_id and node.url:
+                return node.url
+            known.append(node.node_id)
+    remedy = f"use one of {', '.join(known)}" if known else "name the address with --gateway"
+    raise NotFound("no such node runs on this machine", field="--node", value=node_id, remedy=remedy)
+
+
+def folder_behind(gateway: str) -> Path | None:
+    """Returns the folder of the world whose supervisor on this machine serves this gateway, None when there is none."""
     for folder in running_folders():
         record = find_supervisor(folder)
         if record is not None and record.gateway == gateway.rstrip("/"):
-            try:
-                return await ControlClient(record).world()
-            except AgentWorldError:
-                # It is about to stop, or still starting: what the node itself says is shown all the same.
-                return None
+            return folder
     return None
+
+
+async def world_behind(gateway: str) -> WorldState | None:
+    """Returns the state of the world whose supervisor on this machine serves this gateway, None when there is none."""
+    folder = folder_behind(gateway)
+    record = None if folder is None else find_supervisor(folder)
+    if record is None:
+        return None
+    try:
+        return await ControlClient(record).world()
+    except AgentWorldError:
+        # It is about to stop, or still starting: what the node itself says is shown all the same.
+        return None

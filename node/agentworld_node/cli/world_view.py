@@ -127,6 +127,9 @@ def world_table(state: WorldState) -> Group:
 def print_world(state: WorldState) -> None:
     """Prints everything about a world that is worth knowing: nodes, keys, revocations, and what is wrong or awaited."""
     console.print(world_table(state))
+    if state.progress:
+        style, word = ("red", "stalled") if state.stalled else ("green", "progress")
+        console.print(f"[{style}]{word}[/] {escape(state.progress)}")
     console.print(rows_table(["Key", "Signs for", "Generation", "Key id", "State", ""], key_rows(state)))
     if state.revocations:
         rows = [

@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from agentworld_core.errors import NotAvailable
+from agentworld_core.consensus.verdict import LeaseSight
+from agentworld_core.errors import NotAvailable, StateMismatch
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, Release, Wait
 from agentworld_node.lease.port import LeaseStore
 
@@ -38,9 +39,11 @@ class LeaseLoop:
         self._turning = asyncio.Lock()
         self._deadline: asyncio.TimerHandle | None = None
         self._releasing = False
+        self._successor: str | None = None
         self._silent = False
         self._holder: str | None = None
         self.view: tuple[int, str | None] = (0, None)
+        self._viewed_at: int | None = None
         self.on_view: Callable[[int, str | None], None] = lambda _term, _holder: None
 
     @property
@@ -48,18 +51,33 @@ class LeaseLoop:
         """True while this node may act as the writer, by its own monotonic clock."""
         return self._keeper.is_held(self._now())
 
+    def sight(self) -> LeaseSight:
+        """Returns the lease as this node observes it now."""
+        now = self._now()
+        term, holder = self._keeper.view(now)
+        return LeaseSight(
+            holder=holder,
+            term=term,
+            expires_in_ms=self._keeper.expires_in(now),
+            unchanged_ms=0 if self._viewed_at is None else now - self._viewed_at,
+            answers=not self._silent,
+        )
+
     def poke(self) -> None:
         """Reads the lease again now: somebody spoke of a term that is not known here."""
         self._poke.set()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
+        self._viewed_at = self._now()
         while True:
             self._poke.clear()
             pause = await self._turn()
             self._report()
             try:
-                await asyncio.wait_for(self._poke.wait(), pause / 1000)
+                # Not wait_for, which swallows a cancellation that comes together with the end of what it waits for.
+                async with asyncio.timeout(pause / 1000):
+                    await self._poke.wait()
             except TimeoutError:
                 self._report()
             else:
@@ -79,6 +97,34 @@ class LeaseLoop:
                 return
             await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
 
+    async def hand_over(self, successor: str) -> int:
+        """Makes another node the holder, which then only has to renew; returns the new term.
+
+        Raises StateMismatch when this node turns out not to hold the lease. Until it returns, or when it is cancelled,
+        the outcome is what the store says; the caller bounds how long it may take.
+        """
+        self._successor = successor
+        try:
+            while True:
+                await self._turn()
+                self._report()
+                if not self._silent and self._holder == successor:
+                    return self.view[0]
+                if not self._silent and self._holder != self._node_id:
+                    raise StateMismatch("this node does not hold the lease", field="holder", value=self._holder)
+                await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
+        finally:
+            self._successor = None
+
+    async def taken(self) -> int:
+        """Takes up a lease that was handed to this node and returns its term; the caller bounds how long it waits."""
+        while not self.is_held:
+            await self._turn()
+            self._report()
+            if not self.is_held:
+                await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
+        return self.view[0]
+
     async def _turn(self) -> int:
         """Reads, decides and writes once; returns the milliseconds to wait before the next turn."""
         async with self._turning:
@@ -95,15 +141,19 @@ class LeaseLoop:
             return pause
 
     async def _read_and_write(self) -> int:
-        record = await asyncio.wait_for(self._store.read(), STORE_SECONDS)
+        async with asyncio.timeout(STORE_SECONDS):
+            record = await self._store.read()
         self._keeper.observe(self._now(), record)
         self._holder = None if record is None else record.holder
         wanted = self._wanted() and not self._releasing
-        decision = self._keeper.decide(self._now(), wanted=wanted, term_floor=self._term_floor())
+        decision = self._keeper.decide(
+            self._now(), wanted=wanted, term_floor=self._term_floor(), successor=self._successor
+        )
         if isinstance(decision, Wait):
             return self._until(decision.until_ms)
         started = self._now()
-        stored = await asyncio.wait_for(self._store.write(decision.write), STORE_SECONDS)
+        async with asyncio.timeout(STORE_SECONDS):
+            stored = await self._store.write(decision.write)
         if stored is None:
             # Somebody was faster; what they wrote is read at once, except by who only wants to be rid of the lease.
             return self._timings.retry_ms if isinstance(decision, Release) else SHORTEST_PAUSE_MS
@@ -127,6 +177,7 @@ class LeaseLoop:
         view = self._keeper.view(self._now())
         if view != self.view:
             self.view = view
+            self._viewed_at = self._now()
             log.info("writer lease: term %d, holder %s", view[0], view[1] or "nobody")
             self.on_view(*view)
 

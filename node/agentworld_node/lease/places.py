@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from agentworld_core.errors import NotAvailable
+from agentworld_core.ordering.lease import LeaseTimings
 from agentworld_core.topology.node_config import LeaseConfig
 from agentworld_node.lease.file import FileLeaseStore
+from agentworld_node.lease.loop import LeaseLoop
 from agentworld_node.lease.port import LeaseStore
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,19 @@ def lease_store(config: LeaseConfig) -> LeaseStore | None:
     from agentworld_node.kube.leases import KubernetesLeases, KubernetesLeaseStore
 
     return KubernetesLeaseStore(KubernetesLeases(config.namespace), config.name)
+
+
+def lease_loop(
+    config: LeaseConfig, *, node_id: str, wanted: Callable[[], bool], term_floor: Callable[[], int]
+) -> LeaseLoop | None:
+    """Returns the loop that keeps or watches the writer lease for a node, None for a world that has none."""
+    store = lease_store(config)
+    if store is None:
+        return None
+    timings = LeaseTimings(
+        duration_ms=config.duration_ms, renew_deadline_ms=config.renew_deadline_ms, retry_ms=config.retry_period_ms
+    )
+    return LeaseLoop(node_id=node_id, store=store, timings=timings, wanted=wanted, term_floor=term_floor)
 
 
 async def beat_forever(config: LeaseConfig, node_id: str) -> None:

@@ -59,7 +59,6 @@ VOTE_LIMIT = 1024
 PROPOSAL_LIMIT = 2 * 1024 * 1024
 EARLY_PER_PEER = 8
 KEY_RETRY_SECONDS = 1.0
-EVIDENCE_KEPT = 64
 
 
 class ValidatorRole:
@@ -88,8 +87,8 @@ class ValidatorRole:
         self._early: dict[str, deque[ConsensusMessage]] = {}
         self._proposal_topic = topic(ledger.genesis.world_id, "consensus.proposal")
         self._vote_topic = topic(ledger.genesis.world_id, "consensus.vote")
-        self.evidence: list[Equivocation] = []
         self.on_behind: Callable[[str, int], None] = lambda _peer, _height: None
+        self.on_evidence: Callable[[Equivocation], None] = lambda _evidence: None
         self.on_decided: Callable[[int], None] = lambda _height: None
         self.on_unknown_term: Callable[[int], None] = lambda _term: None
 
@@ -233,7 +232,7 @@ class ValidatorRole:
                 case RequestSync(height):
                     self.on_decided(height)
                 case RecordEvidence(evidence):
-                    self._record(evidence)
+                    self.on_evidence(evidence)
                 case _:
                     self._spawn(self._perform(effect), type(effect).__name__)
 
@@ -290,12 +289,6 @@ class ValidatorRole:
 
     async def _commit(self, bundle: BlockBundle) -> None:
         await self._ledger.apply(bundle, execution=self._executor.execution_of(bundle))
-
-    def _record(self, evidence: Equivocation) -> None:
-        self._metrics.count("agentworld_evidence_total")
-        log.error("validator %s voted twice at height %d", evidence.first.validator_id, evidence.first.height)
-        if evidence not in self.evidence and len(self.evidence) < EVIDENCE_KEPT:
-            self.evidence.append(evidence)
 
     def _fired(self, name: str) -> None:
         self._timers.pop(name, None)

@@ -133,6 +133,11 @@ class WorldHome:
                 found[int(path.stem[1:])] = key_files.load(path)
         return found
 
+    def all_signers(self) -> list[Ed25519Signer]:
+        """Returns the signers of every generation of every MembershipKey."""
+        folders = sorted((self.folder / "keys").glob("*"))
+        return [signer for folder in folders for signer in self.signers(folder.name).values()]
+
     def make_key(self, key: str, generation: int, *, asked: int) -> Ed25519Signer:
         """Makes the key of a generation, for which ``spec.generation`` was ``asked``, or returns it when it exists."""
         path = self.folder / "keys" / key / f"g{generation}.pem"

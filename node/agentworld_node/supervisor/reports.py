@@ -11,6 +11,7 @@ import aiohttp
 
 from agentworld_client.gateway import CBOR, GatewayClient
 from agentworld_core.codec import decode
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import Directory, Revocation, Revocations
 from agentworld_core.topology.node_config import NodeConfig
@@ -44,6 +45,7 @@ class NodeReport:
     mempool: int = 0
     evidence: int = 0
     problems: tuple[str, ...] = ()
+    progress: Verdict | None = None
 
 
 def parse_report(node_id: str, document: Mapping[str, Any]) -> NodeReport:
@@ -70,6 +72,7 @@ def parse_report(node_id: str, document: Mapping[str, Any]) -> NodeReport:
         mempool=document["mempool"]["actions"],
         evidence=len(document["evidence"]),
         problems=tuple(signing.get("problems", ())),
+        progress=Verdict(**document["consensus"]),
     )
 
 

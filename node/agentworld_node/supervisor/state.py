@@ -74,6 +74,8 @@ class WorldState:
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     settled: bool = False
+    stalled: bool = False
+    progress: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the JSON form; ``from_dict`` reads it back."""
@@ -117,6 +119,10 @@ def differences(before: WorldState, after: WorldState) -> list[str]:
     lines += [f"problem: {problem}" for problem in after.problems if problem not in before.problems]
     lines += [f"no longer: {problem}" for problem in before.problems if problem not in after.problems]
     lines += [note for note in after.notes if note not in before.notes]
+    if after.stalled and after.progress != before.progress:
+        lines.append(f"stalled: {after.progress}")
+    elif before.stalled and not after.stalled:
+        lines.append("no longer stalled")
     if after.phase != before.phase:
         lines.append(f"world {after.world}: {after.phase.lower()}")
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Sequence
 
+from agentworld_core.consensus.verdict import Verdict, world_verdict
 from agentworld_core.membership.directory import find_member, quorum_weight
 from agentworld_core.membership.rotation import Rotation
 from agentworld_core.membership.steps import Done, Refused, Wait
@@ -39,6 +40,7 @@ def summarize(seen: Pass, fleet: Fleet, observer: Observer, *, base: WorldState)
     voting = [node for node in nodes if node.phase == "Voting"]
     revocations = tuple(_revocations(seen, fleet, observer))
     problems = [*_problems(seen, observer, base.genesis_hash), *seen.failures]
+    progress = _progress(seen, reports)
     phase = "Running" if _has_quorum(seen.current, voting) else "Starting" if seen.current is None else "NoQuorum"
     if spec.paused or spec.hibernated:
         phase = "Hibernated" if spec.hibernated else "Paused"
@@ -65,7 +67,18 @@ def summarize(seen: Pass, fleet: Fleet, observer: Observer, *, base: WorldState)
         problems=tuple(problems),
         notes=tuple(_notes(seen.plan)),
         settled=_is_settled(seen, nodes, revocations) and not problems,
+        stalled=progress is not None and progress.stalled,
+        progress="" if progress is None else progress.message,
     )
+
+
+def _progress(seen: Pass, reports: Sequence[NodeReport]) -> Verdict | None:
+    """Returns why the world moves or does not, as its members say."""
+    spec = seen.topology.world.spec
+    if seen.current is None or spec.hibernated:
+        return None
+    members = [report for report in reports if find_member(seen.current, report.node_id) is not None]
+    return world_verdict((item.height, item.node_id, item.progress) for item in members if item.progress is not None)
 
 
 def _node(node: NodePlan, seen: Pass, fleet: Fleet, observer: Observer) -> NodeState:
@@ -162,7 +175,7 @@ def _problems(seen: Pass, observer: Observer, genesis_hash: str) -> list[str]:
         if report.genesis_hash != genesis_hash
     ]
     problems += [
-        f"{report.node_id} has proof that a validator signed two different votes; see `agentworld status`"
+        f"{report.node_id} has proof that a validator signed two different votes; see `agentworld evidence list`"
         for report in observer.reachable()
         if report.evidence
     ]

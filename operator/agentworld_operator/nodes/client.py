@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import aiohttp
 
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
@@ -40,6 +41,10 @@ class NodeClient:
     async def directory(self, address: str, epoch: int) -> Directory:
         """Returns a directory epoch that the node holds."""
         return await self._message(Directory, address, f"/v1/directories/{epoch}")
+
+    async def evidence(self, address: str) -> Evidence:
+        """Returns the proofs that the node holds of validators that voted twice."""
+        return await self._message(Evidence, address, "/v1/evidence")
 
     async def push_directory(self, address: str, directory: Directory) -> None:
         """Hands a signed directory to the node; the same one twice is fine."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.messages import Directory, Genesis, Revocation
 from agentworld_operator.nodes.status import NodeStatus
 
@@ -21,6 +22,10 @@ class NodeApi(Protocol):
 
     async def directory(self, address: str, epoch: int) -> Directory:
         """Returns a directory epoch that the node holds."""
+        ...
+
+    async def evidence(self, address: str) -> Evidence:
+        """Returns the proofs that the node holds of validators that voted twice; they prove themselves, or nothing."""
         ...
 
     async def push_directory(self, address: str, directory: Directory) -> None:

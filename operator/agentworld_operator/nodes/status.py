@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.ids import is_hash, is_key_id
+
+_WORD = re.compile(r"[A-Z][A-Za-z0-9]{0,63}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,9 @@ class NodeStatus:
     writer_term: int = 0
     sync_state: str = ""
     lag: int = 0
-    evidence: tuple[Mapping[str, Any], ...] = ()
+    evidence: tuple[str, ...] = ()
+    """The content ids of the proofs that it says it holds."""
+    progress: Verdict | None = None
 
     @property
     def in_sync(self) -> bool:
@@ -70,7 +76,9 @@ class NodeStatus:
             self.writer,
             self.writer_term,
             self.sync_state,
-            len(self.evidence),
+            self.evidence,
+            # What changes while blocks are decided would be news all the time.
+            self.progress if self.progress is not None and self.progress.stalled else None,
         )
 
 
@@ -106,8 +114,22 @@ def parse_status(data: object) -> NodeStatus:
         writer_term=_number(writer.get("term")),
         sync_state=_text(sync.get("state")),
         lag=_number(sync.get("lag")),
-        evidence=tuple(item for item in _items(document.get("evidence")) if isinstance(item, Mapping))[:16],
+        progress=_progress(document.get("consensus")),
+        evidence=_evidence(document.get("evidence")),
     )
+
+
+def _evidence(value: object) -> tuple[str, ...]:
+    hashes = [_hash(_mapping(item).get("hash")) for item in _items(value)]
+    return tuple(sorted(item for item in hashes if item))
+
+
+def _progress(value: object) -> Verdict | None:
+    data = _mapping(value)
+    state = _text(data.get("state"))
+    if not _WORD.fullmatch(state):
+        return None
+    return Verdict(state=state, message=_text(data.get("message"), limit=1024), stalled=data.get("stalled") is True)
 
 
 def _epoch(value: object) -> Epoch:
@@ -127,8 +149,8 @@ def _items(value: object) -> list[Any]:
     return value[:4096] if isinstance(value, list) else []
 
 
-def _text(value: object) -> str:
-    return value[:256] if isinstance(value, str) else ""
+def _text(value: object, *, limit: int = 256) -> str:
+    return value[:limit] if isinstance(value, str) else ""
 
 
 def _number(value: object) -> int:

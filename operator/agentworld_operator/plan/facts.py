@@ -6,12 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from agentworld_core.consensus.verdict import Verdict, world_verdict
 from agentworld_core.errors import InvalidField
 from agentworld_core.membership.directory import find_member
 from agentworld_core.membership.steps import Refused
 from agentworld_core.membership.upkeep import UpkeepPlan
 from agentworld_core.membership.wishes import RevocationPlan
-from agentworld_core.messages import Directory, Genesis, Revocation
+from agentworld_core.messages import Directory, Equivocation, Genesis, Revocation
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_operator.nodes.status import Head, NodeStatus
 from agentworld_operator.plan.keys import HeldKeys
@@ -53,6 +54,8 @@ class WorldFacts:
     revocations: RevocationPlan = dataclasses.field(default_factory=RevocationPlan)
     complaints: Complaints = dataclasses.field(default_factory=Complaints)
     lease: Mapping[str, Any] | None = None
+    evidence: Mapping[str, Equivocation] = dataclasses.field(default_factory=dict)
+    """Proofs that validators voted twice, checked, by their content ids."""
 
     @property
     def refusal(self) -> Refused | None:
@@ -100,6 +103,15 @@ class WorldFacts:
         return [
             name for name in self.listeners if name not in self.statuses or self.statuses[name].directory.epoch < epoch
         ]
+
+    def progress(self) -> Verdict | None:
+        """Returns why the world moves or does not, as its members say; None when none of them does."""
+        told = []
+        for node in self.validators:
+            status = self.statuses.get(node.name)
+            if status is not None and status.progress is not None and self.is_member(node):
+                told.append((status.head.height, node.node_id, status.progress))
+        return world_verdict(told)
 
     def can_vote(self, node: NodePlan) -> bool:
         """True when the node is a member, at the head, and has a key that counts."""

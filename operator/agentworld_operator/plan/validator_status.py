@@ -7,6 +7,7 @@ from typing import Any
 
 from agentworld_core.topology.plan import NodePlan
 from agentworld_operator.nodes.status import NodeStatus
+from agentworld_operator.plan.evidence import evidence_rows
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources import reasons
 from agentworld_operator.resources.status import (
@@ -20,7 +21,6 @@ from agentworld_operator.resources.status import (
     without_empty,
 )
 
-_PHASES = {"1": "prevote", "2": "precommit"}
 _FAILED = (reasons.IMAGE_PULL_FAILED, reasons.NODE_CRASHING)
 
 
@@ -49,7 +49,7 @@ def validator_status(facts: WorldFacts, node: NodePlan, stored: Mapping[str, Any
             "pod": node.name if facts.pod(node.name).exists else "",
             "lease": node.name,
             **_seen(facts, status, before),
-            "evidence": evidence_against(facts, node.node_id, before.get("evidence") or []),
+            "evidence": evidence_rows(facts, before.get("evidence") or [], validator_id=node.node_id),
         }
     )
     last_seen = before.get("lastSeenTime")
@@ -78,17 +78,6 @@ def phase(facts: WorldFacts, node: NodePlan) -> str:
     if not member:
         return "Syncing"
     return "Voting" if status.voting else "Starting"
-
-
-def evidence_against(facts: WorldFacts, node_id: str, before: list[Any]) -> list[dict[str, Any]]:
-    """Returns the proofs that a validator signed twice, those that a node told of earlier included."""
-    rows = {_evidence_key(row): row for row in before if isinstance(row, Mapping)}
-    for status in facts.statuses.values():
-        for item in status.evidence:
-            row = _evidence_row(item, node_id)
-            if row is not None:
-                rows.setdefault(_evidence_key(row), row)
-    return [dict(rows[key]) for key in sorted(rows)][:16]
 
 
 def _conditions(facts: WorldFacts, node: NodePlan, stage: str) -> list[Condition]:
@@ -172,34 +161,6 @@ def _seen(facts: WorldFacts, status: NodeStatus | None, before: Mapping[str, Any
         "directoryEpoch": status.directory.epoch,
         "revokedSetHash": status.revoked_set_hash,
     }
-
-
-def _evidence_row(item: Mapping[str, Any], node_id: str) -> dict[str, Any] | None:
-    """Returns the row of a proof, None when it is about somebody else; nodes give both votes, or the row itself."""
-    first, second = item.get("first"), item.get("second")
-    one = first if isinstance(first, Mapping) else item
-    other = second if isinstance(second, Mapping) else {}
-    if one.get("validator_id") != node_id:
-        return None
-    row = {
-        "hash": item.get("hash"),
-        "height": one.get("height"),
-        "term": one.get("term"),
-        "attempt": one.get("attempt"),
-        "phase": _PHASES.get(str(one.get("phase")), one.get("phase")),
-        "firstBlockHash": one.get("block_hash") or item.get("first_block_hash"),
-        "secondBlockHash": other.get("block_hash") or item.get("second_block_hash"),
-    }
-    return without_empty({key: value for key, value in row.items() if isinstance(value, int | str)})
-
-
-def _evidence_key(row: Mapping[str, Any]) -> tuple[int, int, int, str]:
-    return (
-        int(row.get("height") or 0),
-        int(row.get("term") or 0),
-        int(row.get("attempt") or 0),
-        str(row.get("phase") or ""),
-    )
 
 
 def _no(kind: str, reason: str, message: str) -> Condition:

@@ -29,6 +29,7 @@ def world_conditions(facts: WorldFacts, stored: Stored) -> list[Condition]:
         _progressing(facts),
         _degraded(facts, stored),
         quorum,
+        _moving(facts),
         _directory(facts),
         _revocations(facts, stored),
         _paused(facts),
@@ -84,6 +85,20 @@ def _quorum(facts: WorldFacts, stored: Stored) -> Condition:
     if was_there:
         return _no(kind, reasons.QUORUM_LOST, f"{says}. No block is committed until they return; nothing is lost")
     return _no(kind, reasons.STARTING, says)
+
+
+def _moving(facts: WorldFacts) -> Condition:
+    kind = reasons.MOVING
+    if facts.topology.world.spec.hibernated:
+        return _no(kind, reasons.HIBERNATED, "the world is hibernated")
+    found = facts.progress()
+    if found is None:
+        says = "no member of the directory answers"
+        return Condition(type=kind, status=UNKNOWN, reason=reasons.NODES_UNREACHABLE, message=says)
+    if not found.stalled:
+        # Whether it is idle or busy changes with every action, and is no matter for a status.
+        return _yes(kind)
+    return _no(kind, found.state, f"{found.message}. See `agentworld consensus status` of a validator; nothing is lost")
 
 
 def _progressing(facts: WorldFacts) -> Condition:

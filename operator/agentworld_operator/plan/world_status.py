@@ -8,6 +8,7 @@ from typing import Any
 from agentworld_core.membership.directory import directory_hash, quorum_weight
 from agentworld_core.membership.revocation import statement_id
 from agentworld_core.topology.quorum import needed_weight
+from agentworld_operator.plan.evidence import evidence_rows
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.plan.world_conditions import world_conditions
 from agentworld_operator.resources import names, reasons
@@ -43,6 +44,7 @@ def world_status(facts: WorldFacts, stored: Mapping[str, Any]) -> dict[str, Any]
             "directory": _directory(facts, before.get("directory") or {}),
             "revocations": _revocations(facts),
             "revokedKeys": len(facts.statements),
+            "evidence": evidence_rows(facts, before.get("evidence") or []),
             "endpoints": _endpoints(facts),
         }
     )

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from agentworld_core.messages import Directory
+from agentworld_core.messages import Directory, Equivocation
 from agentworld_core.topology.fields import InvalidManifest
 from agentworld_core.topology.resources import MembershipKey, Validator, World
 from agentworld_operator.kube.port import KubeApi
@@ -43,6 +43,8 @@ class Context:
     settled: Settled = dataclasses.field(default_factory=Settled)
     directories: dict[str, Directory] = dataclasses.field(default_factory=dict)
     """The newest directory of each world that was checked back to its genesis, by the hash of the first."""
+    evidence: dict[str, Equivocation | None] = dataclasses.field(default_factory=dict)
+    """Proofs that were checked, by their content ids; None for what proves nothing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

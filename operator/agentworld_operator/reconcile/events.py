@@ -44,10 +44,12 @@ def validator_events(stored: Object, status: Mapping[str, Any]) -> list[Happened
         result.append(Happened(type=NORMAL, reason=reasons.VALIDATOR_JOINED, message=says))
     if new.get("status") == FALSE and old.get("status") == TRUE:
         result.append(Happened(type=NORMAL, reason=reasons.VALIDATOR_LEFT, message=f"{name} has left the directory"))
-    if len(status.get("evidence") or []) > len(before.get("evidence") or []):
-        row = (status.get("evidence") or [{}])[-1]
+    known = [row.get("hash") for row in before.get("evidence") or []]
+    for row in status.get("evidence") or []:
+        if row["hash"] in known:
+            continue
         says = (
-            f"{name} signed twice at height {row.get('height', '?')}: revoke its key"
+            f"{name} signed twice at height {row['height']} (evidence {row['hash']}): revoke its key"
             f" (spec.revoked of its MembershipKey) and find out who else holds it"
         )
         result.append(Happened(type=WARNING, reason=reasons.EQUIVOCATION, message=says))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from agentworld_core.codec import encode
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.rings import wanted_generation
-from agentworld_core.messages import Directory, Genesis
+from agentworld_core.messages import Directory, Equivocation, Genesis
 from agentworld_core.topology.plan import plan_world
 from agentworld_core.topology.resources import World
 from agentworld_operator.nodes.status import NodeStatus
@@ -92,7 +92,7 @@ class _Pass:
         governed = await self._govern(genesis, statuses, asked)
         if self._acting and genesis is not None:
             await self._make_cluster(governed)
-        facts = self._facts(governed, statuses, genesis_hash)
+        facts = self._facts(governed, statuses, genesis_hash, await self._evidence(governed))
         await report(self._context, self._snapshot, facts)
         return Outcome(
             again_seconds=_again(governed, facts),
@@ -177,7 +177,20 @@ class _Pass:
     def _gateways(self) -> dict[str, PodFacts]:
         return {name_of(pod): pod_facts(name_of(pod), pod) for pod in self._cluster.gateway_pods()}
 
-    def _facts(self, governed: Governed, statuses: Mapping[str, NodeStatus], genesis_hash: str) -> WorldFacts:
+    async def _evidence(self, governed: Governed) -> dict[str, Equivocation]:
+        if governed.genesis is None:
+            return {}
+        return await observe.proven_evidence(
+            self._context.nodes, governed.genesis, governed.statuses, governed.addresses, self._context.evidence
+        )
+
+    def _facts(
+        self,
+        governed: Governed,
+        statuses: Mapping[str, NodeStatus],
+        genesis_hash: str,
+        evidence: Mapping[str, Equivocation],
+    ) -> WorldFacts:
         governance = governed.governance
         return WorldFacts(
             topology=self._topology,
@@ -204,6 +217,7 @@ class _Pass:
                 revocations=governed.refusals,
             ),
             lease=self._lease(),
+            evidence=evidence,
         )
 
     def _lease(self) -> Object | None:

@@ -99,9 +99,15 @@ async def test_nodes_hand_the_lease_from_one_to_the_other(kubernetes: Kubernetes
         first = await eventually(lambda: next((loop for loop in loops if loop.is_held), None), what="a holder")
         second = next(loop for loop in loops if loop is not first)
         await eventually(lambda: second.view == first.view)
-        await first.release()
-        await eventually(lambda: second.is_held, what="the other one")
-        assert (second.view[0], first.is_held) == (2, False)
+        successor = "v1" if loops[0] is first else "v0"
+        assert await first.hand_over(successor) == 2
+        assert await second.taken() == 2
+        assert (first.is_held, second.is_held, first.view) == (False, True, (2, successor))
+        spec = kubernetes.lease(name)["spec"]
+        assert (spec["holderIdentity"], spec["leaseTransitions"]) == (successor, 1)
+        await second.release()
+        await eventually(lambda: first.is_held, what="the other one")
+        assert (first.view[0], second.is_held) == (3, False)
         await eventually(lambda: first.view == second.view)
     finally:
         for task in tasks:

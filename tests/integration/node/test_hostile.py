@@ -19,7 +19,15 @@ from agentworld_node.network.port import Peer, RequestFailed
 from tests.integration.node.cluster_of_nodes import Cluster, cluster, free_port, run_cli, until
 from tests.unit.node.material import Material, agent, identity, peer_id, registrations, signer
 
-TOPICS = ("action", "head", "membership", "membership.revoke", "consensus.vote", "consensus.proposal")
+TOPICS = (
+    "action",
+    "head",
+    "membership",
+    "membership.revoke",
+    "consensus.vote",
+    "consensus.proposal",
+    "consensus.evidence",
+)
 
 
 async def throw(port: int, data: bytes, *, half: bool = False) -> bytes:
@@ -137,7 +145,25 @@ async def test_a_member_that_votes_twice_leaves_evidence_on_every_node(tmp_path:
             await until(seen_by_all, "all have the evidence")
         await world.commit("v0", registrations(2)[1])
         status = await world["v1"].status() or {}
-        assert status["evidence"][0]["first"]["validator_id"] == "v3"
+        assert status["evidence"][0]["validator_id"] == "v3"
+        key = status["evidence"][0]["hash"]
+        saved = str(tmp_path / "proof")
+        code, out, err = await run_cli("evidence", "show", key[:8], "--save", saved, "--gateway", world["v1"].url)
+        assert (code, key in out) == (0, True), err
+
+        # A node that was not there asks for it, and one that was killed has kept it.
+        await world["v1"].kill()
+        await world.start("v1")
+
+        async def told_by(name: str) -> bool:
+            found = await world[name].status()
+            return found is not None and [item["hash"] for item in found["evidence"]] == [key]
+
+        await until(lambda: told_by("v1"), "v1 has it still")
+        await world.start("v3")
+        await until(lambda: told_by("v3"), "v3 has fetched the proof against itself")
+    code, out, err = await run_cli("evidence", "check", saved)
+    assert (code, "v3" in out) == (0, True), err
 
 
 async def test_heads_that_nobody_certified_make_no_node_unready(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.memory import MemoryHub, MemoryNetwork
 from agentworld_node.network.port import Peer
+from agentworld_node.roles.evidence import EvidenceRole
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.membership import MembershipRole
@@ -60,6 +61,11 @@ class Rig:
 
     def membership(self) -> MembershipRole:
         role = MembershipRole(ledger=self.ledger, keyring=self.keyring, network=self.network, metrics=self.metrics)
+        role.start(self.tasks)
+        return role
+
+    def evidence(self) -> EvidenceRole:
+        role = EvidenceRole(ledger=self.ledger, network=self.network, metrics=self.metrics)
         role.start(self.tasks)
         return role
 

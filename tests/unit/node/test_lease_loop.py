@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from agentworld_core.errors import NotAvailable
+from agentworld_core.errors import NotAvailable, StateMismatch
 from agentworld_core.ordering.lease import LeaseRecord, LeaseTimings, LeaseWrite
 from agentworld_node.lease.loop import LeaseLoop
 from tests.unit.node.virtual import run_virtually
@@ -222,6 +222,73 @@ def test_a_lease_that_is_given_up_is_taken_at_once(speed: str) -> None:
         check_terms(shelf)
         for one in candidates:
             await one.stop()
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("speed", ["at_once", "slow"])
+def test_a_lease_that_is_handed_over_goes_to_who_was_named_although_others_wait_for_it(speed: str) -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        candidates = {name: Candidate(name, shelf).start() for name in "abcdef"}
+        everybody = list(candidates.values())
+        await watch(everybody, 5)
+        for one in everybody:
+            one.store.before = getattr(one.store, speed)
+        for named in "fbecda":
+            old = holder(everybody)
+            assert old is not None
+            new = candidates[named]
+            if new is old:
+                continue
+            before = asyncio.get_running_loop().time()
+            term = await old.loop.hand_over(named)
+            assert not old.loop.is_held
+            assert await new.loop.taken() == term == old.views[-1][1]
+            assert asyncio.get_running_loop().time() - before < DURATION
+            await watch(everybody, 1.3)
+            assert holder(everybody) is new
+        check_terms(shelf)
+        for one in everybody:
+            await one.stop()
+
+    run_virtually(scenario())
+
+
+def test_a_hand_over_to_who_is_not_there_costs_one_duration() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        candidates = [Candidate(name, shelf).start() for name in "ab"]
+        await watch(candidates, 5)
+        old = holder(candidates)
+        assert old is not None
+        await old.loop.hand_over("gone")
+        await watch(candidates, DURATION * 0.9)
+        assert holder(candidates) is None
+        await watch(candidates, DURATION)
+        assert holder(candidates) is not None
+        check_terms(shelf)
+        for one in candidates:
+            await one.stop()
+
+    run_virtually(scenario())
+
+
+def test_a_hand_over_that_cannot_be_written_leaves_the_lease_where_it_is() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        one, other = Candidate("a", shelf).start(), Candidate("b", shelf)
+        await watch([one], 2)
+        one.store.before = one.store.broken
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(one.loop.hand_over("b"), 0.5)
+        one.store.before = one.store.at_once
+        await watch([one], RETRY * 3)
+        assert one.loop.is_held
+        with pytest.raises(StateMismatch, match="does not hold the lease"):
+            await other.loop.hand_over("c")
+        assert {record.holder for _, record in shelf.writes} == {"a"}
+        await one.stop()
 
     run_virtually(scenario())
 

@@ -84,18 +84,29 @@ class TestMessages:
         self, world: MemoryWorld, fourth: Fourth
     ) -> None:
         await fourth.send(fourth.vote(block="a" * 64), fourth.vote(block="b" * 64))
-        await eventually(lambda: all(one.node.validator.evidence for one in world.nodes.values()))
+        await eventually(lambda: all(len(one.node.ledger.evidence) for one in world.nodes.values()))
         node = world.nodes["v0"]
-        (evidence,) = node.node.validator.evidence
+        ((key, evidence),) = node.node.ledger.evidence.items()
         assert {evidence.first.block_hash, evidence.second.block_hash} == {"a" * 64, "b" * 64}
         async with node.client() as client:
             status = await client.status()
-        assert status["evidence"][0]["first"]["validator_id"] == "v3"
+        assert status["evidence"] == [
+            {
+                "hash": key,
+                "validator_id": "v3",
+                "height": 1,
+                "term": 1,
+                "attempt": 0,
+                "phase": PREVOTE,
+                "first_block_hash": "a" * 64,
+                "second_block_hash": "b" * 64,
+            }
+        ]
         assert "agentworld_evidence_total 1\n" in node.node.metrics.page()
         for _ in range(20):
             await fourth.send(fourth.vote(block="a" * 64), fourth.vote(block="b" * 64))
         await world.commit("v0", registrations(3)[1])
-        assert len(node.node.validator.evidence) == 1
+        assert len(node.node.ledger.evidence) == 1
 
     async def test_wrong_votes_are_counted_and_refused(self, world: MemoryWorld, fourth: Fourth) -> None:
         good = fourth.vote()

@@ -6,18 +6,21 @@ puts a directory in force only while a quorum of members can vote with keys that
 
 import base64
 import dataclasses
-from typing import Any
 
 from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.evidence import Evidence, evidence_id
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import check_next_directory, directory_hash, quorum_weight
 from agentworld_core.membership.revocation import check_revocation, set_hash
-from agentworld_core.messages import Directory, Genesis, Revocation
+from agentworld_core.messages import Directory, Equivocation, Genesis, Revocation
 from agentworld_core.signing import Ed25519Signer
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.status import Epoch, Head, NodeStatus
 from tests.unit.operator.fake_kube import FakeKube, Object
+
+IDLE = Verdict(state="Idle", message="idle: no actions wait")
 
 
 @dataclasses.dataclass
@@ -52,7 +55,8 @@ class FakeNodes:
         self.image_missing = False
         self.slow_sync: list[str] = []
         self.restarts: list[str] = []
-        self.evidence: list[dict[str, Any]] = []
+        self.proofs: list[Equivocation] = []
+        self.progress: dict[str, Verdict] = {}
 
     # What the operator calls
 
@@ -80,7 +84,8 @@ class FakeNodes:
             writer=self._holder(),
             writer_term=self.term,
             sync_state="in_sync" if node.synced else "syncing",
-            evidence=tuple(self.evidence),
+            evidence=tuple(sorted(map(evidence_id, self.proofs))),
+            progress=self.progress.get(node.node_id, IDLE),
         )
 
     async def genesis(self, address: str) -> Genesis:
@@ -90,6 +95,10 @@ class FakeNodes:
     async def directory(self, address: str, epoch: int) -> Directory:
         self._at(address)
         return self.chain[epoch - 1]
+
+    async def evidence(self, address: str) -> Evidence:
+        self._at(address)
+        return Evidence(world_id=self.world, items=tuple(sorted(self.proofs, key=evidence_id)))
 
     async def push_directory(self, address: str, directory: Directory) -> None:
         self._at(address)

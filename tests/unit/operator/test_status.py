@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_operator.nodes.status import NodeStatus, parse_status
 from agentworld_operator.plan.running import pod_facts
 from agentworld_operator.resources.status import (
@@ -82,12 +83,15 @@ def test_a_full_status_is_read() -> None:
             "signing": {"active_key_id": "1" * 32, "available_key_ids": ["1" * 32, "0" * 32], "voting": True},
             "writer": {"holder": "aurora-1", "term": 2},
             "sync": {"state": "in_sync", "lag": 1},
-            "evidence": [{"first": {}}],
+            "evidence": [{"hash": "9" * 64}, {"hash": "x"}, {"first": {}}],
+            "consensus": {"state": "Prevotes", "message": "waits", "stalled": True},
         }
     )
     assert (status.head.height, status.head.signers, status.directory.epoch) == (7, 3, 4)
     assert status.pending is not None
     assert status.available_key_ids == ("0" * 32, "1" * 32)
+    assert status.evidence == ("9" * 64,)
+    assert status.progress == Verdict(state="Prevotes", message="waits", stalled=True)
     assert (status.writer, status.voting, status.in_sync, status.lag) == ("aurora-1", True, True, 1)
 
 
@@ -107,10 +111,21 @@ def test_a_full_status_is_read() -> None:
         {"evidence": ["x", 1]},
         {"writer": {"holder": None, "term": True}},
         {"pending_directory": []},
+        {"consensus": {"state": "no word", "message": "m", "stalled": True}},
+        {"consensus": ["Idle"]},
     ],
 )
 def test_whatever_a_node_says_becomes_an_empty_status_not_a_crash(junk: object) -> None:
     assert parse_status(junk) == NodeStatus(node_id="")
+
+
+def test_only_a_stall_is_worth_a_reconcile() -> None:
+    busy, idle, stuck = (
+        parse_status({"consensus": {"state": state, "message": "m", "stalled": stalled}})
+        for state, stalled in (("Prevotes", False), ("Idle", False), ("Prevotes", True))
+    )
+    assert busy.fingerprint() == idle.fingerprint()
+    assert stuck.fingerprint() != busy.fingerprint()
 
 
 def pod(**status: Any) -> dict[str, Any]:

@@ -1,10 +1,16 @@
 """From a manifest to a running world, and back: the whole reconciler against an API server and nodes in memory."""
 
+import base64
 import json
 from typing import Any
 
 import pytest
 
+from agentworld_core.consensus.drafts import draft_vote
+from agentworld_core.consensus.evidence import evidence_id, evidence_of
+from agentworld_core.consensus.verdict import Verdict
+from agentworld_core.messages import PRECOMMIT, Equivocation, Round
+from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_core.topology.node_config import NodeConfig
 from tests.unit.operator.fake_nodes import secret
 from tests.unit.operator.harness import Harness, running
@@ -50,6 +56,41 @@ async def test_a_world_that_stands_still_is_not_written_to() -> None:
         await harness.once()
         harness.now_ms += 10_000
     assert harness.kube.writes[before:] == []
+
+
+async def test_a_world_that_is_stalled_says_what_is_missing_and_is_not_written_to_while_that_stays_so() -> None:
+    harness = await running(4)
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected")
+    stuck = Verdict(state="Precommits", message="waits for 1 more of 3 precommits: a, b missing", stalled=True)
+    harness.nodes.progress = {"aurora-0": stuck}
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected"), "one does not speak for all"
+    harness.nodes.progress = dict.fromkeys(["aurora-0", "aurora-1", "aurora-3"], stuck)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("False", "Precommits")
+    assert harness.message("World", "aurora", "Moving").startswith(stuck.message)
+    before = len(harness.kube.writes)
+    for _ in range(10):
+        await harness.once()
+        harness.now_ms += 10_000
+    assert harness.kube.writes[before:] == []
+    harness.nodes.progress = {"aurora-0": Verdict(state="Prevotes", message="waits for 2 more")}
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("True", "AsExpected")
+    before = len(harness.kube.writes)
+    harness.nodes.progress = {}
+    await harness.settle()
+    assert harness.kube.writes[before:] == [], "idle or busy is no matter for a status"
+
+
+async def test_whether_a_world_moves_is_unknown_while_nobody_answers() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = [f"aurora-{number}" for number in range(4)]
+    await harness.once()
+    assert harness.condition("World", "aurora", "Moving") == ("Unknown", "NodesUnreachable")
+    harness.apply("World", "aurora", validators={"replicas": 4}, hibernated=True)
+    await harness.settle()
+    assert harness.condition("World", "aurora", "Moving") == ("False", "Hibernated")
 
 
 async def test_not_even_by_an_operator_that_has_just_started() -> None:
@@ -392,16 +433,54 @@ async def test_a_validator_without_a_world_says_so() -> None:
     assert len(harness.kube.writes) == before
 
 
+def voted_twice(harness: Harness, name: str, *, signed_by: str = "") -> Equivocation:
+    folder = harness.kube.read("Secret", f"{signed_by or name}-keys")["data"]
+    signer = Ed25519Signer.from_pem(base64.b64decode(folder["g1.pem"]))
+    directory = harness.nodes.chain[-1]
+    votes = [
+        sign(
+            draft_vote(
+                directory, validator_id=name, height=9, round_=Round(1, 0), phase=PRECOMMIT, block_hash=block_hash
+            ),
+            signer,
+        )
+        for block_hash in (None, "a" * 64)
+    ]
+    return evidence_of(*votes)
+
+
 async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
     harness = await running(4)
-    vote = {"validator_id": "aurora-2", "height": 9, "term": 1, "attempt": 0, "phase": 2}
-    harness.nodes.evidence = [{"first": {**vote, "block_hash": "a" * 64}, "second": {**vote, "block_hash": None}}]
+    found = voted_twice(harness, "aurora-2")
+    harness.nodes.proofs = [found]
     await harness.settle()
-    assert harness.status("Validator", "aurora-2")["evidence"] == [
-        {"height": 9, "term": 1, "attempt": 0, "phase": "precommit", "firstBlockHash": "a" * 64}
-    ]
-    assert len(harness.events("Equivocation")) == 1
+    (row,) = harness.status("Validator", "aurora-2")["evidence"]
+    assert row.pop("observedTime")
+    assert row == {
+        "hash": evidence_id(found), "height": 9, "term": 1, "attempt": 0, "phase": "precommit",
+        "secondBlockHash": "a" * 64,
+    }  # fmt: skip
+    (shown,) = harness.world["evidence"]
+    assert {key: shown[key] for key in (*row, "validator")} == row | {"validator": "aurora-2"}
+    (event,) = set(harness.events("Equivocation"))
+    assert evidence_id(found) in event
     assert "evidence" not in harness.status("Validator", "aurora-1")
+    before = len(harness.kube.writes)
+    harness.restart()
+    await harness.once()
+    harness.nodes.proofs = []
+    await harness.once()
+    assert harness.kube.writes[before:] == [], "what was shown stays"
+
+
+async def test_no_node_is_believed_that_another_one_voted_twice() -> None:
+    harness = await running(4)
+    harness.nodes.proofs = [voted_twice(harness, "aurora-2", signed_by="aurora-1")]
+    before = len(harness.kube.writes)
+    await harness.settle()
+    assert harness.kube.writes[before:] == []
+    assert "evidence" not in harness.world
+    assert harness.events("Equivocation") == []
 
 
 async def test_an_identity_that_a_person_brought_is_used() -> None:

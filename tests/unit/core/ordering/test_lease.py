@@ -72,6 +72,15 @@ def test_the_timeline_of_two_candidates() -> None:
     assert a.view(181) == (2, "b")
 
 
+def test_it_tells_when_the_lease_ends_as_each_side_counts_it() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    assert a.expires_in(99) is None
+    turn(a, store, 100)
+    turn(b, store, 105)
+    assert (a.expires_in(110), b.expires_in(110)) == (20, 45)
+    assert (a.expires_in(130), b.expires_in(155)) == (None, None)
+
+
 def test_it_renews_no_more_often_than_it_retries() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)

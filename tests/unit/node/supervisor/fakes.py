@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.errors import NotAvailable, StateMismatch
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.membership.directory import check_next_directory, directory_hash, find_member
@@ -51,6 +52,9 @@ def declared(*manifests: dict[str, Any], current: Declared | None = None) -> Dec
     return declare(current, reading.given, settled=False, signing_keys={})[0]
 
 
+IDLE = Verdict(state="Idle", message="idle: no actions wait")
+
+
 class Chain:
     """The nodes' shared ledger as far as directories go: one that is submitted is announced, then in force."""
 
@@ -62,6 +66,7 @@ class Chain:
         self.silent: set[str] = set()
         self.behind: set[str] = set()
         self.moves = True
+        self.progress: dict[str, Verdict] = {}
 
     @property
     def current(self) -> Directory:
@@ -158,6 +163,7 @@ class FakeObserver(Observer):
             writer="aurora-0",
             term=1,
             problems=folder.keys.problems,
+            progress=chain.progress.get(config.node_id, IDLE),
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agentworld_client import keys as key_files
+from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.membership.directory import check_first_directory, check_next_directory
 from agentworld_core.membership.upkeep import FORCE_REMOVE
 from agentworld_core.membership.wishes import FORCE_REVOKE
@@ -197,6 +198,16 @@ async def test_a_suspended_validator_stays_a_member(tmp_path: Path) -> None:
     state = await machine.settle()
 
     assert (state.members, state.voting, state.nodes[2].phase, state.phase) == (4, 3, "Suspended", "Running")
+
+
+async def test_a_world_that_is_stalled_says_why(tmp_path: Path) -> None:
+    machine = OneMachine(tmp_path, declared(world(4)))
+    state = await machine.settle()
+    assert (state.stalled, state.progress) == (False, "idle: no actions wait")
+    stuck = Verdict(state="NoWriter", message="nobody holds the writer lease", stalled=True)
+    machine.chain.progress = dict.fromkeys(["aurora-0", "aurora-1", "aurora-2"], stuck)
+    state = await machine.once()
+    assert (state.stalled, state.progress) == (True, stuck.message)
 
 
 async def test_an_active_key_that_is_revoked_is_replaced_at_once(tmp_path: Path) -> None:

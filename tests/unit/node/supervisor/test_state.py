@@ -66,6 +66,10 @@ def test_every_change_of_fact_is_a_sentence() -> None:
     assert after(problems=("disk full",)) == ["problem: disk full"]
     assert after(notes=("waiting",)) == ["waiting"]
     assert after(phase="NoQuorum") == ["world aurora: noquorum"]
+    assert after(stalled=True, progress="nobody holds the writer lease") == ["stalled: nobody holds the writer lease"]
+    assert after(progress="idle: no actions wait") == []
+    stuck = dataclasses.replace(STATE, stalled=True, progress="nobody holds the writer lease")
+    assert differences(stuck, STATE) == ["no longer stalled"]
     solved = differences(dataclasses.replace(STATE, problems=("disk full",)), STATE)
     assert solved == ["no longer: disk full"]
 

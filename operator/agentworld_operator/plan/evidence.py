@@ -1,0 +1,44 @@
+"""The rows of a status that name the proofs of validators that voted twice; the nodes have the proofs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agentworld_core.messages import PREVOTE, Equivocation
+from agentworld_operator.plan.facts import WorldFacts
+from agentworld_operator.resources.status import timestamp, without_empty
+
+MAX_ROWS = 16
+
+
+def evidence_rows(
+    facts: WorldFacts, before: Sequence[Mapping[str, Any]], *, validator_id: str | None = None
+) -> list[dict[str, Any]]:
+    """Returns a row a proof, against one validator or, naming it, against all of the world.
+
+    Rows that were there before stay as they are: a proof does not go when the node that told of it does.
+    """
+    rows = {str(row.get("hash")): dict(row) for row in before}
+    for content_hash, item in sorted(facts.evidence.items()):
+        if validator_id not in (None, item.first.validator_id) or content_hash in rows or len(rows) >= MAX_ROWS:
+            continue
+        row = _row(content_hash, item, now_ms=facts.now_ms)
+        rows[content_hash] = row if validator_id is not None else {"validator": item.first.validator_id, **row}
+    return sorted(rows.values(), key=lambda row: (row.get("height", 0), row["hash"]))
+
+
+def _row(content_hash: str, item: Equivocation, *, now_ms: int) -> dict[str, Any]:
+    vote = item.first
+    return without_empty(
+        {
+            "hash": content_hash,
+            "height": vote.height,
+            "term": vote.term,
+            "attempt": vote.attempt,
+            "phase": "prevote" if vote.phase == PREVOTE else "precommit",
+            "firstBlockHash": vote.block_hash,
+            "secondBlockHash": item.second.block_hash,
+            "observedTime": timestamp(now_ms),
+        }
+    )

@@ -1,0 +1,145 @@
+"""The planned hand-over of the writer lease between whole nodes, asked for at any of them, and all its refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from agentworld_client.errors import GatewayError
+from agentworld_client.keys import save
+from agentworld_core.ordering.transfer import WriterTransfer
+from agentworld_core.signing import add_signature
+from agentworld_core.topology.node_config import LeaseConfig
+from agentworld_node.cli import writer as writer_commands
+from agentworld_node.cli.app import FAILED, app
+from tests.unit.node.material import VALIDATORS, Material, now_ms, registrations, signer
+from tests.unit.node.running import MemoryWorld, eventually, memory_world
+
+assert writer_commands.writer_app is not None, "importing it registers its commands"
+
+PATIENT_LEASE = LeaseConfig(duration_ms=120_000, renew_deadline_ms=90_000, retry_period_ms=20_000)
+"""A lease that no test waits out, not even for a look at it: whoever writes next must have been told."""
+
+
+def wish(target: str, term: int, *, by: str = "gov") -> WriterTransfer:
+    plain = WriterTransfer(
+        world_id="aurora", target_id=target, term=term, expires_at_ms=now_ms() + 30_000, signatures=()
+    )
+    return add_signature(plain, signer(by))
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[MemoryWorld]:
+    """Four validators with a lease, and a gateway that does not see it, as on Kubernetes."""
+    async with memory_world(Material(tmp_path, others=("g0",), lease=PATIENT_LEASE), start=False) as made:
+        await made.start("g0", lease=LeaseConfig())
+        await made.start(*VALIDATORS)
+        await eventually(lambda: all(made.nodes[name].node.not_ready() is None for name in VALIDATORS))
+        for name in VALIDATORS:
+            await look_now(made, name)
+        yield made
+
+
+async def look_now(world: MemoryWorld, name: str) -> None:
+    lease = world.nodes[name].node.lease
+    assert lease is not None
+    lease.poke()
+    await eventually(world.writer, what="a writer")
+    await eventually(lambda: lease.view == (1, world.writer()), what="a look at the lease")
+
+
+async def ask(world: MemoryWorld, name: str, given: WriterTransfer) -> dict[str, Any]:
+    async with world.nodes[name].client(patience=0) as client:
+        return await client.transfer_writer(given)
+
+
+async def refusal(world: MemoryWorld, name: str, given: WriterTransfer) -> str:
+    before = world.writer()
+    with pytest.raises(GatewayError) as refused:
+        await ask(world, name, given)
+    assert world.writer() == before, "a refused wish changes nothing"
+    return str(refused.value)
+
+
+def others(world: MemoryWorld) -> list[str]:
+    return [name for name in VALIDATORS if name != world.writer()]
+
+
+async def test_any_node_takes_the_wish_and_the_world_goes_on_at_once(world: MemoryWorld) -> None:
+    agents, actions = registrations(6)
+    await world.commit("v0", actions)
+    term = 1
+    for asked in ("g0", "writer", "target", "other"):
+        target, other, *_ = others(world)
+        names = {"g0": "g0", "writer": world.writer() or "", "target": target, "other": other}
+        async with world.nodes[names[asked]].client() as client:
+            assert await client.writer() == {"holder_id": world.writer(), "term": term}
+        done = await ask(world, names[asked], wish(target, term))
+        term += 1
+        assert done == {"holder_id": target, "term": term}
+        assert world.writer() == target
+        receipts = await world.commit("g0", [agents[term].act("agent.move", {"to": [term, 0]})])
+        assert receipts[0]["ok"], receipts
+        bundle = world.nodes["g0"].node.ledger.bundle(world.nodes["g0"].height)
+        assert bundle is not None
+        assert (bundle.block.proposer_id, bundle.block.term) == (target, term)
+        assert (await ask(world, "g0", wish(target, term - 1)))["term"] == term, "asking again changes nothing"
+        assert "by now" in await refusal(world, "g0", wish(others(world)[0], term - 1)), "and the wish is spent"
+
+
+async def test_what_may_not_be_is_refused_with_a_reason(world: MemoryWorld) -> None:
+    writer = world.writer() or ""
+    target, away, slow = others(world)
+    assert "not a validator" in await refusal(world, "g0", wish("g0", 1))
+    assert "not a governance key" in await refusal(world, "g0", wish(target, 1, by=target))
+    forged = dataclasses.replace(wish(target, 1), target_id=slow)
+    assert "does not verify" in await refusal(world, writer, forged)
+    stopped = world.nodes[away]
+    await stopped.stop()
+    await eventually(lambda: stopped.network.peer_id not in world.nodes[writer].network.connected())
+    assert "not in touch" in await refusal(world, writer, wish(away, 1))
+    world.nodes[slow].node.ledger.full = True
+    assert "full" in await refusal(world, writer, wish(slow, 1))
+    world.nodes[slow].node.ledger.full = False
+    ledger = world.nodes[writer].node.ledger
+    ledger.chain = dataclasses.replace(ledger.chain, height=7)
+    assert "7 blocks behind" in await refusal(world, writer, wish(slow, 1))
+
+
+async def test_a_clean_stop_tells_the_others_that_the_lease_is_free(world: MemoryWorld) -> None:
+    agents, actions = registrations(1)
+    await world.commit("v0", actions)
+    writer = world.writer() or ""
+    await world.nodes[writer].stop()
+    await eventually(lambda: world.writer() not in (None, writer), what="another writer, long before they look again")
+    await world.commit("g0", [agents[0].act("agent.move", {"to": [1, 1]})])
+
+
+async def test_on_the_command_line(world: MemoryWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("AGENTWORLD_DATA", raising=False)
+    key, wrong = tmp_path / "gov.pem", tmp_path / "wrong.pem"
+    save(signer("gov"), key)
+    save(signer("v1"), wrong)
+    url = world.nodes["g0"].url
+
+    async def invoke(*words: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, app, ["writer", "transfer", "--gateway", url, *words])
+
+    before, target = world.writer(), others(world)[0]
+    assert (await invoke("--to", target)).exit_code == FAILED, "no key"
+    assert (await invoke("--to", target, "--key", str(wrong))).exit_code == FAILED
+    assert (await invoke("--to", "g0", "--key", str(key))).exit_code == FAILED
+    done = await invoke("--to", target, "--key", str(key), "--output", "json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.output)
+    assert (found["from"], found["holder_id"], found["term"]) == (before, target, 2)
+    again = await invoke("--to", target, "--key", str(key))
+    assert f"{target} writes, term 2, as before" in again.output
