@@ -121,8 +121,8 @@ async def test_a_verifier_replays_modules_and_blames_nobody_when_it_cannot(tmp_p
 
     async with scripted(answer) as gateway, GatewayClient(gateway.url, patience=0) as client:
         genesis = await client.genesis()
-        verifier = Verifier(genesis, store=BundleStore(tmp_path / "one"), sandbox=a_sandbox())
+        verifier = Verifier(genesis, replay=True, store=BundleStore(tmp_path / "one"), sandbox=a_sandbox())
         report = await verifier.verify(client)
         assert (report.height, report.state_root) == (5, chain.state.state_root)
         with pytest.raises(SandboxMissing):
-            await Verifier(genesis, store=BundleStore(tmp_path / "two")).verify(client)
+            await Verifier(genesis, replay=True, store=BundleStore(tmp_path / "two")).verify(client)

@@ -105,9 +105,10 @@ async def test_votes_that_are_missing_are_named(tmp_path: Path) -> None:
         world.nodes[silent].node.validator._do = lambda effects: None  # type: ignore[method-assign]
         async with world.nodes[other].client() as client:
             await client.submit(registrations(1)[1])
-        found = await becomes(world, other, "Prevotes")
         missing = sorted(("v3", silent))
-        assert found["verdict"]["message"] == f"waits for 1 more of 3 prevotes: {', '.join(missing)} missing"
+        says = f"waits for 1 more of 3 prevotes: {', '.join(missing)} missing"
+        await eventually(lambda: world.nodes[other].node.progress.verdict().message == says, what=says)
+        found = await seen(world, other)
         assert found["missing"]["prevotes"] == missing
         assert found["proposer"] == writer
         votes = {row["validator_id"]: row["prevote"] for row in found["validators"]}
