@@ -117,7 +117,7 @@ def exit_code(error: AgentWorldError) -> int:
 def main() -> None:
     """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
     # Commands register themselves when their modules are imported.
-    from agentworld_node.cli import agents, keys, nodes, worlds  # noqa: F401
+    from agentworld_node.cli import agents, keys, modules, nodes, worlds  # noqa: F401
 
     try:
         app()

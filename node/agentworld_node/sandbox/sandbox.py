@@ -26,6 +26,9 @@ from agentworld_node.sandbox.invocation import invoke
 from agentworld_node.sandbox.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.watchdog import Watchdog
 
+MAX_FUEL = 2**62
+"""What wasmtime can count; the time that a node has for a call is over long before."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SandboxSettings:
@@ -49,8 +52,9 @@ class SandboxSettings:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InvalidField("must be a positive integer", field=name, value=value)
-        if self.max_memory_bytes > MAX_MEMORY_BYTES:
-            raise InvalidField(f"must be at most {MAX_MEMORY_BYTES}", field="max_memory_bytes")
+        for name, most in (("max_memory_bytes", MAX_MEMORY_BYTES), ("max_fuel", MAX_FUEL), ("parallel_calls", 64)):
+            if getattr(self, name) > most:
+                raise InvalidField(f"must be at most {most}", field=name, value=getattr(self, name))
 
 
 class WasmSandbox:

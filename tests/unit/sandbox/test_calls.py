@@ -283,7 +283,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(sandbox: WasmSandb
 
 @pytest.mark.parametrize(
     "setting",
-    [{"max_fuel": 0}, {"watchdog_ms": -1}, {"max_memory_bytes": 2**30}, {"cached_modules": True}],
+    [{"max_fuel": 0}, {"watchdog_ms": -1}, {"max_memory_bytes": 2**30}, {"cached_modules": True}, {"max_fuel": 2**63}],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(InvalidField):
