@@ -59,7 +59,6 @@ def run_module(
         Path | None, typer.Option("--state", help="Where the state is between calls; made by the first one.")
     ] = None,
     fuel: Annotated[int, typer.Option("--fuel", min=0, help="Fuel of the call.")] = 10_000_000,
-    memory: Annotated[int, typer.Option("--memory", min=0, help="Bytes of memory.")] = 64 * 1024 * 1024,
     output: OutputOption = Output.table,
 ) -> None:
     """Call a module once and print its output, the fuel it used, or how it failed.
@@ -69,9 +68,7 @@ def run_module(
 
     async def command() -> CallResult:
         given = _input(input_file, state)
-        result = _call(
-            _read(file, "FILE.wasm"), entry, given, CallLimits(fuel=fuel, memory_bytes=memory, output_bytes=2**22)
-        )
+        result = _call(_read(file, "FILE.wasm"), entry, given, fuel)
         if state is not None:
             _keep_state(state, result.output)
         return result
@@ -85,11 +82,13 @@ def run_module(
         sys.stdout.write(json.dumps(shown, indent=2, ensure_ascii=False) + "\n")
 
 
-def _call(code: bytes, entry: str, given: bytes, limits: CallLimits) -> CallResult:
+def _call(code: bytes, entry: str, given: bytes, fuel: int) -> CallResult:
     from agentworld_node.sandbox import SandboxSettings, WasmSandbox
 
-    sandbox = WasmSandbox(settings=SandboxSettings(max_fuel=max(limits.fuel, 1)))
+    settings = SandboxSettings(max_fuel=max(fuel, 1))
+    sandbox = WasmSandbox(settings=settings)
     sandbox.check(code, (entry,))
+    limits = CallLimits(fuel=fuel, memory_bytes=settings.max_memory_bytes, output_bytes=settings.max_output_bytes)
     try:
         return sandbox.call(ModuleCall(artifact=content_id(code), entry=entry, input=given, limits=limits))
     except CallFailed as failed:

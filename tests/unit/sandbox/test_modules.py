@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import random
 import resource
+from pathlib import Path
 
 import pytest
+import wasmtime
 
 from agentworld_core.hashing import content_id
 from agentworld_core.world.modules.sandbox import CallFailed, CallLimits, InvalidModule, ModuleCall
 from agentworld_node.sandbox import WasmSandbox, structure
+from agentworld_node.sandbox.engine import Engine
 from tests.unit.sandbox.wat import ECHO, module, wasm
 
 ENTRIES = ("reduce",)
@@ -191,6 +195,16 @@ def test_too_many_parts_are_refused(sandbox: WasmSandbox, parts: str, words: str
 )
 def test_a_broken_frame_is_refused(sandbox: WasmSandbox, tail: bytes) -> None:
     refuse(sandbox, b"\0asm\x01\0\0\0" + tail)
+
+
+def test_machine_code_is_not_made_for_the_processor_at_hand() -> None:
+    """Its frames, and so the depth of a recursion, would else differ between machines of one architecture."""
+    popcnt = bytes.fromhex("f3480fb8")
+    code = module("(i64.popcnt (i64.extend_i32_u (local.get $len)))")
+    _, plain = Engine(parallel_calls=1).compile(code)
+    assert popcnt not in plain
+    if platform.machine() == "x86_64" and " popcnt " in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        assert popcnt in wasmtime.Module(wasmtime.Engine(), code).serialize()
 
 
 def mutant(generator: random.Random, code: bytes) -> bytes:
