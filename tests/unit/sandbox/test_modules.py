@@ -244,6 +244,7 @@ def test_mutated_modules_never_do_worse_than_fail() -> None:
         module(f"(drop {indirect}) {ECHO}", extra=table),
         module(f"(loop $l (br_if $l (i32.lt_u (memory.grow (i32.const 1)) (i32.const 9)))) {ECHO}"),
         module(f"(memory.copy (i32.const 0) (local.get $at) (local.get $len)) {ECHO}", extra=start),
+        (Path(__file__).parents[3] / "examples" / "modules" / "counter" / "counter.wasm").read_bytes(),
     ]
     limits = CallLimits(fuel=100_000, memory_bytes=2**20, output_bytes=1000)
     ran = 0
