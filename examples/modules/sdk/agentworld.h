@@ -33,9 +33,13 @@ static void *aw_take(uint32_t size) {
 
 AW_EXPORT(alloc) uint32_t alloc(uint32_t size) { return (uint32_t)(uintptr_t)aw_take(size); }
 
-/* The compiler may ask for these two by name. */
+/* The compiler may ask for these two by name. Eight bytes at a time cost an eighth of the fuel. */
+typedef uint64_t __attribute__((may_alias, aligned(1))) aw_word;
+
 void *memcpy(void *to, const void *from, unsigned long size) {
-  for (unsigned long i = 0; i < size; i++) ((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
+  unsigned long i = 0;
+  for (; size - i >= 8; i += 8) *(aw_word *)((uint8_t *)to + i) = *(const aw_word *)((const uint8_t *)from + i);
+  for (; i < size; i++) ((uint8_t *)to)[i] = ((const uint8_t *)from)[i];
   return to;
 }
 

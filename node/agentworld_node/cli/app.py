@@ -137,6 +137,7 @@ def main() -> None:
         governance,
         inspecting,
         keys,
+        modules,
         nodes,
         store,
         worlds,

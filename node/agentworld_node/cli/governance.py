@@ -16,16 +16,13 @@ from agentworld_client.submit import Agent
 from agentworld_core.errors import InvalidField, NotFound, Unauthorized
 from agentworld_core.world.modules.records import ACTIVE_PREFIX
 from agentworld_node.cli.app import FAILED, Target, app, client_command, run
+from agentworld_node.cli.modules import module_app
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
 
-modules = typer.Typer(
-    help="The modules of a world: its code, which governance brings in and puts into force.", no_args_is_help=True
-)
 proposals = typer.Typer(
     help="Proposals: created, shadowed, approved by somebody else, applied; each step is signed and in the ledger.",
     no_args_is_help=True,
 )
-app.add_typer(modules, name="module")
 app.add_typer(proposals, name="proposal")
 
 KeyOption = Annotated[Path, typer.Option("--key", "-k", help="A governance key: its private key file.")]
@@ -38,7 +35,7 @@ Number = Annotated[int, typer.Argument(min=1, metavar="N", help="The number of t
 _T = TypeVar("_T")
 
 
-@client_command(modules)
+@client_command(module_app)
 def publish(
     target: Target,
     file: Annotated[Path, typer.Argument(metavar="FILE.wasm", help="The code of the module.")],
@@ -67,7 +64,7 @@ def publish(
     _report(target, _govern(target, key, agent, command), "next: agentworld proposal shadow {proposal}")
 
 
-@client_command(modules, "list")
+@client_command(module_app, "list")
 def list_modules(target: Target) -> None:
     """Show the active modules of a world, as the node says."""
 
@@ -92,7 +89,7 @@ def list_modules(target: Target) -> None:
         print_rows(columns, [[_cell(name, item) for name in names] for item in found])
 
 
-@client_command(modules)
+@client_command(module_app)
 def show(
     target: Target, name: Annotated[str, typer.Argument(metavar="MODULE[@VERSION]", help="Default: the active one.")]
 ) -> None:

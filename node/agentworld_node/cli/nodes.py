@@ -51,7 +51,7 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
     from agentworld_node.node import Node
     from agentworld_node.sandbox import WasmSandbox
 
-    running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "modules"))
+    running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "native-modules"))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.stop)

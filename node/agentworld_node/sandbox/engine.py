@@ -7,6 +7,7 @@ the same; NaNs have one form; and of the proposals only those are on that leave 
 
 from __future__ import annotations
 
+import mmap
 import platform
 from importlib import metadata
 from typing import Any
@@ -26,6 +27,9 @@ from agentworld_node.sandbox.structure import (
 STACK_BYTES = 512 * 1024
 KEPT_MEMORY_BYTES = 1024 * 1024
 """How much of a used memory is cleaned by writing zeros, and stays resident, instead of being given back."""
+
+PLACE_BYTES = 5 * 1024**3
+"""More addresses than one instance takes: those of 32 bits, so that no access needs a comparison, and guards."""
 
 ALLOC = "alloc"
 MEMORY = "memory"
@@ -69,6 +73,7 @@ class Engine:
     """Compiles modules; every engine of one version of this project and one architecture does it in the same way."""
 
     def __init__(self, *, parallel_calls: int):
+        _check_address_space(parallel_calls)
         self.engine = wasmtime.Engine(_configuration(parallel_calls))
         self._linker = wasmtime.Linker(self.engine)
         self.description = (
@@ -98,6 +103,17 @@ class Engine:
             return CompiledModule(module, self._linker.instantiate_pre(module), len(form))
         except wasmtime.WasmtimeError as error:
             raise SandboxFault(f"the native form of a module does not fit this engine: {_first_line(error)}") from None
+
+
+def _check_address_space(parallel_calls: int) -> None:
+    """Raises SandboxFault where wasmtime, which reserves addresses for all places at once, would end the process."""
+    try:
+        mmap.mmap(-1, parallel_calls * PLACE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=0).close()
+    except OSError as error:
+        raise SandboxFault(
+            f"cannot reserve {parallel_calls * PLACE_BYTES} bytes of addresses: {error.strerror}",
+            remedy="lift the limit of address space (ulimit -v); no memory is used by it",
+        ) from error
 
 
 def _configuration(parallel_calls: int) -> wasmtime.Config:

@@ -17,6 +17,7 @@ from agentworld_core.world.modules.sandbox import CallFailed, CallResult, Module
 from agentworld_node.sandbox.engine import ALLOC, MEMORY, CompiledModule, Engine
 from agentworld_node.sandbox.structure import MAX_TABLE_ELEMENTS
 
+_TrapPointer = POINTER(native.wasm_trap_t)
 _Values = native.wasmtime_val_raw_t * 2
 _NO_FINALIZER = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 _LOW_32 = 0xFFFF_FFFF
@@ -39,15 +40,29 @@ def invoke(engine: Engine, compiled: CompiledModule, call: ModuleCall, deadline_
 class _Invocation:
     """The store of one call and what lives in it; of no use when the store is deleted."""
 
-    __slots__ = ("_call", "_context", "_instance", "_item", "_memory", "_trap", "_values")
+    __slots__ = (
+        "_call",
+        "_context",
+        "_instance",
+        "_item",
+        "_memory",
+        "_to_instance",
+        "_to_item",
+        "_to_trap",
+        "_trap",
+        "_values",
+    )
 
     def __init__(self, store: Any, call: ModuleCall, deadline_ticks: int):
         self._call = call
         self._context = native.wasmtime_store_context(store)
         self._instance = native.wasmtime_instance_t()
         self._item = native.wasmtime_extern_t()
-        self._trap: Any = POINTER(native.wasm_trap_t)()
+        self._trap: Any = _TrapPointer()
         self._values = _Values()
+        self._to_instance = byref(self._instance)
+        self._to_item = byref(self._item)
+        self._to_trap = byref(self._trap)
         native.wasmtime_store_limiter(store, call.limits.memory_bytes, MAX_TABLE_ELEMENTS, 1, 1, 1)
         # Wasmtime looks at the fuel where a function or a round of a loop begins and counts on behind the last such
         # place: one unit more than allowed shows at the end whether what was used is within the limit.
@@ -57,10 +72,11 @@ class _Invocation:
     def run(self, compiled: CompiledModule) -> CallResult:
         self._check(
             native.wasmtime_instance_pre_instantiate(
-                compiled.linked.ptr(), self._context, byref(self._instance), byref(self._trap)
+                compiled.linked.ptr(), self._context, self._to_instance, self._to_trap
             )
         )
-        self._memory = native.wasmtime_memory_t.from_buffer_copy(self._export(MEMORY).memory)
+        memory = native.wasmtime_memory_t.from_buffer_copy(self._export(MEMORY).memory)
+        self._memory = byref(memory)
         place = self._write(self._call.input)
         values = self._values
         values[0].i32 = place
@@ -95,24 +111,20 @@ class _Invocation:
 
     def _extent(self) -> tuple[int, int]:
         """Returns the address and the length of the memory as it is now."""
-        size = native.wasmtime_memory_data_size(self._context, byref(self._memory))
+        size = native.wasmtime_memory_data_size(self._context, self._memory)
         if not size:
             return 0, 0
-        return ctypes.addressof(native.wasmtime_memory_data(self._context, byref(self._memory)).contents), size
+        return ctypes.addressof(native.wasmtime_memory_data(self._context, self._memory).contents), size
 
     def _enter(self, name: str) -> None:
         """Calls an export with the values that were set; its type is one of the two that loading has checked."""
         function = self._export(name).func
-        self._check(
-            native.wasmtime_func_call_unchecked(
-                self._context, byref(function), self._values, len(self._values), byref(self._trap)
-            )
-        )
+        self._check(native.wasmtime_func_call_unchecked(self._context, byref(function), self._values, 2, self._to_trap))
 
     def _export(self, name: str) -> Any:
         encoded = name.encode()
         if not native.wasmtime_instance_export_get(
-            self._context, byref(self._instance), encoded, len(encoded), byref(self._item)
+            self._context, self._to_instance, encoded, len(encoded), self._to_item
         ):
             raise SandboxFault("an export is gone that the loaded module has", field="entry", value=name)
         return self._item.of
@@ -127,8 +139,7 @@ class _Invocation:
     def _check(self, error: Any) -> None:
         """Turns a trap into the failure of the call and an error of wasmtime into a fault of this node."""
         if self._trap:
-            trap, self._trap = self._trap, POINTER(native.wasm_trap_t)()
-            raise _ended(trap)
+            raise _ended(self._trap)
         if error:
             raise SandboxFault(f"wasmtime could not run the call: {_message(error)}")
 

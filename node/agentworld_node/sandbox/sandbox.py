@@ -10,6 +10,7 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 from agentworld_core.errors import HashMismatch, InvalidField
 from agentworld_core.hashing import content_id
@@ -25,6 +26,9 @@ from agentworld_node.sandbox.engine import ALLOC, CompiledModule, Engine
 from agentworld_node.sandbox.invocation import invoke
 from agentworld_node.sandbox.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.watchdog import Watchdog
+
+MAX_FUEL = 2**62
+"""What wasmtime can count; the time that a node has for a call is over long before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,8 +53,9 @@ class SandboxSettings:
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 raise InvalidField("must be a positive integer", field=name, value=value)
-        if self.max_memory_bytes > MAX_MEMORY_BYTES:
-            raise InvalidField(f"must be at most {MAX_MEMORY_BYTES}", field="max_memory_bytes")
+        for name, most in (("max_memory_bytes", MAX_MEMORY_BYTES), ("max_fuel", MAX_FUEL), ("parallel_calls", 64)):
+            if getattr(self, name) > most:
+                raise InvalidField(f"must be at most {most}", field=name, value=getattr(self, name))
 
 
 class WasmSandbox:
@@ -59,7 +64,9 @@ class WasmSandbox:
     def __init__(self, cache_folder: Path | None = None, settings: SandboxSettings = SandboxSettings()):
         self._settings = settings
         self._engine = Engine(parallel_calls=settings.parallel_calls)
-        self._places = threading.BoundedSemaphore(settings.parallel_calls)
+        self._places: SimpleQueue[None] = SimpleQueue()
+        for _ in range(settings.parallel_calls):
+            self._places.put(None)
         self._watchdog = Watchdog(tick=self._engine.engine.increment_epoch, allowed_ms=settings.watchdog_ms)
         self._lock = threading.Lock()
         self._loaded: OrderedDict[str, CompiledModule] = OrderedDict()
@@ -106,8 +113,12 @@ class WasmSandbox:
             raise CallFailed("trap", f"the module has no entry {call.entry}")
         if max(compiled.min_memory_bytes, len(call.input)) > call.limits.memory_bytes:
             raise CallFailed("trap", f"{call.limits.memory_bytes} bytes of memory do not hold the module and its input")
-        with self._places, self._watchdog:
-            return invoke(self._engine, compiled, call, self._watchdog.deadline)
+        self._places.get()
+        try:
+            with self._watchdog:
+                return invoke(self._engine, compiled, call, self._watchdog.deadline)
+        finally:
+            self._places.put(None)
 
     def _judge(self, call: ModuleCall) -> None:
         """Refuses what this node cannot offer: the call may be right, and then the node is not."""

@@ -84,3 +84,26 @@ def test_outcomes_and_fuel_are_the_same_in_every_process(tmp_path: Path) -> None
     assert len(plain) > 20
     assert isinstance(plain["depth"], int)
     assert 1_000 < plain["depth"] < 999_999
+
+
+def test_too_little_address_space_is_a_fault_and_not_the_end_of_the_process() -> None:
+    script = """
+import resource
+from agentworld_core.world.modules.sandbox import SandboxFault
+from agentworld_node.sandbox import WasmSandbox
+resource.setrlimit(resource.RLIMIT_AS, (8 * 1024**3, 8 * 1024**3))
+try:
+    WasmSandbox()
+except SandboxFault as fault:
+    print(fault)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "node")},
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "ulimit -v" in done.stdout

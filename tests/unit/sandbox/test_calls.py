@@ -174,6 +174,15 @@ def test_memory_grows_up_to_what_the_module_declares(sandbox: WasmSandbox) -> No
     assert run(sandbox, code).output == struct.pack("<q", -1)
 
 
+def test_a_start_function_grows_no_further_than_the_call_may(sandbox: WasmSandbox) -> None:
+    grow = "(drop (table.grow (ref.null func) (i32.const 30000))) (global.set $got (memory.grow (i32.const {})))"
+    parts = "(table 1 funcref) (global $got (mut i32) (i32.const 0)) (start $s) (func $s {})"
+    limits = dataclasses.replace(LIMITS, memory_bytes=3 * PAGE)
+    for pages, answer in ((2, 1), (3, -1)):
+        code = result_of("(i64.extend_i32_s (global.get $got))", extra=parts.format(grow.format(pages)))
+        assert run(sandbox, code, limits=limits).output == struct.pack("<q", answer)
+
+
 def test_a_module_that_needs_more_memory_than_the_call_has_traps(sandbox: WasmSandbox) -> None:
     limits = dataclasses.replace(LIMITS, memory_bytes=2 * PAGE)
     assert run(sandbox, module(memory="2"), limits=limits).output == b""
@@ -283,7 +292,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other(sandbox: WasmSandb
 
 @pytest.mark.parametrize(
     "setting",
-    [{"max_fuel": 0}, {"watchdog_ms": -1}, {"max_memory_bytes": 2**30}, {"cached_modules": True}],
+    [{"max_fuel": 0}, {"watchdog_ms": -1}, {"max_memory_bytes": 2**30}, {"cached_modules": True}, {"max_fuel": 2**63}],
 )
 def test_settings_out_of_range_are_refused(setting: dict[str, int]) -> None:
     with pytest.raises(InvalidField):

@@ -123,7 +123,8 @@ def decision(sandbox: WasmSandbox, kind: str, payload: Any) -> dict[str, Any]:
     gatekeeper = Example(sandbox, "gatekeeper")
     ((emitted, decided),) = gatekeeper.act(kind, payload)
     assert emitted == "rule.decision"
-    assert decided["action_id"] == decode_value(gatekeeper.input(kind, payload))["ctx"]["origin"]["id"]  # type: ignore[call-overload,index]
+    given: Any = decode_value(gatekeeper.input(kind, payload))
+    assert decided["action_id"] == given["ctx"]["origin"]["id"]
     assert isinstance(decided, dict)
     return decided
 
@@ -172,7 +173,8 @@ def market(sandbox: WasmSandbox, *agents: str) -> Example:
 
 
 def books(example: Example) -> tuple[dict[str, tuple[int, int]], list[Any]]:
-    _, accounts, orders = decode_value(example.state)  # type: ignore[misc]
+    state: Any = decode_value(example.state)
+    _, accounts, orders = state
     return {agent: (coins, goods) for agent, coins, goods in accounts}, orders
 
 
@@ -261,5 +263,5 @@ def test_a_full_market_stays_within_state_fuel_and_emits(sandbox: WasmSandbox) -
     example.act("market.cancel", {"order": 256}, names[255])
     emits = example.act("market.buy", {"amount": 40, "price": 2}, names[0])
     assert len(emits) == 33
-    assert example.fuel_used < example.manifest["limits"]["max_gas"]
+    assert example.fuel_used < example.manifest["limits"]["max_gas"] // 2
     assert len(state) < MAX_STATE_BYTES

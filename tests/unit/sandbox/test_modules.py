@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import random
 import resource
+from pathlib import Path
 
 import pytest
+import wasmtime
 
 from agentworld_core.hashing import content_id
 from agentworld_core.world.modules.sandbox import CallFailed, CallLimits, InvalidModule, ModuleCall
 from agentworld_node.sandbox import WasmSandbox, structure
+from agentworld_node.sandbox.engine import Engine
 from tests.unit.sandbox.wat import ECHO, module, wasm
 
 ENTRIES = ("reduce",)
@@ -193,6 +197,16 @@ def test_a_broken_frame_is_refused(sandbox: WasmSandbox, tail: bytes) -> None:
     refuse(sandbox, b"\0asm\x01\0\0\0" + tail)
 
 
+def test_machine_code_is_not_made_for_the_processor_at_hand() -> None:
+    """Its frames, and so the depth of a recursion, would else differ between machines of one architecture."""
+    popcnt = bytes.fromhex("f3480fb8")
+    code = module("(i64.popcnt (i64.extend_i32_u (local.get $len)))")
+    _, plain = Engine(parallel_calls=1).compile(code)
+    assert popcnt not in plain
+    if platform.machine() == "x86_64" and " popcnt " in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        assert popcnt in wasmtime.Module(wasmtime.Engine(), code).serialize()
+
+
 def mutant(generator: random.Random, code: bytes) -> bytes:
     """Returns the code with some of it changed, cut, doubled or moved."""
     data = bytearray(code)
@@ -230,6 +244,7 @@ def test_mutated_modules_never_do_worse_than_fail() -> None:
         module(f"(drop {indirect}) {ECHO}", extra=table),
         module(f"(loop $l (br_if $l (i32.lt_u (memory.grow (i32.const 1)) (i32.const 9)))) {ECHO}"),
         module(f"(memory.copy (i32.const 0) (local.get $at) (local.get $len)) {ECHO}", extra=start),
+        (Path(__file__).parents[3] / "examples" / "modules" / "counter" / "counter.wasm").read_bytes(),
     ]
     limits = CallLimits(fuel=100_000, memory_bytes=2**20, output_bytes=1000)
     ran = 0
