@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from agentworld_core.errors import InvalidField
 from agentworld_core.world.modules.changes import parse_changes
-from agentworld_core.world.modules.documents import kind_matches
+from agentworld_core.world.modules.documents import kind_matches, read_json
 from agentworld_core.world.modules.filters import glob_matches, parse_filter
 from agentworld_core.world.modules.manifest import ModuleLimits, parse_manifest
 from agentworld_core.world.modules.patches import Conflict, Operation, apply_patch, diff, merge, parse_patch
@@ -160,6 +161,20 @@ def _slow(pattern, text):
 @given(st.text("ab*?", max_size=6), st.text("ab", max_size=8))
 def test_globs_match_like_their_definition(pattern, text):
     assert glob_matches(pattern, text) == _slow(pattern, text)
+
+
+def test_a_json_document_is_read_as_what_it_says():
+    assert parse_manifest(read_json(json.dumps(GOOD), "file")) == parse_manifest(GOOD)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "1.0", "1e3", "NaN", "-Infinity", '{"a": 1, "a": 1}', str(2**64), "[" * 18 + "]" * 18, "[" * 10**5],
+)
+def test_json_that_is_no_document_is_refused(text):
+    with pytest.raises(InvalidField) as caught:
+        read_json(text, "file")
+    assert caught.value.field == "file"
 
 
 def test_a_change_set_is_read_in_order_of_ids():

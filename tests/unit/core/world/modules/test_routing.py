@@ -418,6 +418,19 @@ def test_a_fault_of_the_sandbox_stops_the_step_and_is_never_recorded(fault):
     assert (world.tree, len(world.events)) == (tree, told)
 
 
+def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
+    world = a_world()
+    assert execution.warm_up(world.tree, world.sandbox) == 0
+    artifacts = {world.install(name, count, kind="reducer") for name in ("one", "two")}
+    world.sandbox.loaded = set(sorted(artifacts)[:1])
+    assert execution.warm_up(world.tree, world.sandbox) == 2
+    assert world.sandbox.loaded == artifacts
+    world.sandbox.loaded.clear()
+    world.sandbox.programs.clear()
+    with pytest.raises(SandboxFault):
+        execution.warm_up(world.tree, world.sandbox)
+
+
 def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state():
     world = a_world()
     artifact = world.install("counter", count, kind="reducer")
