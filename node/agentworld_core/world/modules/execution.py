@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agentworld_core.codec import Value
@@ -46,6 +47,7 @@ from agentworld_core.world.modules.records import (
 from agentworld_core.world.modules.sandbox import (
     CallFailed,
     CallLimits,
+    CallResult,
     InvalidModule,
     ModuleCall,
     Sandbox,
@@ -60,6 +62,7 @@ STEP_CALLS = 16_384
 STEP_OUTPUT_BYTES = 8 * 1024 * 1024
 STEP_EVENTS = 65_536
 MAX_CASCADE = 8
+LOAD_ATTEMPTS = 8
 MAX_PENDING_EFFECTS = 1024
 
 Emit = Callable[[str, Payload, str], None]
@@ -236,27 +239,28 @@ class ModuleRun:
             manifest_hash=self._manifest_hash,
             state=b"" if state is None else state.state,
         )
-        _load(self._base, self._sandbox, module)
         limits = module.limits
-        call = ModuleCall(
-            artifact=module.wasm_hash,
-            entry=module.entry,
-            input=given,
-            limits=CallLimits(
-                fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=limits.max_output_bytes
-            ),
+        bounds = CallLimits(
+            fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=limits.max_output_bytes
         )
+        call = ModuleCall(artifact=module.wasm_hash, entry=module.entry, input=given, limits=bounds)
         try:
-            result = self._sandbox.call(call)
+            result = self._sandboxed(module, call)
         except CallFailed as error:
             # How much a failed call has used is not said, so it counts as all that it might have.
             self._spent.fuel += limits.max_gas
             raise ModuleFailed(error.reason_code) from error
-        except KeyError as error:
-            raise SandboxFault("the sandbox lost an artifact", field="artifact", value=module.wasm_hash) from error
         self._spent.fuel += result.fuel_used
         self._spent.output_bytes += len(result.output)
         return parse_output(module, occasion, result.output)
+
+    def _sandboxed(self, module: ModuleManifest, call: ModuleCall) -> CallResult:
+        """Calls the sandbox, which may forget code between being given it and being asked, for others use it too."""
+        for _ in range(LOAD_ATTEMPTS):
+            _load(self._base, self._sandbox, module)
+            with suppress(KeyError):
+                return self._sandbox.call(call)
+        raise SandboxFault("the sandbox keeps no code", field="artifact", value=module.wasm_hash)
 
     def _commit(self, module: ModuleManifest, occasion: Occasion, output: Output) -> None:
         """Makes events of an output, or of none of it: what effects need is looked at before anything is changed."""
