@@ -9,6 +9,7 @@
 ``modstate/<id>``                     what a reducer keeps (``ModuleStateRecord``)
 ``manifest``                          version and content of the world's manifest (``ManifestRecord``)
 ``proposal/<n, 20 digits>``           a proposal and what became of it (``ProposalRecord``)
+``proposal/<n>/changes``              what an open proposal would change (``ChangesRecord``)
 ``proposals``                         the next number, and how many are open (``ProposalCount``)
 ``capability/<id>``                   which kinds of effects a grant allows, and until when (``CapabilityRecord``)
 ``policies``                          the rules that effects must pass (``PolicyRecord``)
@@ -85,6 +86,11 @@ def module_state_key(module_id: str) -> bytes:
 def proposal_key(number: int) -> bytes:
     """Returns the state key of a proposal."""
     return f"proposal/{number:020d}".encode()
+
+
+def changes_key(number: int) -> bytes:
+    """Returns the state key of what an open proposal would change."""
+    return proposal_key(number) + b"/changes"
 
 
 def capability_key(name: str) -> bytes:
@@ -189,20 +195,23 @@ class ManifestRecord(FlatRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProposalRecord(FlatRecord):
-    """A proposal: who wants what on top of which manifest, its shadow report, and who approved it with which key.
-
-    ``changes`` is empty once the proposal is closed; the events hold it for ever.
-    """
+    """A proposal: who made it on top of which manifest, its shadow report, and who approved it with which key."""
 
     state: str
     author: str
     key_id: str
     base: str
-    changes: dict[str, Value]
     report: dict[str, Value]
     approvals: list[dict[str, Value]]
     reason: str
     tick: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChangesRecord(FlatRecord):
+    """What an open proposal would change; of a closed one only the events still tell."""
+
+    changes: dict[str, Value]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from agentworld_core.codec import encode, encode_value
 from agentworld_core.messages import EventSegment
 from agentworld_core.world.kernel import replay_events
-from agentworld_core.world.modules.governance import GOVERNANCE_KINDS
+from agentworld_core.world.modules.governance import GOVERNANCE_KINDS, Governance
 from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
 from agentworld_core.world.modules.output import CALL_CODES
 from agentworld_core.world.modules.records import read_manifest
-from tests.unit.core.world.modules.governed import AUTHOR, GovernedWorld, manifest
+from tests.unit.core.world.modules.governed import APPROVER, AUTHOR, GovernedWorld, manifest
 
 SCALARS = st.one_of(
     st.none(),
@@ -193,3 +193,30 @@ def test_more_modules_than_a_world_may_run_are_kept_out(monkeypatch):
     replaced = {**two, "deactivate": [{"module_id": "one", "reason": "makes room"}]}
     world.decide(replaced)
     assert encode_value(world.report(number + 1))
+
+
+def test_the_largest_change_set_with_the_longest_report_fits_the_state():
+    keys = tuple(f"key-{number}" for number in range(40))
+    world = GovernedWorld(keys=(AUTHOR, APPROVER, *keys))
+    world.governance = Governance(world.governance.key_ids, 41)
+    strange = "\U0001f409" * 64
+    ids = [f"{'m' * 58}-{number:02d}" for number in range(16)]
+    version = "9" * 32
+    registers = [{**manifest(name, "ab" * 32), "version": version, strange: "x" * 800} for name in ids]
+    upgrade = {"from_version": "8" * 32, "to_version": version, "wasm_hash": "ab" * 32}
+    changes = {
+        "register": registers,
+        "upgrade": [{**upgrade, "module_id": name, "manifest": {strange: name}} for name in ids],
+        "activate": [{"module_id": name, "version": "7" * 32} for name in ids],
+        "deactivate": [{"module_id": f"x{name[1:]}", "reason": "\U0001f409" * 40} for name in ids],
+    }
+    number = world.propose(changes)
+    assert world.do(AUTHOR, "proposal.shadow", {"proposal": number}).code == "shadow_failed"
+    assert {error["code"] for error in world.report(number)["errors"]} >= {"INVALID_MANIFEST", "VERSION_CONFLICT"}
+    assert world.do(AUTHOR, "proposal.reject", {"proposal": number, "reason": "\U0001f409" * 256}).ok
+    number = world.propose({"patch": [{"set": {"path": ["a"], "value": "x" * 31_000}}]})
+    assert world.do(AUTHOR, "proposal.shadow", {"proposal": number}).ok
+    for name in (APPROVER, *keys):
+        assert world.do(name, "proposal.approve", {"proposal": number}).ok or name == keys[-1]
+    assert world.do(AUTHOR, "proposal.apply", {"proposal": number}).ok
+    assert replay_events(world.first, world.events) == world.tree
