@@ -24,12 +24,14 @@ A world in which none of this was ever used holds none of these keys.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import MalformedEncoding
 from agentworld_core.hashing import content_id
 from agentworld_core.world.state import Reader, read
+from agentworld_core.world.tree import Tree
 
 ACTIVE_PREFIX = b"active/"
 MANIFEST_KEY = b"manifest"
@@ -269,6 +271,15 @@ def manifest_hash(version: int, content: dict[str, Value]) -> str:
 def read_manifest(reader: Reader) -> ManifestRecord:
     """Returns the world's manifest; that of a world without one has version 1 and no content."""
     return read(reader, MANIFEST_KEY, ManifestRecord) or ManifestRecord()
+
+
+def all_proposals(tree: Tree) -> Iterator[tuple[int, ProposalRecord]]:
+    """Yields every proposal of a state with its number, oldest first."""
+    for key, _ in tree.items(b"proposal/"):
+        parts = key.decode().split("/")
+        record = read(tree, key, ProposalRecord) if len(parts) == 2 else None
+        if record is not None:
+            yield int(parts[1]), record
 
 
 def read_proposal(reader: Reader, number: int) -> ProposalRecord | None:

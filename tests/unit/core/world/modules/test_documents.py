@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +16,12 @@ from agentworld_core.errors import InvalidField
 from agentworld_core.world.modules.changes import parse_changes
 from agentworld_core.world.modules.documents import kind_matches, read_json
 from agentworld_core.world.modules.filters import glob_matches, parse_filter
+from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
 from agentworld_core.world.modules.manifest import ModuleLimits, parse_manifest
+from agentworld_core.world.modules.output import CALL_CODES
 from agentworld_core.world.modules.patches import Conflict, Operation, apply_patch, diff, merge, parse_patch
-from tests.unit.core.world.modules.governed import manifest
+from agentworld_core.world.modules.shadow import REPORT_CODES
+from tests.unit.core.world.modules.governed import LIMITS, manifest
 
 HASH = "ab" * 32
 GOOD = manifest("gate", HASH)
@@ -263,3 +268,14 @@ def test_merging_names_conflicts():
     assert conflicts == [Conflict("same_path", ("a",), ("a",)), Conflict("prefix_overlap", ("b", "c"), ("b",))]
     assert Operation(("d",), 4) in merged
     assert merged.count(Operation(("e",), 5)) == 1
+
+
+def test_the_guide_tells_what_there_is():
+    text = (Path(__file__).parents[5] / "docs" / "governance.md").read_text(encoding="utf-8")
+    example = text.split("```json")[1].split("```")[0]
+    found = parse_manifest(read_json(re.sub("<content id.*>", HASH, example), "example"))
+    assert (found.module_id, len(found.subscriptions)) == ("market", 2)
+    for name in (*GOVERNANCE_FIELDS, *CALL_CODES, *REPORT_CODES, *GOOD, *LIMITS):
+        assert f"`{name}`" in text or f'"{name}"' in text, name
+    for fields in GOVERNANCE_FIELDS.values():
+        assert all(f"`{field}`" in text for field in fields), fields

@@ -18,6 +18,7 @@ from agentworld_core.world.modules.records import (
     ArtifactTotal,
     RegistryRecord,
     active_key,
+    all_proposals,
     artifact_key,
     read_manifest,
     read_proposal,
@@ -253,6 +254,8 @@ def test_every_step_needs_the_state_before_it():
     record = read_proposal(world.tree, 1)
     assert record is not None
     assert (record.state, record.reason) == ("rejected", "no")
+    assert world.propose(PATCH) == 2
+    assert [(found, item.state) for found, item in all_proposals(world.tree)] == [(1, "rejected"), (2, "proposed")]
 
 
 def test_open_proposals_are_bounded_and_closing_one_makes_room(monkeypatch):
