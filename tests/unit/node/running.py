@@ -12,6 +12,7 @@ import aiohttp
 
 from agentworld_client.gateway import GatewayClient
 from agentworld_core.messages import ActionEnvelope
+from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.network.memory import MemoryHub, MemoryNetwork
 from agentworld_node.network.port import Peer
 from agentworld_node.node import Node
@@ -71,6 +72,7 @@ class MemoryWorld:
         self.material = material
         self.hub = MemoryHub()
         self.nodes: dict[str, RunningNode] = {}
+        self.sandbox_of: Callable[[str], Sandbox | None] = lambda _name: None
 
     def network(self, name: str) -> MemoryNetwork:
         """A place on the hub for a node or for a stranger under the test's control."""
@@ -83,7 +85,8 @@ class MemoryWorld:
         started = []
         for name in names or self.material.names:
             network = self.network(name)
-            node = Node(self.material.config(name, **changes), network=network)
+            config = self.material.config(name, **changes)
+            node = Node(config, network=network, sandbox=self.sandbox_of(name))
             self.nodes[name] = running = RunningNode(node, network)
             started.append(running)
         for running in started:
