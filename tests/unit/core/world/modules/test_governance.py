@@ -300,6 +300,29 @@ FINDINGS = {
         },
         "VERSION_CONFLICT",
     ),
+    "upgrade from a version that is not active": (
+        lambda a: {
+            "upgrade": [
+                {
+                    "module_id": "old", "from_version": "0.9.0", "to_version": "2", "wasm_hash": a,
+                    "manifest": manifest("old", a, version="2"),
+                }
+            ]
+        },
+        "VERSION_CONFLICT",
+    ),
+    "upgrade with the manifest of another version": (
+        lambda a: {
+            "upgrade": [
+                {
+                    "module_id": "old", "from_version": "1.0.0", "to_version": "2", "wasm_hash": a,
+                    "manifest": manifest("old", a, version="3"),
+                }
+            ]
+        },
+        "VERSION_CONFLICT",
+    ),
+    "a capability that has expired": (lambda a: with_(a, required_caps=["stale"]), "CAPS_DENIED"),
     "upgrade to other code": (
         lambda a: {
             "upgrade": [
@@ -312,7 +335,7 @@ FINDINGS = {
         "HASH_MISMATCH",
     ),
     "removal of nothing": (lambda a: {"patch": [{"remove": {"path": ["x"]}}]}, "INVALID_MANIFEST"),
-    "a version that is not newer": (lambda a: {**PATCH, "new_version": 2}, "INVALID_MANIFEST"),
+    "a version that is not newer": (lambda a: {**PATCH, "new_version": 3}, "INVALID_MANIFEST"),
 }  # fmt: skip
 
 
@@ -320,6 +343,8 @@ FINDINGS = {
 def test_d18_the_shadow_says_what_keeps_changes_out(what):
     make, code = FINDINGS[what]
     world, artifact = a_world("old")
+    world.decide({"register": [manifest("old", artifact, version="0.9.0")]})
+    assert world.do(AUTHOR, "capability.grant", {"capability": "stale", "kinds": ["*"], "expires_tick": 1}).ok
     number = world.propose(make(artifact))
     receipt = world.do(AUTHOR, "proposal.shadow", {"proposal": number})
     report = world.report(number)
