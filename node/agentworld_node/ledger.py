@@ -28,6 +28,7 @@ from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
+from agentworld_core.world.modules.execution import warm_up
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
@@ -90,6 +91,8 @@ class Ledger(LedgerReads):
             for bundle, execution in recovery.replay(ledger.chain):
                 ledger._write_derived(bundle, execution)
                 ledger.chain = execution.chain_after(bundle.block)
+            if sandbox is not None:
+                warm_up(ledger.chain.tree, sandbox)
             stores.note_filled(ledger.genesis_hash)
             if not stores.blobs.has(ledger.genesis_hash):
                 # So that a data folder alone is enough to execute its blocks again.

@@ -10,6 +10,8 @@
 ``directory/<epoch, 20 digits>``       hash and first height of a directory epoch (``DirectoryRecord``)
 =====================================  ==========================================================================
 
+What modules and their governance add is listed in ``modules.records``.
+
 Keys are ASCII, values are the deterministic encoding of maps. Nonces are kept per actor *and* key, so that an action
 signed with a wrong key uses up nothing of the actor's, and still counts only once.
 """

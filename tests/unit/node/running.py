@@ -68,11 +68,11 @@ class RunningNode:
 class MemoryWorld:
     """Nodes of one world on a hub."""
 
-    def __init__(self, material: Material, *, sandbox: Sandbox | None = None):
+    def __init__(self, material: Material):
         self.material = material
-        self.sandbox = sandbox
         self.hub = MemoryHub()
         self.nodes: dict[str, RunningNode] = {}
+        self.sandbox_of: Callable[[str], Sandbox | None] = lambda _name: None
 
     def network(self, name: str) -> MemoryNetwork:
         """A place on the hub for a node or for a stranger under the test's control."""
@@ -85,7 +85,8 @@ class MemoryWorld:
         started = []
         for name in names or self.material.names:
             network = self.network(name)
-            node = Node(self.material.config(name, **changes), network=network, sandbox=self.sandbox)
+            config = self.material.config(name, **changes)
+            node = Node(config, network=network, sandbox=self.sandbox_of(name))
             self.nodes[name] = running = RunningNode(node, network)
             started.append(running)
         for running in started:

@@ -28,7 +28,9 @@ MANIFEST = EXAMPLES / "counter/manifest.json"
 
 @pytest.fixture
 def node(background: Background, material: Material, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    world = MemoryWorld(material, sandbox=WasmSandbox(tmp_path / "native"))
+    world = MemoryWorld(material)
+    sandbox = WasmSandbox(tmp_path / "native")
+    world.sandbox_of = lambda _name: sandbox
 
     async def start() -> Node:
         return (await world.start())[0].node

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,26 @@ import pytest
 from aiohttp import web
 
 from agentworld_client.gateway import GatewayClient
+from agentworld_client.submit import Agent
 from agentworld_client.verifier import BundleStore, Verifier
 from agentworld_core.codec import encode
+from agentworld_core.hashing import content_id
 from agentworld_core.messages import Blocks, Round
 from agentworld_core.world.modules import execution
+from agentworld_core.world.modules.artifacts import split_artifact
 from agentworld_core.world.modules.errors import SandboxMissing
+from agentworld_core.world.modules.records import ModuleStateRecord, module_state_key, read_manifest
 from agentworld_core.world.modules.sandbox import SandboxFault
+from agentworld_core.world.state import read
 from agentworld_node.ledger import Ledger
 from tests.unit.client.scripted import scripted
 from tests.unit.core.ledger.chains import Chain, make_head
-from tests.unit.core.ledger.module_chain import a_sandbox, module_chain
+from tests.unit.core.ledger.module_chain import CODE, a_sandbox, module_chain
 from tests.unit.core.world.agents import action
-from tests.unit.core.world.modules.governed import FakeSandbox
+from tests.unit.core.world.modules.governed import FakeSandbox, Program, manifest
+from tests.unit.node.material import WORLD, Material, agent, signer
 from tests.unit.node.rig import rig
+from tests.unit.node.running import MemoryWorld, RunningNode, eventually, memory_world
 from tests.unit.node.test_executor import executor, proposed
 
 
@@ -35,8 +43,8 @@ def faulty(_given: dict[str, Any]) -> Any:
 
 
 def a_faulty_sandbox() -> FakeSandbox:
-    sandbox = a_sandbox()
-    sandbox.programs = dict.fromkeys(sandbox.programs, faulty)
+    sandbox = FakeSandbox()
+    sandbox.add(CODE, faulty)
     return sandbox
 
 
@@ -126,3 +134,93 @@ async def test_a_verifier_replays_modules_and_blames_nobody_when_it_cannot(tmp_p
         assert (report.height, report.state_root) == (5, chain.state.state_root)
         with pytest.raises(SandboxMissing):
             await Verifier(genesis, replay=True, store=BundleStore(tmp_path / "two")).verify(client)
+
+
+def adding(step: int) -> Program:
+    """A reducer that adds to its state."""
+    return lambda given: {"new_state": str(int(given["state"] or b"0") + step).encode()}
+
+
+class Governors:
+    """Two agents of the one governance key, and the actions by which they bring in modules."""
+
+    def __init__(self, world: MemoryWorld):
+        self.world = world
+        self.one, self.two = (
+            Agent(signer("gov"), world_id=WORLD, actor_id=name) for name in ("governor-one", "governor-two")
+        )
+        self.proposals = 0
+
+    async def decide(self, changes: dict[str, Any]) -> None:
+        self.proposals += 1
+        number = {"proposal": self.proposals}
+        base = read_manifest(self.world.nodes["v0"].node.ledger.chain.tree).hash
+        steps: list[tuple[Agent, str, dict[str, Any]]] = [
+            (self.one, "create", {"base": base, "changes": changes}),
+            (self.one, "shadow", number),
+            (self.two, "approve", number),
+            (self.one, "apply", number),
+        ]
+        for actor, kind, payload in steps:
+            (receipt,) = await self.world.commit("v0", [actor.act(f"proposal.{kind}", payload)])
+            assert receipt["ok"], receipt
+        await self.world.height(self.world.nodes["v0"].height)
+
+
+def counted(running: RunningNode) -> bytes:
+    record = read(running.node.ledger.chain.tree, module_state_key("market"), ModuleStateRecord)
+    return b"" if record is None else record.state
+
+
+async def test_a_running_world_gets_a_module_and_an_upgrade_of_it_while_actions_flow(tmp_path: Path) -> None:
+    """Nodes agree throughout, one that restarts comes back to the same state, and one that cannot run modules ends."""
+    codes = {b"market one": 1, b"market two": 10}
+    sandboxes: dict[str, FakeSandbox] = {}
+
+    def sandbox(name: str) -> FakeSandbox:
+        made = sandboxes[name] = FakeSandbox()
+        for code, step in codes.items():
+            made.add(code, adding(step))
+        return made
+
+    def market(code: bytes, version: str) -> dict[str, Any]:
+        subscriptions = [{"action_kinds": ["trade.*"]}]
+        return manifest("market", content_id(code), version=version, kind="reducer", subscriptions=subscriptions)
+
+    async with memory_world(Material(tmp_path), start=False) as world:
+        world.sandbox_of = sandbox
+        await world.start()
+        governors, trader = Governors(world), agent("trader")
+        entries = [one.act("agent.register", {"position": [0, 0]}) for one in (governors.one, governors.two, trader)]
+        await world.commit("v0", entries)
+        puts = [governors.one.act("artifact.put", piece) for code in codes for piece in split_artifact(code)]
+        assert all(receipt["ok"] for receipt in await world.commit("v1", puts))
+        active = {"activate": [{"module_id": "market", "version": "1"}]}
+        await governors.decide({"register": [market(b"market one", "1")], **active})
+        receipts = await world.commit("v2", [trader.act("trade.offer", {"n": n}) for n in range(3)])
+        assert [receipt["ok"] for receipt in receipts] == [True] * 3
+
+        flowing = asyncio.create_task(world.commit("v1", [trader.act("trade.offer", {"n": n}) for n in range(40)]))
+        upgrade = {
+            "module_id": "market",
+            "from_version": "1",
+            "to_version": "2",
+            "wasm_hash": content_id(b"market two"),
+            "manifest": market(b"market two", "2"),
+        }
+        await governors.decide({"upgrade": [upgrade], "activate": [{"module_id": "market", "version": "2"}]})
+        assert all(receipt["ok"] for receipt in await flowing)
+        before = int(counted(world.nodes["v0"]))
+        assert before >= 43
+        await world.commit("v3", [trader.act("trade.offer", {})])
+        await world.height(world.nodes["v3"].height)
+        assert {counted(running) for running in world.nodes.values()} == {str(before + 10).encode()}
+
+        await world.nodes["v1"].stop()
+        await world.start("v1")
+        assert counted(world.nodes["v1"]) == str(before + 10).encode()
+        sandboxes["v3"].programs = dict.fromkeys(sandboxes["v3"].programs, faulty)
+        await world.commit("v0", [trader.act("trade.offer", {})])
+        await eventually(world.nodes["v3"].task.done)
+        assert isinstance(world.nodes["v3"].task.exception(), SandboxFault)
+        await world.height(world.nodes["v0"].height, "v0", "v1", "v2")

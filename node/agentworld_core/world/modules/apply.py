@@ -28,6 +28,7 @@ from agentworld_core.world.modules.records import (
     ArtifactRecord,
     ArtifactTotal,
     CapabilityRecord,
+    ChangesRecord,
     EffectCount,
     EffectRecord,
     ManifestRecord,
@@ -40,6 +41,7 @@ from agentworld_core.world.modules.records import (
     active_key,
     artifact_key,
     capability_key,
+    changes_key,
     effect_key,
     module_state_key,
     piece_key,
@@ -118,13 +120,13 @@ def _proposal_created(draft: Draft, event: WorldEvent, payload: Payload) -> None
         author=take(payload, "author", str),
         key_id=take(payload, "key_id", str),
         base=take(payload, "base", str),
-        changes=take(payload, "changes", dict),
         report={},
         approvals=[],
         reason="",
         tick=event.tick,
     )
     draft.put(proposal_key(number), record)
+    draft.put(changes_key(number), ChangesRecord(take(payload, "changes", dict)))
     draft.put(PROPOSALS_KEY, ProposalCount(number + 1, count.open + 1))
 
 
@@ -153,7 +155,8 @@ def _proposal_rejected(draft: Draft, _event: WorldEvent, payload: Payload) -> No
 
 def _close(draft: Draft, number: int, state: str, reason: str) -> None:
     record = existing(draft, proposal_key(number), ProposalRecord)
-    draft.put(proposal_key(number), replace(record, state=state, reason=reason, changes={}))
+    draft.put(proposal_key(number), replace(record, state=state, reason=reason))
+    draft.put(changes_key(number), None)
     count = existing(draft, PROPOSALS_KEY, ProposalCount)
     draft.put(PROPOSALS_KEY, replace(count, open=count.open - 1))
 

@@ -20,15 +20,18 @@ from agentworld_core.world.state import Draft, Reader, read
 
 MAX_PIECE_BYTES = 48 * 1024
 MAX_ARTIFACT_BYTES = 4 * 1024 * 1024
-MAX_PIECES = -(-MAX_ARTIFACT_BYTES // MAX_PIECE_BYTES)
+MAX_PIECES = 4096
 MAX_TOTAL_BYTES = 64 * 1024 * 1024
 
 Produced = list[tuple[str, Payload]]
 
 
-def split_artifact(code: bytes) -> list[Payload]:
-    """Returns the payloads of the ``artifact.put`` actions that carry this code, in the order in which to send them."""
-    pieces = [code[start : start + MAX_PIECE_BYTES] for start in range(0, len(code), MAX_PIECE_BYTES)] or [b""]
+def split_artifact(code: bytes, piece_bytes: int = MAX_PIECE_BYTES) -> list[Payload]:
+    """Returns the payloads of the ``artifact.put`` actions that carry this code, in the order in which to send them.
+
+    ``piece_bytes`` is for worlds whose batches are so small that a piece of ``MAX_PIECE_BYTES`` fits none.
+    """
+    pieces = [code[start : start + piece_bytes] for start in range(0, len(code), piece_bytes)]
     artifact = content_id(code)
     return [
         {"artifact": artifact, "index": index, "count": len(pieces), "data": data} for index, data in enumerate(pieces)

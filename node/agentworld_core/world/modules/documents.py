@@ -5,11 +5,12 @@ Messages become part of the ledger, so they are this module's own and the same e
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NoReturn
 
-from agentworld_core.codec import Value
-from agentworld_core.errors import InvalidField
+from agentworld_core.codec import Value, encode_value
+from agentworld_core.errors import InvalidField, MalformedEncoding
 from agentworld_core.ids import is_hash, is_id
 
 _KIND_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._")
@@ -18,6 +19,31 @@ _NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWX
 
 MAX_VERSION_LENGTH = 32
 MAX_PATTERN_LENGTH = 65
+
+
+def read_json(text: str, field: str) -> Value:
+    """Returns the document that a JSON text holds; raises InvalidField for anything that has no place in one.
+
+    That is: fractions, exponents, keys that occur twice, numbers beyond 64 bits, and what JSON itself does not allow.
+    """
+
+    def refuse(number: str) -> NoReturn:
+        raise InvalidField(f"{number[:32]} is not a whole number", field=field)
+
+    def distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise InvalidField("a key occurs twice", field=field)
+        return found
+
+    try:
+        value: Value = json.loads(text, parse_float=refuse, parse_constant=refuse, object_pairs_hook=distinct)
+        encode_value(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidField("is not JSON, or nested too deep", field=field) from error
+    except MalformedEncoding as error:
+        raise InvalidField(error.message, field=field) from error
+    return value
 
 
 def take_map(value: Value, field: str, *, needed: Collection[str], optional: Collection[str] = ()) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from agentworld_core.codec import Value
@@ -46,6 +47,7 @@ from agentworld_core.world.modules.records import (
 from agentworld_core.world.modules.sandbox import (
     CallFailed,
     CallLimits,
+    CallResult,
     InvalidModule,
     ModuleCall,
     Sandbox,
@@ -55,11 +57,12 @@ from agentworld_core.world.modules.table import Called, ModuleTable, open_table
 from agentworld_core.world.state import Draft
 from agentworld_core.world.tree import Tree
 
-STEP_FUEL = 1_000_000_000
+STEP_FUEL = 200_000_000
 STEP_CALLS = 16_384
 STEP_OUTPUT_BYTES = 8 * 1024 * 1024
 STEP_EVENTS = 65_536
 MAX_CASCADE = 8
+LOAD_ATTEMPTS = 8
 MAX_PENDING_EFFECTS = 1024
 
 Emit = Callable[[str, Payload, str], None]
@@ -236,41 +239,28 @@ class ModuleRun:
             manifest_hash=self._manifest_hash,
             state=b"" if state is None else state.state,
         )
-        self._load(module)
         limits = module.limits
-        call = ModuleCall(
-            artifact=module.wasm_hash,
-            entry=module.entry,
-            input=given,
-            limits=CallLimits(
-                fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=limits.max_output_bytes
-            ),
+        bounds = CallLimits(
+            fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=limits.max_output_bytes
         )
+        call = ModuleCall(artifact=module.wasm_hash, entry=module.entry, input=given, limits=bounds)
         try:
-            result = self._sandbox.call(call)
+            result = self._sandboxed(module, call)
         except CallFailed as error:
             # How much a failed call has used is not said, so it counts as all that it might have.
             self._spent.fuel += limits.max_gas
             raise ModuleFailed(error.reason_code) from error
-        except KeyError as error:
-            raise SandboxFault("the sandbox lost an artifact", field="artifact", value=module.wasm_hash) from error
         self._spent.fuel += result.fuel_used
         self._spent.output_bytes += len(result.output)
         return parse_output(module, occasion, result.output)
 
-    def _load(self, module: ModuleManifest) -> None:
-        if self._sandbox.has(module.wasm_hash):
-            return
-        code = read_artifact(self._base, module.wasm_hash)
-        if code is None:
-            raise SandboxFault("the state lacks the code of an active module", field="artifact", value=module.wasm_hash)
-        try:
-            self._sandbox.load(module.wasm_hash, code)
-        except (InvalidModule, HashMismatch) as error:
-            # The ledger says that this code was checked: a sandbox that refuses it is not the one of the others.
-            raise SandboxFault(
-                f"the sandbox refuses the code of an active module: {error}", field="artifact", value=module.wasm_hash
-            ) from error
+    def _sandboxed(self, module: ModuleManifest, call: ModuleCall) -> CallResult:
+        """Calls the sandbox, which may forget code between being given it and being asked, for others use it too."""
+        for _ in range(LOAD_ATTEMPTS):
+            _load(self._base, self._sandbox, module)
+            with suppress(KeyError):
+                return self._sandbox.call(call)
+        raise SandboxFault("the sandbox keeps no code", field="artifact", value=module.wasm_hash)
 
     def _commit(self, module: ModuleManifest, occasion: Occasion, output: Output) -> None:
         """Makes events of an output, or of none of it: what effects need is looked at before anything is changed."""
@@ -324,6 +314,34 @@ class ModuleRun:
         named: Payload = {"module_id": module.module_id, "trace_id": occasion.trace_of(module.module_id)}
         self._emit_event(kind, {**named, **payload}, occasion.caused_by)
         self._spent.events += 1
+
+
+def warm_up(tree: Tree, sandbox: Sandbox) -> int:
+    """Makes the active modules of a state callable, in order of their ids, and returns how many there are.
+
+    Raises SandboxFault for the first that the sandbox does not take.
+    """
+    table = open_table(tree)
+    modules = () if table is None else table.modules
+    for module in modules:
+        _load(tree, sandbox, module)
+    return len(modules)
+
+
+def _load(tree: Tree, sandbox: Sandbox, module: ModuleManifest) -> None:
+    """Gives the sandbox the code of a module from the state, unless it has it."""
+    if sandbox.has(module.wasm_hash):
+        return
+    code = read_artifact(tree, module.wasm_hash)
+    if code is None:
+        raise SandboxFault("the state lacks the code of an active module", field="artifact", value=module.wasm_hash)
+    try:
+        sandbox.load(module.wasm_hash, code)
+    except (InvalidModule, HashMismatch) as error:
+        # The ledger says that this code was checked: a sandbox that refuses it is not the one of the others.
+        raise SandboxFault(
+            f"the sandbox refuses the code of an active module: {error}", field="artifact", value=module.wasm_hash
+        ) from error
 
 
 def _kinds_of(event: WorldEvent) -> tuple[str, ...]:

@@ -31,6 +31,7 @@ from agentworld_core.world.modules.records import (
     PROPOSED,
     SHADOWED,
     CapabilityRecord,
+    ChangesRecord,
     EffectCount,
     EffectRecord,
     ManifestRecord,
@@ -38,6 +39,7 @@ from agentworld_core.world.modules.records import (
     ProposalRecord,
     ResourceRecord,
     capability_key,
+    changes_key,
     effect_key,
     manifest_hash,
     proposal_key,
@@ -104,10 +106,11 @@ def _create(office: Office, action: ActionEnvelope, payload: Payload) -> Produce
 def _shadow(office: Office, _action: ActionEnvelope, payload: Payload) -> Produced:
     number, record = _proposal(office, payload, (PROPOSED,))
     _check_base(record.base, _manifest(office))
-    changes = parse_changes(record.changes)
+    document = _changes(office, number)
+    changes = parse_changes(document)
     if office.sandbox is None and (changes.register or changes.upgrade):
         raise SandboxMissing("a proposal brings code that this node cannot check", field="proposal", value=number)
-    report = _judge(office, changes, record, sandbox=office.sandbox)
+    report = _judge(office, changes, document, sandbox=office.sandbox)
     event: tuple[str, Payload] = (events.PROPOSAL_SHADOWED, {"proposal": number, "report": report})
     if report["status"] == FAILED:
         raise ActionRefused("shadow_failed", _first_error(report), instead=[event])
@@ -134,8 +137,9 @@ def _apply(office: Office, _action: ActionEnvelope, payload: Payload) -> Produce
     _check_base(record.base, manifest)
     if not _reached(office, _keys(record)):
         raise ActionRefused("unauthorized", "keys that signed for this proposal govern no longer")
-    changes = parse_changes(record.changes)
-    report = _judge(office, changes, record, sandbox=None)
+    document = _changes(office, number)
+    changes = parse_changes(document)
+    report = _judge(office, changes, document, sandbox=None)
     if report["status"] == FAILED:
         raise ActionRefused("shadow_failed", _first_error(report))
     try:
@@ -222,9 +226,15 @@ def _proposal(office: Office, payload: Payload, states: Sequence[str]) -> tuple[
     return number, record
 
 
-def _judge(office: Office, changes: Changes, record: ProposalRecord, *, sandbox: Sandbox | None) -> Payload:
+def _changes(office: Office, number: int) -> Payload:
+    record = office.draft.record(changes_key(number), ChangesRecord)
+    assert record is not None, "an open proposal has its changes"
+    return record.changes
+
+
+def _judge(office: Office, changes: Changes, document: Payload, *, sandbox: Sandbox | None) -> Payload:
     shadow = Shadow(draft=office.draft, changes=changes, sandbox=sandbox, tick=office.tick)
-    return shadow.judge(record.changes)
+    return shadow.judge(document)
 
 
 def _first_error(report: Payload) -> str:

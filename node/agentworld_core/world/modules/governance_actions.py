@@ -44,6 +44,7 @@ MAX_CHANGES_BYTES = 40 * 1024
 MAX_REASON = 256
 MAX_GRANT_KINDS = 16
 MAX_POLICY_RULES = 64
+MAX_POLICY_BYTES = 32 * 1024
 MAX_AMOUNT = 2**53 - 1
 MAX_RECEIPT_BYTES = 16 * 1024
 _MAX_NUMBER = 2**63 - 1
@@ -118,6 +119,11 @@ def take_resource(value: Value, field: str) -> str:
     return take_export(value, field)
 
 
+def _rules(name: str, value: Value) -> None:
+    _sized(MAX_POLICY_BYTES)(name, value)
+    _checked(_policy)(name, value)
+
+
 _PROPOSAL = {"proposal": _number(least=1, most=_MAX_NUMBER)}
 
 GOVERNANCE_FIELDS: dict[str, dict[str, Check]] = {
@@ -139,7 +145,7 @@ GOVERNANCE_FIELDS: dict[str, dict[str, Check]] = {
         "expires_tick": _number(least=0, most=_MAX_NUMBER),
     },
     CAPABILITY_REVOKE: {"capability": _checked(take_id)},
-    POLICY_SET: {"rules": _checked(_policy)},
+    POLICY_SET: {"rules": _rules},
     RESOURCE_GRANT: {
         "agent_id": _checked(take_id),
         "kind": _checked(take_resource),

@@ -9,6 +9,7 @@
 ``modstate/<id>``                     what a reducer keeps (``ModuleStateRecord``)
 ``manifest``                          version and content of the world's manifest (``ManifestRecord``)
 ``proposal/<n, 20 digits>``           a proposal and what became of it (``ProposalRecord``)
+``proposal/<n>/changes``              what an open proposal would change (``ChangesRecord``)
 ``proposals``                         the next number, and how many are open (``ProposalCount``)
 ``capability/<id>``                   which kinds of effects a grant allows, and until when (``CapabilityRecord``)
 ``policies``                          the rules that effects must pass (``PolicyRecord``)
@@ -23,12 +24,14 @@ A world in which none of this was ever used holds none of these keys.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import MalformedEncoding
 from agentworld_core.hashing import content_id
 from agentworld_core.world.state import Reader, read
+from agentworld_core.world.tree import Tree
 
 ACTIVE_PREFIX = b"active/"
 MANIFEST_KEY = b"manifest"
@@ -85,6 +88,11 @@ def module_state_key(module_id: str) -> bytes:
 def proposal_key(number: int) -> bytes:
     """Returns the state key of a proposal."""
     return f"proposal/{number:020d}".encode()
+
+
+def changes_key(number: int) -> bytes:
+    """Returns the state key of what an open proposal would change."""
+    return proposal_key(number) + b"/changes"
 
 
 def capability_key(name: str) -> bytes:
@@ -189,20 +197,23 @@ class ManifestRecord(FlatRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class ProposalRecord(FlatRecord):
-    """A proposal: who wants what on top of which manifest, its shadow report, and who approved it with which key.
-
-    ``changes`` is empty once the proposal is closed; the events hold it for ever.
-    """
+    """A proposal: who made it on top of which manifest, its shadow report, and who approved it with which key."""
 
     state: str
     author: str
     key_id: str
     base: str
-    changes: dict[str, Value]
     report: dict[str, Value]
     approvals: list[dict[str, Value]]
     reason: str
     tick: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ChangesRecord(FlatRecord):
+    """What an open proposal would change; of a closed one only the events still tell."""
+
+    changes: dict[str, Value]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -260,6 +271,15 @@ def manifest_hash(version: int, content: dict[str, Value]) -> str:
 def read_manifest(reader: Reader) -> ManifestRecord:
     """Returns the world's manifest; that of a world without one has version 1 and no content."""
     return read(reader, MANIFEST_KEY, ManifestRecord) or ManifestRecord()
+
+
+def all_proposals(tree: Tree) -> Iterator[tuple[int, ProposalRecord]]:
+    """Yields every proposal of a state with its number, oldest first."""
+    for key, _ in tree.items(b"proposal/"):
+        parts = key.decode().split("/")
+        record = read(tree, key, ProposalRecord) if len(parts) == 2 else None
+        if record is not None:
+            yield int(parts[1]), record
 
 
 def read_proposal(reader: Reader, number: int) -> ProposalRecord | None:

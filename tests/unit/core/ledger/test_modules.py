@@ -27,14 +27,14 @@ def test_the_module_has_counted():
     assert read(CHAIN.state.tree, module_state_key("counter"), ModuleStateRecord) == ModuleStateRecord(b"2")
 
 
-def test_a_replay_from_genesis_needs_nothing_but_a_sandbox():
+def test_s3_3_a_replay_from_genesis_needs_nothing_but_a_sandbox():
     state = chain_from_genesis(CHAIN.genesis, sandbox=a_sandbox())
     for bundle in CHAIN.bundles:
         state = check_bundle(state, bundle)
     assert state == CHAIN.state
 
 
-def test_a_replay_of_the_events_alone_gives_the_same_state():
+def test_s3_3_w27_a_replay_of_the_events_alone_gives_the_same_state():
     tree = chain_from_genesis(CHAIN.genesis).tree
     for bundle in CHAIN.bundles:
         tree = replay_events(tree, read_events(bundle.block.segments, CHAIN.blobs.__getitem__))

@@ -49,6 +49,7 @@ class FakeSandbox:
         self.calls: list[ModuleCall] = []
         self.fuel = 10
         self.pretends = False
+        self.forgets = 0
 
     def add(self, code: bytes, program: Program) -> str:
         """Makes the code runnable and returns its content id."""
@@ -70,6 +71,9 @@ class FakeSandbox:
         self.loaded.add(artifact)
 
     def call(self, call: ModuleCall) -> CallResult:
+        if self.forgets:
+            self.forgets -= 1
+            self.loaded.discard(call.artifact)
         if call.artifact not in self.loaded:
             raise KeyError(call.artifact)
         self.calls.append(call)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,14 @@ from hypothesis import strategies as st
 
 from agentworld_core.errors import InvalidField
 from agentworld_core.world.modules.changes import parse_changes
-from agentworld_core.world.modules.documents import kind_matches
+from agentworld_core.world.modules.documents import kind_matches, read_json
 from agentworld_core.world.modules.filters import glob_matches, parse_filter
+from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
 from agentworld_core.world.modules.manifest import ModuleLimits, parse_manifest
+from agentworld_core.world.modules.output import CALL_CODES
 from agentworld_core.world.modules.patches import Conflict, Operation, apply_patch, diff, merge, parse_patch
-from tests.unit.core.world.modules.governed import manifest
+from agentworld_core.world.modules.shadow import REPORT_CODES
+from tests.unit.core.world.modules.governed import LIMITS, manifest
 
 HASH = "ab" * 32
 GOOD = manifest("gate", HASH)
@@ -162,6 +168,20 @@ def test_globs_match_like_their_definition(pattern, text):
     assert glob_matches(pattern, text) == _slow(pattern, text)
 
 
+def test_a_json_document_is_read_as_what_it_says():
+    assert parse_manifest(read_json(json.dumps(GOOD), "file")) == parse_manifest(GOOD)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "1.0", "1e3", "NaN", "-Infinity", '{"a": 1, "a": 1}', str(2**64), "[" * 18 + "]" * 18, "[" * 10**5],
+)
+def test_json_that_is_no_document_is_refused(text):
+    with pytest.raises(InvalidField) as caught:
+        read_json(text, "file")
+    assert caught.value.field == "file"
+
+
 def test_a_change_set_is_read_in_order_of_ids():
     gates = [manifest(name, HASH) for name in ("b", "a")]
     changes = parse_changes({"register": gates, "activate": [{"module_id": "a", "version": "1.0.0"}]})
@@ -248,3 +268,14 @@ def test_merging_names_conflicts():
     assert conflicts == [Conflict("same_path", ("a",), ("a",)), Conflict("prefix_overlap", ("b", "c"), ("b",))]
     assert Operation(("d",), 4) in merged
     assert merged.count(Operation(("e",), 5)) == 1
+
+
+def test_the_guide_tells_what_there_is():
+    text = (Path(__file__).parents[5] / "docs" / "governance.md").read_text(encoding="utf-8")
+    example = text.split("```json")[1].split("```")[0]
+    found = parse_manifest(read_json(re.sub("<content id.*>", HASH, example), "example"))
+    assert (found.module_id, len(found.subscriptions)) == ("market", 2)
+    for name in (*GOVERNANCE_FIELDS, *CALL_CODES, *REPORT_CODES, *GOOD, *LIMITS):
+        assert f"`{name}`" in text or f'"{name}"' in text, name
+    for fields in GOVERNANCE_FIELDS.values():
+        assert all(f"`{field}`" in text for field in fields), fields

@@ -18,6 +18,7 @@ from agentworld_core.world.modules.records import (
     ArtifactTotal,
     RegistryRecord,
     active_key,
+    all_proposals,
     artifact_key,
     read_manifest,
     read_proposal,
@@ -52,7 +53,7 @@ def active(world, module_id):
     return None if record is None else record.version
 
 
-def test_an_artifact_comes_in_pieces_and_is_checked_as_a_whole():
+def test_s16_an_artifact_comes_in_pieces_and_is_checked_as_a_whole():
     world = GovernedWorld()
     code = bytes(range(256)) * 400
     pieces: list[dict[str, Any]] = split_artifact(code)
@@ -128,7 +129,7 @@ def test_s18_the_happy_path_leaves_the_version_active():
     assert (registered.manifest, registered.proposal) == (document, number)
     record = read_proposal(world.tree, number)
     assert record is not None
-    assert (record.state, record.author, record.changes) == ("applied", AUTHOR, {})
+    assert (record.state, record.author) == ("applied", AUTHOR)
     assert record.approvals == [{"approver": APPROVER, "key_id": signer(APPROVER).key_id}]
     assert replay_events(world.first, world.events) == world.tree
 
@@ -253,6 +254,8 @@ def test_every_step_needs_the_state_before_it():
     record = read_proposal(world.tree, 1)
     assert record is not None
     assert (record.state, record.reason) == ("rejected", "no")
+    assert world.propose(PATCH) == 2
+    assert [(found, item.state) for found, item in all_proposals(world.tree)] == [(1, "rejected"), (2, "proposed")]
 
 
 def test_open_proposals_are_bounded_and_closing_one_makes_room(monkeypatch):
@@ -297,6 +300,29 @@ FINDINGS = {
         },
         "VERSION_CONFLICT",
     ),
+    "upgrade from a version that is not active": (
+        lambda a: {
+            "upgrade": [
+                {
+                    "module_id": "old", "from_version": "0.9.0", "to_version": "2", "wasm_hash": a,
+                    "manifest": manifest("old", a, version="2"),
+                }
+            ]
+        },
+        "VERSION_CONFLICT",
+    ),
+    "upgrade with the manifest of another version": (
+        lambda a: {
+            "upgrade": [
+                {
+                    "module_id": "old", "from_version": "1.0.0", "to_version": "2", "wasm_hash": a,
+                    "manifest": manifest("old", a, version="3"),
+                }
+            ]
+        },
+        "VERSION_CONFLICT",
+    ),
+    "a capability that has expired": (lambda a: with_(a, required_caps=["stale"]), "CAPS_DENIED"),
     "upgrade to other code": (
         lambda a: {
             "upgrade": [
@@ -309,7 +335,7 @@ FINDINGS = {
         "HASH_MISMATCH",
     ),
     "removal of nothing": (lambda a: {"patch": [{"remove": {"path": ["x"]}}]}, "INVALID_MANIFEST"),
-    "a version that is not newer": (lambda a: {**PATCH, "new_version": 2}, "INVALID_MANIFEST"),
+    "a version that is not newer": (lambda a: {**PATCH, "new_version": 3}, "INVALID_MANIFEST"),
 }  # fmt: skip
 
 
@@ -317,6 +343,8 @@ FINDINGS = {
 def test_d18_the_shadow_says_what_keeps_changes_out(what):
     make, code = FINDINGS[what]
     world, artifact = a_world("old")
+    world.decide({"register": [manifest("old", artifact, version="0.9.0")]})
+    assert world.do(AUTHOR, "capability.grant", {"capability": "stale", "kinds": ["*"], "expires_tick": 1}).ok
     number = world.propose(make(artifact))
     receipt = world.do(AUTHOR, "proposal.shadow", {"proposal": number})
     report = world.report(number)
@@ -331,7 +359,7 @@ def test_d18_the_shadow_says_what_keeps_changes_out(what):
     assert replay_events(world.first, world.events) == world.tree
 
 
-def test_a_failed_shadow_may_be_tried_again_once_the_artifact_has_come():
+def test_s18_a_failed_shadow_may_be_tried_again_once_the_artifact_has_come():
     world = GovernedWorld()
     artifact = world.sandbox.add(b"late", nothing)
     number = world.propose(with_(artifact))
@@ -348,7 +376,7 @@ def test_the_report_warns_of_modules_that_would_never_run():
     assert [warning["path"] for warning in warnings] == ["changes.register.gate"] * 2
 
 
-def test_an_artifact_removed_before_application_keeps_the_proposal_out():
+def test_s18_an_artifact_removed_before_application_keeps_the_proposal_out():
     world, artifact = a_world()
     number = world.propose(with_(artifact))
     assert world.do(AUTHOR, "proposal.shadow", {"proposal": number}).ok

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from agentworld_core.codec import encode, encode_value
@@ -281,6 +283,16 @@ def test_effects_need_capability_and_policy_and_the_decision_is_recorded():
     assert replay_events(world.first, world.events) == world.tree
 
 
+def test_a_module_has_only_the_capabilities_that_its_manifest_requires():
+    world = a_world()
+    rules = [{"effect": "*", "module": "*", "decision": "allow", "reason": ""}]
+    world.do("author", "policy.set", {"rules": rules})
+    for name in ("post", "other"):
+        world.do("author", "capability.grant", {"capability": name, "kinds": ["*"], "expires_tick": 0})
+    world.install("courier", lambda _given: EFFECT, required_caps=["other"])
+    assert payload_of(world.move("ada"), "module.call_failed")["code"] == "caps_denied"
+
+
 @pytest.mark.parametrize(("kinds_", "expires"), [(["paper.*"], 0), (["*"], 12)])
 def test_a_grant_that_does_not_fit_or_has_expired_denies(kinds_, expires):
     world = a_world()
@@ -339,6 +351,39 @@ def test_what_modules_may_cost_in_a_step_is_bounded_and_the_bound_is_told(monkey
     assert all(receipt.ok for receipt in result.receipts)
     assert not world.move("ada").exhausted
     assert state_of(world, "counter") == b"3"
+
+
+def test_a_failed_call_counts_as_all_that_it_might_have_used(monkeypatch):
+    monkeypatch.setattr(execution, "STEP_FUEL", 2 * LIMITS["max_gas"])
+    world = a_world()
+    world.install("broken", failing("trap"))
+    result = world.step(*[world.signed("ada", "agent.move", {"to": [x, 0]}) for x in range(4)])
+    failures: list[Any] = [event.payload for event in result.events if event.kind == "module.call_failed"]
+    assert [failure["code"] for failure in failures] == ["trap", "trap", "step_limit_exceeded"]
+
+
+def test_state_that_stays_the_same_is_no_event():
+    world = a_world()
+    world.install("constant", lambda _given: {"new_state": b"same"}, kind="reducer")
+    assert kinds(world.move("ada")) == ["module.state_updated", "agent.moved"]
+    assert kinds(world.move("ada", 2)) == ["agent.moved"]
+
+
+def test_reports_about_calls_come_only_to_who_names_them():
+    world = a_world()
+    world.install("everything", count, kind="reducer", subscriptions=[{"event_kinds": ["*"]}])
+    world.install("reports", count, kind="reducer", subscriptions=[{"event_kinds": ["module.*"]}])
+    world.install("counter", count, kind="reducer")
+    world.sandbox.calls.clear()
+    assert kinds(world.move("ada")) == [
+        "module.state_updated",  # everything: the step has started
+        "module.state_updated",  # reports: of that
+        "module.state_updated",  # counter: before the move
+        "agent.moved",
+        "module.state_updated",  # reports: of the counter
+        "module.state_updated",  # everything: ada has moved
+        "module.state_updated",  # reports: of that
+    ]
 
 
 def test_actions_of_unknown_kinds_belong_to_modules_that_name_them():
@@ -418,6 +463,19 @@ def test_a_fault_of_the_sandbox_stops_the_step_and_is_never_recorded(fault):
     assert (world.tree, len(world.events)) == (tree, told)
 
 
+def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
+    world = a_world()
+    assert execution.warm_up(world.tree, world.sandbox) == 0
+    artifacts = {world.install(name, count, kind="reducer") for name in ("one", "two")}
+    world.sandbox.loaded = set(sorted(artifacts)[:1])
+    assert execution.warm_up(world.tree, world.sandbox) == 2
+    assert world.sandbox.loaded == artifacts
+    world.sandbox.loaded.clear()
+    world.sandbox.programs.clear()
+    with pytest.raises(SandboxFault):
+        execution.warm_up(world.tree, world.sandbox)
+
+
 def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state():
     world = a_world()
     artifact = world.install("counter", count, kind="reducer")
@@ -425,4 +483,6 @@ def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state()
     world.sandbox.loaded.clear()
     world.move("ada")
     assert world.sandbox.loaded == {artifact}
-    assert state_of(world, "counter") == b"2"
+    world.sandbox.forgets = 3  # another thread's modules push it out just before the call
+    world.move("ada")
+    assert state_of(world, "counter") == b"3"
