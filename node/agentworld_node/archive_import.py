@@ -58,6 +58,7 @@ async def _fill(
     genesis = await source.genesis()
     verifier = Verifier(genesis, replay=True, trusted_genesis=trusted_genesis)
     ledger = Ledger.open(folder, genesis)
+    ledger.waits_for_room = False
 
     async def take(bundle: BlockBundle, execution: Execution) -> None:
         await ledger.apply(bundle, execution=execution)
