@@ -61,6 +61,7 @@ async def _fill(
     genesis = await source.genesis()
     verifier = Verifier(genesis, replay=True, trusted_genesis=trusted_genesis, sandbox=sandbox)
     ledger = Ledger.open(folder, genesis, sandbox=sandbox)
+    ledger.waits_for_room = False
 
     async def take(bundle: BlockBundle, execution: Execution) -> None:
         await ledger.apply(bundle, execution=execution)

@@ -4,8 +4,9 @@ A block is committed here when its log record (block, batch, certificate) is dur
 it and without waiting for the disk: after a crash the suffix since the last snapshot is executed again, which writes
 both again and heals what was torn. A snapshot makes all of it durable, so restart time follows the suffix alone.
 
-A full disk is waited out. Any other failure of a store is final: ``failure`` names it, ``broken`` returns, nothing more
-is committed, and only a restart, which begins from what is really on the disk, helps.
+A full disk is waited out, unless ``waits_for_room`` is False. Any other failure of a store is final: ``failure`` names
+it, ``broken`` returns, nothing more is committed, and only a restart, which begins from what is really on the disk,
+helps.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Ledger(LedgerReads):
         self.durable_votes = DurableVotes()
         self.full = False
         self.room_retry_seconds = ROOM_RETRY_SECONDS
+        self.waits_for_room = True
         self.retain_snapshots = RETAIN_SNAPSHOTS
         self._applying = asyncio.Lock()
         self._grown = asyncio.Event()
@@ -252,6 +254,8 @@ class Ledger(LedgerReads):
                 return
 
     async def _wait_for_room(self, error: AgentWorldError) -> None:
+        if not self.waits_for_room:
+            raise error
         if not self.full:
             log.error("the data folder takes nothing more, waiting: %s", error)
         self.full = True

@@ -1,4 +1,4 @@
-"""Reads the data folder of a node that does not run, or a copy of one, and changes nothing in it.
+"""Reads the data folder of a node, or a copy of one, and changes nothing in it; the node may run meanwhile.
 
 It is a source like any other: nothing it says is believed before it is verified. The log holds the blocks; a torn tail
 of a copy taken while the node ran is left out, damage is an error.

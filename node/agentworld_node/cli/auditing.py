@@ -14,15 +14,27 @@ from agentworld_client.export import ExportReport
 from agentworld_client.export import export as export_archive
 from agentworld_client.inspector import check_trusted
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
+from agentworld_core.ids import is_hash
 from agentworld_node.archive_import import import_archive
 from agentworld_node.cli.app import OutputOption, Target, app, client_command, run
-from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
+from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short, value_text
 from agentworld_node.cli.sources import SourceArgument, SourceOption, new_sandbox, open_source, progress_bar
+
+
+def _genesis_hash(text: str | None) -> str | None:
+    if text is not None and not is_hash(text):
+        raise typer.BadParameter("must be a content id: 64 lower-case hex digits")
+    return text
+
 
 GenesisHash = Annotated[
     str | None,
     typer.Option(
-        "--genesis-hash", "--genesis", metavar="HASH", help="Hash of the genesis you trust; without it the one there."
+        "--genesis-hash",
+        "--genesis",
+        metavar="HASH",
+        callback=_genesis_hash,
+        help="Hash of the genesis you trust; without it the one there.",
     ),
 ]
 
@@ -193,9 +205,12 @@ def _what(item: KeyChange) -> str:
     """Returns the fields that differ, or the whole value of what was added or removed."""
     if isinstance(item.before, dict) and isinstance(item.after, dict):
         names = [name for name in item.after if item.before.get(name) != item.after[name]]
-        return ", ".join(f"{name}: {item.before.get(name)} → {item.after[name]}" for name in names)
-    return _plain(item.after if item.before is None else item.before)
+        return ", ".join(f"{name}: {_brief(item.before.get(name))} → {_brief(item.after[name])}" for name in names)
+    value = item.after if item.before is None else item.before
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_brief(part)}" for name, part in value.items())
+    return _brief(value)
 
 
-def _plain(value: Any) -> str:
-    return ", ".join(f"{name}: {part}" for name, part in value.items()) if isinstance(value, dict) else str(value)
+def _brief(value: Any) -> str:
+    return value_text(value, limit=66)

@@ -12,7 +12,7 @@ from agentworld_client.inspector import Inspector
 from agentworld_core.ids import check_id
 from agentworld_node.cli.app import Target, app, client_command, run
 from agentworld_node.cli.auditing import GenesisHash
-from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows
+from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, value_text
 from agentworld_node.cli.sources import SourceOption, open_source
 
 inspect_app = typer.Typer(
@@ -142,7 +142,10 @@ def segment(
         print_json(found)
         return
     print_pairs("Segment", [(name, found[name]) for name in ("segment", "height", "size_bytes")])
-    rows = [(item["event_id"], item["kind"], item["caused_by"] or None, item["payload"]) for item in found["events"]]
+    rows = [
+        (item["event_id"], item["kind"], item["caused_by"] or None, value_text(item["payload"]))
+        for item in found["events"]
+    ]
     print_rows(["Event", "Kind", "Caused by", "Payload"], _escaped(rows))
     _print_proof(found)
 
@@ -169,7 +172,7 @@ def _show_state(target: Target, genesis_hash: str | None, name: str, height: int
     value = found["value"]
     pairs = list(value.items()) if isinstance(value, dict) else [("value", value)]
     pairs += [("height", found["height"]), ("state root", found["state_root"])]
-    print_pairs(escape(found["key"]), [(escape(str(name)), escape(str(item))) for name, item in pairs])
+    print_pairs(escape(found["key"]), [(escape(str(name)), escape(value_text(item))) for name, item in pairs])
     _print_proof(found)
 
 

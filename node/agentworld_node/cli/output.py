@@ -66,6 +66,12 @@ def print_error(error: AgentWorldError, output: Output) -> None:
         errors.print(f"[bold red]error[/] [dim]({error.code})[/] {_plain(str(error))}")
 
 
+def value_text(value: Any, *, limit: int = 400) -> str:
+    """Returns data as JSON on one line, cut to a length that a table can bear; text stays as it is."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
 def short(hash_text: str | None) -> str:
     """Returns the first twelve digits of a hash, enough to compare by eye."""
     return hash_text[:12] if hash_text else "-"

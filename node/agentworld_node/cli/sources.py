@@ -61,7 +61,7 @@ def _local(path: Path) -> WorldSource:
         raise NotFound("there is no such folder or file", field="source", value=path, remedy=remedy)
     source = FolderSource(path)
     if source.torn is not None:
-        errors.print(f"[yellow]note[/] the log ends with a torn record, which was never committed: {source.torn}")
+        errors.print(f"[yellow]note[/] the log ends in the middle of a record, which is left out: {source.torn}")
     return source
 
 

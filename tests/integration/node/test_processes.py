@@ -198,3 +198,40 @@ async def test_one_validator_alone_needs_nobody(tmp_path: Path) -> None:
         await world.start()
         await world.commit("v0", [agent("b").act("agent.register", {"position": [0, 0]})])
         assert await world["v0"].stop() == 0
+
+
+async def test_a_node_begins_with_an_archive_and_catches_up(tmp_path: Path) -> None:
+    async with cluster(Material(tmp_path, others=("g0",))) as world:
+        names = [name for name in world.nodes if name != "g0"]
+        await world.start(*names)
+        agents, actions = registrations(8)
+        await world.commit("v0", actions)
+        for number in range(6):
+            await world.commit("v0", [agents[0].act("agent.move", {"to": [number, 1]})])
+        await world.same_head(*names)
+        archive, data = tmp_path / "world.tar", Path(world.material.config("g0").data_folder)
+        code, out, err = await run_cli("export", str(archive), "--gateway", world["v1"].url, "--output", "json")
+        assert code == 0, err
+        exported = as_json(out)
+        await world.commit("v0", [agents[1].act("agent.move", {"to": [9, 9]})])
+
+        trust = ("--genesis-hash", exported["genesis_hash"])
+        for words in (
+            ("verify", str(archive), "--replay", *trust),
+            ("import", str(archive), "--data", str(data), *trust),
+        ):
+            code, out, err = await run_cli(*words, "--output", "json")
+            assert code == 0, err
+            assert as_json(out)["state_root"] == exported["state_root"]
+        code, out, err = await run_cli("verify", str(data), "--output", "json")
+        assert (code, as_json(out)["height"]) == (0, exported["height"]), err
+        await world.start("g0")
+        head = await world.same_head()
+        assert head["height"] > exported["height"]
+        code, out, err = await run_cli(
+            "diff", str(exported["height"]), str(head["height"]), "--gateway", world["g0"].url, "--output", "json"
+        )
+        changed = {item["key"]: item["after"] for item in as_json(out)["keys"] if item["group"] == "agent"}
+        moved = f"agent/{agents[1].actor_id}"
+        assert (list(changed), changed[moved]["position"]) == ([moved], [9, 9]), err
+        await check_history(world, *world.nodes)

@@ -20,8 +20,10 @@ from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_node.archive_import import import_archive
 from agentworld_node.ledger import Ledger
 from agentworld_node.offline import FolderSource
-from agentworld_node.storage.errors import FolderLocked
+from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.errors import FolderLocked, StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, make_folders
+from agentworld_node.storage.wal_segments import SegmentFolder
 from tests.unit.client.chain_source import ChainSource, a_chain
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.node.material import registrations
@@ -121,6 +123,21 @@ class TestWhatIsRefused:
 
         with pytest.raises(asyncio.CancelledError):
             await import_archive(tmp_path / "world.tar", tmp_path / "data", progress=stop)
+        assert names_in(tmp_path) == ["world.tar"]
+
+    @pytest.mark.parametrize("part", ["blobs", "log"])
+    async def test_a_full_disk_is_told_and_leaves_nothing(
+        self, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+    ) -> None:
+        def full(*_: object, **__: object) -> None:
+            raise StorageFull("no space is left", field="path", value=tmp_path)
+
+        if part == "blobs":
+            monkeypatch.setattr(FileBlobStore, "put_many", full)
+        else:
+            monkeypatch.setattr(SegmentFolder, "append", full)
+        with pytest.raises(StorageFull):
+            await import_archive(archive, tmp_path / "data")
         assert names_in(tmp_path) == ["world.tar"]
 
     @pytest.mark.parametrize("what", ["file", "folder"])

@@ -59,6 +59,8 @@ async def test_e1_what_was_submitted_is_replayed_to_the_announced_block(world: M
         assert head is not None
         assert (report.height, report.block_hash) == (head.height, head.block_hash)
         assert (report.actions, report.state_root) == (SNAPSHOT + 1, head.state_root)
+        beside = await audit(FolderSource(data_folder(world.nodes[name])), world)
+        assert beside.block_hash == head.block_hash, "the folder of a node that runs says the same"
 
 
 async def test_e2_a_store_that_was_closed_and_opened_again_still_proves_itself(world: MemoryWorld) -> None:

@@ -80,6 +80,7 @@ class TestVerify:
         assert invoke("verify", data, "--to", 9).exit_code == NO_ANSWER
         assert invoke("verify", data, "--from", 7, "--to", 6).exit_code == FAILED
         assert invoke("verify", data, "--from", 0).exit_code == USAGE
+        assert invoke("verify", data, "--genesis-hash", "abc").exit_code == USAGE
 
     def test_another_genesis_is_exit_code_4(self, data: Path) -> None:
         result = invoke("verify", data, "--genesis-hash", "a" * 64, "-o", "json")
@@ -135,7 +136,7 @@ class TestVerify:
         (path,) = (folder / "log").glob("*.wal")
         path.write_bytes(path.read_bytes()[:-9])
         result = invoke("verify", folder, "-o", "json")
-        assert (document(result)["height"], "torn" in result.stderr) == (7, True)
+        assert (document(result)["height"], "left out" in result.stderr) == (7, True)
 
     def test_what_is_no_source_is_told(self, tmp_path: Path) -> None:
         for place in (tmp_path / "none", tmp_path):
@@ -154,7 +155,7 @@ class TestInspect:
             ("block", last.certificate.block_hash, last.block.state_root),
             ("state", "meta", "tick"),
             ("agent", "bob", "[5, 5]"),
-            ("object", "lamp", "lit"),
+            ("object", "lamp", '{"lit": true}'),
             ("receipt", chain.bundles[6].batch.actions[0].action_id, "unauthorized"),
             ("snapshot", "6", chain.bundles[5].block.snapshot_ref or ""),
             ("segment", last.block.segments[0].content_hash, "mailbox.cleared"),
