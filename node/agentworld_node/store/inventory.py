@@ -29,6 +29,7 @@ INSERT INTO blobs (hash, size, used) VALUES (?, ?, ?) ON CONFLICT (hash) DO UPDA
 SET size = excluded.size, used = excluded.used
 """
 _CACHE_KIB = 64 * 1024
+UNREFERENCED = "unreferenced"
 
 
 class Problem(enum.StrEnum):
@@ -110,7 +111,7 @@ class Inventory:
         )
         for name, kind, height, damaged in self._pages(query):
             problem = Problem.damaged if damaged else Problem.missing
-            yield Finding(name, problem, kind or "unreferenced", height)
+            yield Finding(name, problem, kind or UNREFERENCED, height)
 
     def lacks(self, blob_hash: str) -> bool:
         """True when a blob is needed and not stored."""
