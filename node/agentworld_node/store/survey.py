@@ -80,6 +80,9 @@ def survey(folder: DataFolder, inventory: Inventory) -> Survey:
         found.problem(folder.pins_problem)
     for link in folder.pins.links() if folder.pins is not None else ():
         inventory.need(link.blob_hash, link.kind, link.height)
+    if folder.index is not None:
+        # Before the first block only the index knows it.
+        found.genesis_hash = found.genesis_hash or folder.index.meta(GENESIS_KEY) or ""
     if found.genesis_hash and folder.blobs.has(found.genesis_hash):
         inventory.need(found.genesis_hash, "genesis", 0)
     return found
