@@ -6,6 +6,7 @@ A blob is needed (with the reason), or stored (with its size), or both; ``judge`
 from __future__ import annotations
 
 import enum
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentworld_node.storage.blob_store import BlobEntry
+from agentworld_node.storage.errors import StorageFailed
 
 _TABLE = """
 CREATE TABLE blobs (
@@ -82,6 +84,13 @@ class Inventory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageFailed(
+                f"the list of blobs cannot be kept: {error}",
+                field="SQLITE_TMPDIR",
+                value=os.environ.get("SQLITE_TMPDIR"),
+                remedy="set SQLITE_TMPDIR to a folder with room for about 150 bytes a blob",
+            ) from error
 
     def need(self, blob_hash: str, kind: str, height: int) -> None:
         """Notes why a blob is needed; the first reason stays."""
