@@ -109,6 +109,17 @@ class Ledger(LedgerReads):
         """Lets the blobs of new blocks take no more room than this in all; 0 means no limit."""
         self._stores.blobs.limit_total(max_bytes)
 
+    def retain(self, snapshots: int) -> None:
+        """Keeps this many snapshots from now on and removes older ones, which makes room; before anything is committed.
+
+        Where that is not possible now, the next snapshot tries again.
+        """
+        self.retain_snapshots = snapshots
+        try:
+            self._drop_old_snapshots()
+        except StorageFull as error:
+            log.warning("old snapshots stay until the next one is made: %s", error)
+
     async def settle(self) -> None:
         """Returns when no commit and no snapshot is being written."""
         async with self._applying:

@@ -82,7 +82,7 @@ class Node:
             )
         )
         self.ledger = Ledger.open(Path(config.data_folder), genesis, sandbox=sandbox)
-        self.ledger.retain_snapshots = config.retain_snapshots
+        self.ledger.retain(config.retain_snapshots)
         # Only now: what is committed is written again on opening, however little room is left.
         self.ledger.limit_blobs(config.max_blob_bytes)
         self.keyring = NodeKeyring(

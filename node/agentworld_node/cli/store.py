@@ -206,10 +206,12 @@ def _show_check(report: CheckReport) -> None:
         ("damaged", report.damaged),
         ("missing", report.missing),
     ]
+    if report.damaged_unreferenced:
+        facts.append(("damaged, but not needed", report.damaged_unreferenced))
     if report.unsettled:
         facts.append(("written again by the next start", report.unsettled))
     print_pairs("Data folder", facts)
-    _show_findings(report.findings, report.damaged + report.missing)
+    _show_findings(report.findings, report.damaged + report.missing + report.damaged_unreferenced)
     for problem in report.index_problems[:SHOWN_FINDINGS]:
         console.print(f"[red]index[/] {escape(problem)}")
     if report.index_problem_count > SHOWN_FINDINGS:

@@ -54,6 +54,7 @@ class FileBlobStore:
         self._quarantine = root / "quarantine"
         self._numbers = itertools.count()
         self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
+        self._made_folders: set[Path] = set()  # that were there when they were last looked for; at most 65,536
         self._counting = Counting()
         self._room = Room()
 
@@ -228,10 +229,12 @@ class FileBlobStore:
 
     def _store(self, blob_hash: str, data: bytes) -> None:
         path = self._path(blob_hash)
-        if self._holds(path, data):
-            self._counting.add(known=1)
-            return
-        if self.has(blob_hash):
+        with typed_errors("looking for a blob", path):
+            size = self._files.size(path)
+        if size is not None:
+            if size == len(data) and self._holds(path, data):
+                self._counting.add(known=1)
+                return
             try:
                 self._set_aside(blob_hash)
                 return
@@ -240,8 +243,6 @@ class FileBlobStore:
         self._room.take(len(data))
         try:
             with typed_errors("storing a blob", path):
-                for folder in (path.parent.parent, path.parent):
-                    self._files.make_folder(folder)
                 self._write(path, data)
         except BaseException:
             self._room.give(len(data))
@@ -249,9 +250,6 @@ class FileBlobStore:
         self._counting.add(stored=1)
 
     def _holds(self, path: Path, data: bytes) -> bool:
-        with typed_errors("reading a blob", path):
-            if self._files.size(path) != len(data):
-                return False
         try:
             return self._read(path) == data
         except _Unreadable:
@@ -260,6 +258,10 @@ class FileBlobStore:
     def _write(self, path: Path, data: bytes) -> None:
         """Puts the bytes in place under a temporary name first."""
         for attempt in itertools.count(1):
+            if path.parent not in self._made_folders:
+                for folder in (path.parent.parent, path.parent):
+                    self._files.make_folder(folder)
+                self._made_folders.add(path.parent)
             temporary = self._temporary_path(path.name)
             file = self._files.create(temporary)
             try:
@@ -269,7 +271,10 @@ class FileBlobStore:
                     file.close()
                 self._files.rename(temporary, path)
             except FileNotFoundError:
-                # Another process has opened the store just now and took our file for an interrupted write.
+                # Another process has opened the store just now and took our file for an interrupted write, or somebody
+                # has removed the folder.
+                self._made_folders.discard(path.parent)
+                self._remove(temporary)
                 if attempt == _ATTEMPTS:
                     raise
             except OSError:

@@ -11,7 +11,7 @@ from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import BlobNotFound, CorruptLog
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.store.folder import DataFolder
-from agentworld_node.store.inventory import Amount, Finding, Inventory, Problem
+from agentworld_node.store.inventory import UNREFERENCED, Amount, Finding, Inventory, Problem
 from agentworld_node.store.survey import Survey, survey
 
 KEPT_FINDINGS = 1_000
@@ -19,20 +19,23 @@ KEPT_FINDINGS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What a check has found.
+    """What a check has found: up to ``height``, of which everything up to ``settled`` must be there.
 
-    ``findings`` are the first blobs that are damaged or missing, ``damaged`` and ``missing`` count all of them.
-    ``unsettled`` counts those of blocks after the newest snapshot, which the next start of the node writes again.
+    ``damaged`` and ``missing`` count blobs that are needed, ``damaged_unreferenced`` those that are not; ``findings``
+    are the first of all these. ``unsettled`` counts those of blocks after the newest snapshot, which the next start of
+    the node writes again.
     ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed.
     """
 
     height: int
+    settled: int
     snapshots: tuple[int, ...]
     stored: Amount
     unreferenced: Amount
     quarantined: Amount
     damaged: int
     missing: int
+    damaged_unreferenced: int
     unsettled: int
     findings: tuple[Finding, ...]
     index_problems: tuple[str, ...]
@@ -41,7 +44,7 @@ class CheckReport:
 
     @property
     def is_whole(self) -> bool:
-        """True when nothing is wrong that the next start of the node would not mend."""
+        """True when nothing that is needed is wrong, but for what the next start of the node mends."""
         return not (self.damaged or self.missing or self.index_problem_count or self.log_problem)
 
     def as_dict(self) -> dict[str, object]:
@@ -49,12 +52,14 @@ class CheckReport:
         return {
             "whole": self.is_whole,
             "height": self.height,
+            "settled": self.settled,
             "snapshots": list(self.snapshots),
             "stored": self.stored.as_dict(),
             "unreferenced": self.unreferenced.as_dict(),
             "quarantined": self.quarantined.as_dict(),
             "damaged": self.damaged,
             "missing": self.missing,
+            "damaged_unreferenced": self.damaged_unreferenced,
             "unsettled": self.unsettled,
             "findings": [finding.as_dict() for finding in self.findings],
             "index_problems": list(self.index_problems),
@@ -96,15 +101,17 @@ def verify(blobs: FileBlobStore, inventory: Inventory) -> None:
 
 def is_settled(finding: Finding, found: Survey) -> bool:
     """True unless the next start of the node writes the blob again in any case."""
-    return finding.kind == "unreferenced" or finding.height <= found.settled
+    return finding.kind == UNREFERENCED or finding.height <= found.settled
 
 
 def report_of(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_problem: str = "") -> CheckReport:
     """Returns what survey and verification have put into the inventory."""
     counts = {Problem.damaged: 0, Problem.missing: 0}
-    unsettled = 0
+    unsettled = unreferenced = 0
     for finding in inventory.findings():
-        if is_settled(finding, found):
+        if finding.kind == UNREFERENCED and not log_problem:
+            unreferenced += 1
+        elif is_settled(finding, found):
             counts[finding.problem] += 1
         else:
             unsettled += 1
@@ -112,12 +119,14 @@ def report_of(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_
     aside = blobs.quarantine()
     return CheckReport(
         height=found.height,
+        settled=found.settled,
         snapshots=tuple(found.snapshots),
         stored=inventory.amount(),
         unreferenced=Amount() if log_problem else inventory.amount(unreferenced=True),
         quarantined=Amount(len(aside), sum(aside.values())),
         damaged=counts[Problem.damaged],
         missing=counts[Problem.missing],
+        damaged_unreferenced=unreferenced,
         unsettled=unsettled,
         findings=tuple(itertools.islice(settled, KEPT_FINDINGS)),
         index_problems=tuple(found.problems),

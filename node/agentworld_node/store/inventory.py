@@ -6,6 +6,7 @@ A blob is needed (with the reason), or stored (with its size), or both; ``judge`
 from __future__ import annotations
 
 import enum
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentworld_node.storage.blob_store import BlobEntry
+from agentworld_node.storage.errors import StorageFailed
 
 _TABLE = """
 CREATE TABLE blobs (
@@ -29,6 +31,7 @@ INSERT INTO blobs (hash, size, used) VALUES (?, ?, ?) ON CONFLICT (hash) DO UPDA
 SET size = excluded.size, used = excluded.used
 """
 _CACHE_KIB = 64 * 1024
+UNREFERENCED = "unreferenced"
 
 
 class Problem(enum.StrEnum):
@@ -81,6 +84,13 @@ class Inventory:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._connection.close()
+        if isinstance(error, sqlite3.OperationalError):
+            raise StorageFailed(
+                f"the list of blobs cannot be kept: {error}",
+                field="SQLITE_TMPDIR",
+                value=os.environ.get("SQLITE_TMPDIR"),
+                remedy="set SQLITE_TMPDIR to a folder with room for about 150 bytes a blob",
+            ) from error
 
     def need(self, blob_hash: str, kind: str, height: int) -> None:
         """Notes why a blob is needed; the first reason stays."""
@@ -110,7 +120,7 @@ class Inventory:
         )
         for name, kind, height, damaged in self._pages(query):
             problem = Problem.damaged if damaged else Problem.missing
-            yield Finding(name, problem, kind or "unreferenced", height)
+            yield Finding(name, problem, kind or UNREFERENCED, height)
 
     def lacks(self, blob_hash: str) -> bool:
         """True when a blob is needed and not stored."""

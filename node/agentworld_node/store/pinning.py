@@ -19,6 +19,7 @@ from agentworld_node.ledger_stores import BLOBS, INDEX, PINS
 from agentworld_node.storage.blob_store import DEFAULT_BLOB_BYTES
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import BlobCorrupt, BlobNotFound
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.index_schema import BlockEntry
 from agentworld_node.storage.pins import Link, Pin, PinStore
@@ -50,7 +51,7 @@ class Pinned:
         }
 
 
-def add_pin(path: Path, target: str, *, note: str = "") -> Pinned:
+def add_pin(path: Path, target: str, *, note: str = "", files: FileSystem = LOCAL_FILES) -> Pinned:
     """Pins a block by height or hash, a snapshot by the hash of its manifest, or any blob, also while a node runs.
 
     Raises InvalidField for something else, NotFound for a height or a hash that is not stored, BlobCorrupt when a part
@@ -58,9 +59,9 @@ def add_pin(path: Path, target: str, *, note: str = "") -> Pinned:
     """
     if len(note) > MAX_NOTE:
         raise InvalidField(f"may have {MAX_NOTE} characters", field="--note", value=len(note))
-    with _opened(path) as pins, pins.held():
+    with _opened(path, files=files) as pins, pins.held():
         # Looked for while nobody may remove anything, so that all of it is still there when the pin is.
-        finder = _Finder(path)
+        finder = _Finder(path, files=files)
         root, links, without_snapshot = finder.find(target)
         pin = Pin(root.blob_hash, root.kind, root.height, note, time.time_ns() // 1_000_000)
         pins.add(pin, links)
@@ -87,8 +88,8 @@ def list_pins(path: Path) -> list[Pinned]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[PinStore]:
-    check_data_folder(path)
+def _opened(path: Path, *, files: FileSystem = LOCAL_FILES) -> Iterator[PinStore]:
+    check_data_folder(path, files=files)
     with PinStore.open(path / PINS) as pins:
         yield pins
 
@@ -96,9 +97,9 @@ def _opened(path: Path) -> Iterator[PinStore]:
 class _Finder:
     """Follows references from a block or a blob through what is stored."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, *, files: FileSystem):
         self._path = path
-        self._blobs = FileBlobStore.reading(path / BLOBS)
+        self._blobs = FileBlobStore.reading(path / BLOBS, files=files)
 
     def find(self, target: str) -> tuple[Link, list[Link], bool]:
         """Returns what is pinned, all that it needs, and whether a snapshot that belonged to it is gone."""

@@ -29,7 +29,7 @@ from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.store.check import CheckReport, report_of, verify
 from agentworld_node.store.folder import DataFolder
 from agentworld_node.store.index_repair import fill_index
-from agentworld_node.store.inventory import Inventory, Problem
+from agentworld_node.store.inventory import UNREFERENCED, Inventory, Problem
 from agentworld_node.store.sources import Source
 from agentworld_node.store.survey import Survey, peeked, survey
 
@@ -85,7 +85,8 @@ async def repair(
                 found = survey(folder, inventory)
                 verify(folder.blobs, inventory)
                 reports.append(report_of(folder.blobs, inventory, found))
-                if reports[-1].is_whole or left == 0 or not await repairer.round(found, inventory):
+                done = reports[-1].is_whole and not reports[-1].damaged_unreferenced
+                if done or left == 0 or not await repairer.round(found, inventory):
                     break
     mended = {name: count for name, count in repairer.mended.items() if count}
     notes = tuple(dict.fromkeys(repairer.notes))
@@ -147,7 +148,7 @@ class Repairer:
 
     async def _from_source(self, source: Source, inventory: Inventory) -> None:
         for finding in inventory.findings():
-            if finding.kind == "unreferenced":
+            if finding.kind == UNREFERENCED:
                 continue
             try:
                 data = await source.fetch(finding.blob_hash)

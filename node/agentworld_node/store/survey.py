@@ -15,7 +15,7 @@ from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.messages import BlockBundle
-from agentworld_node.ledger_stores import DROPPED_KEY, GENESIS_KEY, RECORD_LIMIT
+from agentworld_node.ledger_stores import DROPPED_KEY, GENESIS_KEY, INDEX, RECORD_LIMIT
 from agentworld_node.records import COMMIT, SNAPSHOT, SnapshotMark
 from agentworld_node.storage.errors import BlobCorrupt
 from agentworld_node.storage.index import Index
@@ -53,12 +53,9 @@ class Survey:
 def survey(folder: DataFolder, inventory: Inventory) -> Survey:
     """Reads the log of a folder, notes in the inventory what it needs, and returns what else the log says."""
     found = Survey()
-    if folder.index is None:
-        found.problem(folder.index_problem)
-    elif folder.index.meta(GENESIS_KEY) is None:
-        found.problem("the index was never filled")
     marks = [decode(SnapshotMark, item.payload) for item in folder.wal.records() if item.kind == SNAPSHOT]
     found.settled = max((mark.height for mark in marks), default=0)
+    _look_at_index(folder, found)
     references: dict[int, str] = {}
     parent = ""
     for record in folder.wal.records():
@@ -80,9 +77,21 @@ def survey(folder: DataFolder, inventory: Inventory) -> Survey:
         found.problem(folder.pins_problem)
     for link in folder.pins.links() if folder.pins is not None else ():
         inventory.need(link.blob_hash, link.kind, link.height)
+    if folder.index is not None:
+        # Before the first block only the index knows it.
+        found.genesis_hash = found.genesis_hash or folder.index.meta(GENESIS_KEY) or ""
     if found.genesis_hash and folder.blobs.has(found.genesis_hash):
         inventory.need(found.genesis_hash, "genesis", 0)
     return found
+
+
+def _look_at_index(folder: DataFolder, found: Survey) -> None:
+    """Notes an index that cannot be used; before the first snapshot the next start fills it, so it may be absent."""
+    if folder.index is None:
+        if found.settled or (folder.path / INDEX).exists():
+            found.problem(folder.index_problem)
+    elif found.settled and folder.index.meta(GENESIS_KEY) is None:
+        found.problem("the index was never filled")
 
 
 def block_entry(bundle: BlockBundle) -> BlockEntry:

@@ -425,6 +425,27 @@ class TestRetention:
         assert [again.bundle(height) for height in range(1, 19)] == chain.bundles
         again.close()
 
+    async def test_fewer_snapshots_are_kept_from_the_start_on(self, tmp_path: Path, chain: Chain) -> None:
+        (await filled(tmp_path, chain)).close()
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain(1)
+        assert not ledger._stores.blobs.has(chain.bundles[2].block.snapshot_ref or "")
+        assert ledger._stores.blobs.has(chain.bundles[5].block.snapshot_ref or "")
+        ledger.close()
+        again = Ledger.open(tmp_path, chain.genesis)
+        assert again.chain.state_root == chain.state.state_root
+        again.close()
+
+    async def test_a_full_disk_keeps_no_node_from_starting_with_fewer_snapshots(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (await filled(tmp_path, chain)).close()
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        fail(monkeypatch, Index, "set_meta", StorageFull("no room"))
+        ledger.retain(1)
+        assert ledger._stores.blobs.has(chain.bundles[2].block.snapshot_ref or "")
+        ledger.close()
+
     async def test_removal_that_was_broken_off_is_finished_by_the_next(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -76,6 +76,11 @@ class CrashDisk:
         """The operation with this number from now on, counted from 1, does not return."""
         self._power_at = self.operations + operations
 
+    @property
+    def is_off(self) -> bool:
+        """True after the power was cut, until ``crash`` or ``kill``."""
+        return self._off
+
     def crash(self) -> None:
         """Turns the machine off and on: what was not synced may be gone, open files and locks are."""
         with self._guard:
@@ -170,8 +175,13 @@ class CrashDisk:
         with self._guard:
             if self._off:
                 raise PowerCut
-            entries = [*self._files, *self._folders]
-            return sorted(entry.name for entry in entries if entry.parent == path and entry != path)
+            prefix = f"{path}/"
+            below = (
+                str(entry).removeprefix(prefix)
+                for entry in (*self._files, *self._folders)
+                if str(entry).startswith(prefix)
+            )
+            return sorted(name for name in below if "/" not in name)
 
     def size(self, path: Path) -> int | None:
         with self._guard:

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import random
+import shutil
 import threading
 from pathlib import Path
 
@@ -315,6 +316,14 @@ def test_a_write_whose_temporary_another_process_cleaned_is_repeated(root):
     files.times = 3
     with pytest.raises(StorageFailed):
         store.put(b"b")
+    assert files_below(root / "tmp") == []
+
+
+def test_a_folder_that_somebody_has_removed_is_made_again(root):
+    store = FileBlobStore.open(root)
+    blob_hash = store.put(b"a")
+    shutil.rmtree(root / blob_hash[:2])
+    assert store.get(store.put(b"a")) == b"a"
     assert files_below(root / "tmp") == []
 
 

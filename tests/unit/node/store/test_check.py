@@ -13,6 +13,8 @@ from agentworld_core.errors import NotFound
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import FolderLocked
+from agentworld_node.storage.index import Index
+from agentworld_node.storage.wal import WriteAheadLog
 from agentworld_node.store.check import check
 from agentworld_node.store.inventory import Problem
 from tests.unit.core.ledger.chains import Chain
@@ -36,7 +38,17 @@ class TestWhole:
 
     def test_an_empty_world_is_whole(self, tmp_path: Path, chain: Chain) -> None:
         Ledger.open(tmp_path, chain.genesis).close()
+        report = check(tmp_path)
+        assert (report.is_whole, report.stored.blobs, report.unreferenced.blobs) == (True, 1, 0)
+
+    def test_a_first_start_that_was_cut_off_lacks_nothing(self, tmp_path: Path, chain: Chain) -> None:
+        WriteAheadLog.open(tmp_path / "log").close()
         assert check(tmp_path).is_whole
+        Index.open(tmp_path / "index.sqlite")[0].close()
+        assert check(tmp_path).is_whole
+        Ledger.open(tmp_path, chain.genesis).close()
+        (tmp_path / "index.sqlite").write_bytes(b"garbage" * 1000)
+        assert not check(tmp_path).is_whole
 
     def test_what_nothing_needs_is_counted_and_verified(self, folder: Path) -> None:
         store = FileBlobStore.open(folder / "blobs")
