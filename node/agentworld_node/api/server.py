@@ -20,7 +20,14 @@ from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.messages import ActionEnvelope, Directory, Revocation
 from agentworld_node.api import documents
 from agentworld_node.api.errors import errors_as_json
-from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
+from agentworld_node.api.limits import (
+    MAX_BLOCKS,
+    MAX_BLOCKS_BYTES,
+    MAX_BODY_BYTES,
+    MAX_HEIGHT,
+    MAX_WAIT_SECONDS,
+    ApiLimits,
+)
 from agentworld_node.api.openapi import openapi_document
 from agentworld_node.api.requests import (
     JSON,
@@ -37,10 +44,6 @@ from agentworld_node.api.services import Services
 
 log = logging.getLogger(__name__)
 
-MAX_BLOCKS = 256
-MAX_BLOCKS_BYTES = 4 * 1024 * 1024
-MAX_HEIGHT = 2**63 - 1
-MAX_WAIT_SECONDS = 120
 SSE_KEEPALIVE_SECONDS = 15
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
