@@ -207,8 +207,13 @@ async def blob(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.StreamResponse:
     """Streams committed blocks and their events as server-sent events; ``?from=HEIGHT`` or Last-Event-ID resumes."""
     services = request.app[SERVICES]
-    last = number(request.headers.get("Last-Event-ID", ""))
-    start = integer(request, "from", services.ledger.height + 1, 1, MAX_HEIGHT) if last is None else last + 1
+    start = integer(request, "from", services.ledger.height + 1, 1, MAX_HEIGHT)
+    last = request.headers.get("Last-Event-ID")
+    if last:
+        height = number(last)
+        if height is None or height >= MAX_HEIGHT:
+            raise InvalidField("must be a height", field="Last-Event-ID", value=last, remedy="or use from")
+        start = height + 1
     with request.app[LIMITS].stream():
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)

@@ -340,6 +340,12 @@ async def test_headers_that_mean_nothing_are_let_be(port: int) -> None:
     for headers in ({"Accept": "\x80"}, {"Range": "bytes=-1-"}, {"If_None_Match": '"'}, {"Cookie": "a=b; c"}):
         status, _ = await raw(port, get("/v1/head", **headers))
         assert status == 200
-    for last in ("-1", "x", "9" * 19, "9" * 400, "\x80"):
-        status, _ = await raw(port, get("/v1/events", Last_Event_ID=last))
-        assert status in (200, 400)
+
+
+async def test_a_place_to_resume_at_that_is_none_is_refused(port: int) -> None:
+    """To begin at the head instead would pass over events in silence."""
+    for last in ("-1", "x", "1.5", "9" * 19, "9" * 400, "\x80"):
+        status, body = await raw(port, get("/v1/events", Last_Event_ID=last))
+        assert (status, refusal(status, body)["field"]) == (400, "Last-Event-ID")
+    for last in ("0", "1", ""):
+        assert (await raw(port, get("/v1/events", Last_Event_ID=last)))[0] == 200
