@@ -28,6 +28,9 @@ _REACH_PEERS: tuple[ModuleType, ...] = (core_errors, ledger_errors, world_errors
 
 def sections() -> dict[str, str]:
     """Returns the text of every generated section by its name."""
+    unknown = {*JOURNEYS, *SIGNERS} - {message.name for message in all_messages().values()}
+    if unknown:
+        raise SystemExit(f"hack/wirespec/journeys.py speaks of {sorted(unknown)}, which are no messages")
     return {
         "limits": _table(("what", "limit"), _limits()),
         "topics": _table(("topic", "message", "sender", "bytes taken at most"), _ways(GOSSIP)),

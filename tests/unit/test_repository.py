@@ -161,6 +161,37 @@ def test_core_does_not_reach_for_chance_by_another_name() -> None:
     assert not generated, "keys are made in the shell, core is given them\n" + "\n".join(generated)
 
 
+def undetermined(node: ast.AST) -> Iterator[str]:
+    """What in core could differ from one machine, process or run to the next."""
+    iterated: list[ast.expr] = []
+    if isinstance(node, ast.Constant) and isinstance(node.value, float | complex):
+        yield f"the float {node.value}"
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+        yield "a division that gives a float"
+    elif isinstance(node, ast.For | ast.comprehension):
+        iterated = [node.iter]
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id in ("float", "hash", "id", "input", "open", "print"):
+            yield f"a call of {node.func.id}"
+        if node.func.id in ("dict", "enumerate", "filter", "iter", "list", "map", "next", "tuple", "zip"):
+            iterated = node.args
+    for found in iterated:
+        if isinstance(found, ast.Set | ast.SetComp) or re.match(r"(frozen)?set\(", ast.unparse(found)):
+            yield f"the order of the set {ast.unparse(found)}"
+
+
+def test_core_does_not_depend_on_floats_or_on_the_order_of_sets() -> None:
+    allowed = {"a call of hash": "node/agentworld_core/world/tree.py"}  # Tree.__hash__, which orders nothing
+    found = [
+        f"{path.relative_to(ROOT)}: {what}"
+        for path, tree in parsed("node/agentworld_core")
+        for node in ast.walk(tree)
+        for what in undetermined(node)
+        if allowed.get(what) != str(path.relative_to(ROOT))
+    ]
+    assert not found, "every node must come to the same state\n" + "\n".join(found)
+
+
 def test_operator_folder_is_not_a_package() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists(), "it would hide the standard library's operator"
 

@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from agentworld_core.messages import ActionEnvelope
+from agentworld_node.api.limits import MAX_BLOCKS, MAX_HEIGHT, MAX_WAIT_SECONDS
 
 _JSON, _CBOR, _SSE, _TEXT = "application/json", "application/cbor", "text/event-stream", "text/plain"
 
@@ -37,20 +38,30 @@ _OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] 
     ("get", "/metrics", "Prometheus metrics", (), (_TEXT,)),
 )
 
-_PARAMETERS = {
-    "wait": ("pooled (default) answers at once; committed answers when the action is in a block", "string"),
-    "timeout_s": ("seconds to wait for wait=committed, 1 to 120; after it 504 and the action stays pooled", "integer"),
-    "from": ("first height", "integer"),
-    "limit": ("how many at most", "integer"),
-    "prefix": ("what the keys begin with, such as object/; all keys without it", "string"),
-    "after": ("the key behind which to go on", "string"),
-    "proof": ("1 adds a Merkle proof of presence or absence", "string"),
-    "force": ("1 allows revoking the last usable governance key", "string"),
-    "action_id": ("content id of the action", "string"),
-    "block": ("height or block hash", "string"),
-    "epoch": ("number of the epoch, or latest", "string"),
-    "key": ("state key such as agent/alice", "string"),
-    "hash": ("content id, 64 hex digits", "string"),
+_HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_FLAG = {"type": "string", "enum": ["0", "1", "false", "true"]}
+_HEIGHT = {"type": "integer", "minimum": 1, "maximum": MAX_HEIGHT}
+
+_PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "wait": (
+        "pooled (default) answers at once; committed answers when the action is in a block",
+        {"type": "string", "enum": ["pooled", "committed"]},
+    ),
+    "timeout_s": (
+        "seconds to wait for wait=committed; after it 504 and the action stays pooled",
+        {"type": "integer", "minimum": 1, "maximum": MAX_WAIT_SECONDS},
+    ),
+    "from": ("first height", _HEIGHT),
+    "limit": ("how many at most", {"type": "integer", "minimum": 1, "maximum": MAX_BLOCKS}),
+    "proof": ("1 adds a Merkle proof of presence or absence", _FLAG),
+    "force": ("1 allows revoking the last usable governance key", _FLAG),
+    "action_id": ("content id of the action", _HASH),
+    "block": ("height or block hash", {"type": "string", "pattern": "^([0-9]{1,19}|[0-9a-f]{64})$"}),
+    "epoch": ("number of the epoch, or latest", {"type": "string", "pattern": "^([0-9]{1,19}|latest)$"}),
+    "key": ("state key such as agent/alice", {"type": "string", "minLength": 1}),
+    "hash": ("content id", _HASH),
+    "prefix": ("what the keys begin with, such as object/; all keys without it", {"type": "string"}),
+    "after": ("the key behind which to go on", {"type": "string"}),
 }
 
 
@@ -90,8 +101,8 @@ def openapi_document() -> dict[str, Any]:
 
 
 def _parameter(name: str, where: str) -> dict[str, Any]:
-    text, kind = _PARAMETERS[name]
-    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": {"type": kind}}
+    text, schema = _PARAMETERS[name]
+    return {"name": name, "in": where, "required": where == "path", "description": text, "schema": schema}
 
 
 def _path_parameters(path: str) -> list[dict[str, Any]]:

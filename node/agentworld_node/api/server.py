@@ -24,7 +24,14 @@ from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.world.tree_nodes import MAX_KEY_BYTES
 from agentworld_node.api import documents
 from agentworld_node.api.errors import errors_as_json
-from agentworld_node.api.limits import MAX_BODY_BYTES, ApiLimits
+from agentworld_node.api.limits import (
+    MAX_BLOCKS,
+    MAX_BLOCKS_BYTES,
+    MAX_BODY_BYTES,
+    MAX_HEIGHT,
+    MAX_WAIT_SECONDS,
+    ApiLimits,
+)
 from agentworld_node.api.openapi import openapi_document
 from agentworld_node.api.requests import (
     JSON,
@@ -41,12 +48,8 @@ from agentworld_node.api.services import Services
 
 log = logging.getLogger(__name__)
 
-MAX_BLOCKS = 256
-MAX_BLOCKS_BYTES = 4 * 1024 * 1024
-MAX_ENTRIES = 256
+MAX_ENTRIES = MAX_BLOCKS
 MAX_ENTRIES_BYTES = 1024 * 1024
-MAX_HEIGHT = 2**63 - 1
-MAX_WAIT_SECONDS = 120
 SSE_KEEPALIVE_SECONDS = 15
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
@@ -247,8 +250,13 @@ async def blob(request: web.Request) -> web.Response:
 async def events(request: web.Request) -> web.StreamResponse:
     """Streams committed blocks and their events as server-sent events; ``?from=HEIGHT`` or Last-Event-ID resumes."""
     services = request.app[SERVICES]
-    last = number(request.headers.get("Last-Event-ID", ""))
-    start = integer(request, "from", services.ledger.height + 1, 1, MAX_HEIGHT) if last is None else last + 1
+    start = integer(request, "from", services.ledger.height + 1, 1, MAX_HEIGHT)
+    last = request.headers.get("Last-Event-ID")
+    if last:
+        height = number(last)
+        if height is None or height >= MAX_HEIGHT:
+            raise InvalidField("must be a height", field="Last-Event-ID", value=last, remedy="or use from")
+        start = height + 1
     with request.app[LIMITS].stream():
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
         await response.prepare(request)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from blake3 import blake3
 from nacl.exceptions import BadSignatureError
 from nacl.signing import SigningKey, VerifyKey
 
+from agentworld_core import ids
 from agentworld_core.codec import decode, decode_value, encode, encode_value
 from agentworld_core.errors import RETRYABLE_WIRE_CODES, WIRE_CODES, AgentWorldError
 from agentworld_core.signing import signed_bytes, verify_bytes
@@ -229,3 +231,14 @@ def test_the_worked_example_of_the_document_is_a_vector() -> None:
     signature = entry["signatures"][0]["signature"]
     assert signature[:64] in example
     assert signature[64:] in example
+
+
+def test_the_expressions_of_the_document_are_those_that_hold() -> None:
+    text = (DOCS / "wire.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| (id|kind|content id|key id) \| `([^`]+)`", text, flags=re.MULTILINE))
+    assert said == {
+        "id": ids._ID.pattern,
+        "kind": ids._KIND.pattern,
+        "content id": ids._HASH.pattern,
+        "key id": ids._KEY_ID.pattern,
+    }

@@ -131,6 +131,7 @@ async def test_odd_parameters_of_every_endpoint_are_refused_or_mean_nothing_here
         ("/v1/blocks?from=1;limit=2", "from"),
         ("/v1/blocks?from=", "from"),
         ("/v1/head?x", "x"),
+        ("/v1/state/agent/ada?poof=1", "poof"),
         ("/v1/status?%00=1", "\x00"),
         ("/v1/genesis?%ff=1", "\ufffd"),
         ("/v1/blocks/%D9%A1", "block"),
@@ -145,6 +146,31 @@ async def test_odd_parameters_of_every_endpoint_are_refused_or_mean_nothing_here
 )
 async def test_what_has_no_meaning_is_named(port: int, target: str, field: str) -> None:
     assert refusal(*await raw(port, get(target)))["field"] == field
+
+
+async def test_the_bounds_that_the_description_gives_are_those_that_hold(port: int) -> None:
+    checked = []
+    for method in ("get", "post"):
+        for path, parameters in operations(method):
+            for name, schema in ((item["name"], item["schema"]) for item in parameters if item["in"] == "query"):
+                target = re.sub(r"\{key\}", "agent/a0", path)
+                if "enum" in schema:
+                    right, wrong = (
+                        schema["enum"],
+                        ["", "no", *(value.upper() for value in schema["enum"] if value.islower())],
+                    )
+                else:
+                    right, wrong = (
+                        [schema["minimum"], schema["maximum"]],
+                        [schema["minimum"] - 1, schema["maximum"] + 1],
+                    )
+                for value in (*right, *wrong):
+                    asked = f"{target}?{name}={value}"
+                    status, body = await raw(port, get(asked) if method == "get" else post(asked, encode(Actions(()))))
+                    named = status >= 400 and json.loads(body)["error"]["field"] == name
+                    assert named == (value in wrong), (asked, body)
+                checked.append(name)
+    assert sorted(checked) == ["force", "from", "from", "limit", "proof", "timeout_s", "wait"]
 
 
 async def test_a_wrong_method_names_the_right_ones(port: int) -> None:
@@ -316,6 +342,12 @@ async def test_headers_that_mean_nothing_are_let_be(port: int) -> None:
     for headers in ({"Accept": "\x80"}, {"Range": "bytes=-1-"}, {"If_None_Match": '"'}, {"Cookie": "a=b; c"}):
         status, _ = await raw(port, get("/v1/head", **headers))
         assert status == 200
-    for last in ("-1", "x", "9" * 19, "9" * 400, "\x80"):
-        status, _ = await raw(port, get("/v1/events", Last_Event_ID=last))
-        assert status in (200, 400)
+
+
+async def test_a_place_to_resume_at_that_is_none_is_refused(port: int) -> None:
+    """To begin at the head instead would pass over events in silence."""
+    for last in ("-1", "x", "1.5", "9" * 19, "9" * 400, "\x80"):
+        status, body = await raw(port, get("/v1/events", Last_Event_ID=last))
+        assert (status, refusal(status, body)["field"]) == (400, "Last-Event-ID")
+    for last in ("0", "1", ""):
+        assert (await raw(port, get("/v1/events", Last_Event_ID=last)))[0] == 200
