@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from agentworld_core.consensus.evidence import evidence_of
+from agentworld_core.consensus.evidence import PER_VALIDATOR, evidence_of
 from agentworld_core.membership.directory import honest_weight, quorum_weight
 from agentworld_core.messages import PRECOMMIT, PREVOTE, Directory, Equivocation, Round, Vote
 
@@ -122,7 +122,7 @@ class VoteBook:
         self._own_id = own_id
         self._tallies: dict[tuple[Round, int], Tally] = {}
         self._rounds: dict[str, dict[Round, None]] = {}
-        self._reported: set[tuple[str, Round, int]] = set()
+        self._reported: dict[str, dict[tuple[Round, int], None]] = {}
         self._agreed: dict[int, dict[Round, str]] = {PREVOTE: {}, PRECOMMIT: {}}
 
     def counts(self, vote: Vote) -> bool:
@@ -130,7 +130,7 @@ class VoteBook:
         return vote.phase in (PREVOTE, PRECOMMIT) and (vote.validator_id, vote.key_id) in self._keys
 
     def add(self, vote: Vote, *, current: Round, revoked: bool = False) -> Added:
-        """Counts a vote of a member; one that contradicts an earlier one also gives the evidence, once."""
+        """Counts a vote of a member; one that contradicts an earlier one may also give the evidence, once."""
         round_ = round_of(vote)
         if not self._make_room(vote.validator_id, round_, current):
             return Added(new=False)
@@ -140,10 +140,13 @@ class VoteBook:
         if new and vote.block_hash is not None and self._is_agreed(tally, vote.phase, vote.block_hash):
             self._agreed[vote.phase].setdefault(round_, vote.block_hash)
         self._rounds.setdefault(vote.validator_id, {})[round_] = None
-        place = (vote.validator_id, round_, vote.phase)
-        if first is None or first.block_hash == vote.block_hash or place in self._reported:
+        if first is None or first.block_hash == vote.block_hash:
             return Added(new=new)
-        self._reported.add(place)
+        reported = self._reported.setdefault(vote.validator_id, {})
+        # A cheat can contradict itself in any number of rounds; a few proofs say it all.
+        if (round_, vote.phase) in reported or len(reported) >= PER_VALIDATOR:
+            return Added(new=new)
+        reported[round_, vote.phase] = None
         return Added(new=new, evidence=evidence_of(first, vote))
 
     def tally(self, round_: Round, phase: int) -> Tally:
