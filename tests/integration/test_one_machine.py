@@ -113,16 +113,22 @@ async def test_members_and_revocations_follow_the_manifests(tmp_path: Path) -> N
             assert report["height"] == (await local.same_head(local.validators()))["height"]
 
 
-async def test_one_of_four_may_stand_still_two_may_not(tmp_path: Path) -> None:
+async def test_one_of_four_may_stand_still_two_may_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def suspended(number: int, suspend: bool) -> dict[str, Any]:
         return resource("Validator", f"aurora-{number}", world="aurora", suspend=suspend)
 
     without_gateway = world(4, gateway={"replicas": 0})
     async with LocalWorld(tmp_path, without_gateway) as local:
-        await local.up()
+        state = await local.up()
         actors = agents(2)
         async with local.client("aurora-0") as client:
             await client.submit(registrations(actors), wait=True)
+
+            # The governance keys of a world that runs here are found without being named.
+            monkeypatch.setenv("AGENTWORLD_DATA", str(local.data))
+            done = await run_cli("writer", "transfer", "--to", "aurora-1", "--gateway", state.gateway)
+            assert "aurora-1 writes" in done.stdout, done.stderr
+            await local.when(lambda state: state.writer == "aurora-1", "it is shown as the writer")
 
             await local.apply(suspended(3, True))
             await local.when(lambda state: state.voting == 3, "one stands still")

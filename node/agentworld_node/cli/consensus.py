@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from agentworld_client.gateway import GatewayClient
+from agentworld_core.consensus.verdict import IDLE
 from agentworld_node.cli.app import Target, app, client_command, run
 from agentworld_node.cli.local import node_url
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
@@ -38,9 +39,10 @@ def consensus_status(target: Target, node: Node = None) -> None:
         print_json(found)
         return
     verdict = found["verdict"]
-    style = "red" if verdict["stalled"] else "green"
-    waited = f" (for {seconds(verdict['waited_ms'])})" if verdict["waited_ms"] and verdict["state"] != "Idle" else ""
-    console.print(f"[{style}]{'stalled' if verdict['stalled'] else 'ok'}[/] {escape(verdict['message'])}{waited}")
+    idle = verdict["state"] == IDLE
+    style, word = ("red", "stalled") if verdict["stalled"] else ("green", "ok") if idle else ("yellow", "deciding")
+    waited = f" (for {seconds(verdict['waited_ms'])})" if verdict["waited_ms"] and not idle else ""
+    console.print(f"[{style}]{word}[/] {escape(verdict['message'])}{waited}")
     print_pairs(f"World {found['world_id']} as {found['node_id']} sees it", _facts(found))
     if found["validators"]:
         print_rows(["Validator", "Weight", "In touch", "Prevote", "Precommit"], map(_row, found["validators"]))

@@ -116,7 +116,7 @@ async def test_votes_that_are_missing_are_named(tmp_path: Path) -> None:
             name: None if name in missing else {"block_hash": found["proposal"]} for name in ("v0", "v1", "v2", "v3")
         }
         shown = await invoke("--gateway", world.nodes[other].url)
-        assert found["verdict"]["message"] in shown.output
+        assert f"deciding {found['verdict']['message']}" in shown.output
         as_json = await invoke("--gateway", world.nodes[other].url, "--output", "json")
         assert json.loads(as_json.output)["height"] == 1
 

@@ -10,6 +10,7 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.consensus import evidence as evidence_module
 from agentworld_core.consensus.drafts import draft_vote
 from agentworld_core.consensus.evidence import PER_VALIDATOR, Evidence, EvidenceSet, evidence_id, evidence_of
+from agentworld_core.consensus.votes import VoteBook
 from agentworld_core.errors import (
     AgentWorldError,
     HashMismatch,
@@ -65,6 +66,24 @@ class TestSet:
         assert one.get(evidence_id(proof())) == proof()
         assert one.get("0" * 64) is None
         assert decode(Evidence, encode(one.as_message("aurora"))).items == tuple(item for _, item in one.items())
+
+
+def test_a_cheat_that_climbs_through_the_rounds_fills_no_memory() -> None:
+    book = VoteBook(GENESIS.directory, own_id="v0")
+    found = 0
+    for attempt in range(500):
+        for value in ("a" * 64, "b" * 64):
+            draft = draft_vote(
+                GENESIS.directory,
+                validator_id="v3",
+                height=1,
+                round_=Round(1, attempt + 1),
+                phase=PRECOMMIT,
+                block_hash=value,
+            )
+            found += book.add(draft, current=Round(1, 0)).evidence is not None
+    assert found == PER_VALIDATOR
+    assert sum(map(len, book._reported.values())) == PER_VALIDATOR
 
 
 class TestFile:
