@@ -28,6 +28,9 @@ REACHED = (
     "locked another block",
     "left a lock for a later quorum",
     "vote under a revoked key",
+    "block from the future",
+    "restarted from a snapshot",
+    "wrong block: execution_mismatch",
     *(f"fault {kind}" for kind in FAULTS),
     *(f"lie {kind}" for kind in LIES),
 )
