@@ -175,19 +175,25 @@ class Liar:
         if not self.heard:
             return
         vote = self.rng.choice(self.heard)
-        forged = self.rng.choice((
+        options: tuple[dict[str, Any], ...] = (
             {"block_hash": content_id(b"forged"), "signature": vote.signature},
             {"world_id": "another"},
             {"directory_epoch": vote.directory_epoch + 1},
             {"height": vote.height + 1},
             {"phase": PREVOTE + PRECOMMIT - vote.phase},
+            self._name_of_another(vote),
             {},
-        ))  # fmt: skip
+        )
+        forged = self.rng.choice(options)
         draft = dataclasses.replace(vote, **forged)
         own = self._key(self.world.oracles.directory_at(vote.height))
         # With its own key but under the name, and with the key id, of somebody else.
-        signed = draft if "signature" in forged else dataclasses.replace(sign(draft, own), key_id=vote.key_id)
+        signed = draft if "signature" in forged else dataclasses.replace(sign(draft, own), key_id=draft.key_id)
         self._send(("vote", encode(signed)))
+
+    def _name_of_another(self, vote: Vote) -> dict[str, Any]:
+        other = self.rng.choice(self.world.oracles.directory_at(vote.height).members)
+        return {"validator_id": other.member_id, "key_id": other.keys[-1].key_id}
 
     def _conflicting_proposals(self) -> None:
         chain, round_ = self._chain(), self._round()
