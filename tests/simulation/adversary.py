@@ -48,6 +48,10 @@ class Twin(SimNode):
     honest = False
 
     def send(self, frame: Frame) -> None:
+        if frame[0] == "proposal" and "invalid-blocks" in self.world.scenario.lies and self.rng.random() < 0.5:
+            for liar in self.world.liars:
+                liar.receive(self.end, frame)  # nobody hears the right block, some may hear a spoilt one
+            return
         for end in self.world.net.ends:
             if end != self.end and self.rng.random() < 0.5:
                 self.world.net.send(self.end, end, frame)
