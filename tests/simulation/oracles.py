@@ -53,6 +53,7 @@ ORACLES = {
     "DURABLE": "what a node has confirmed it still has after its crash",
     "LIVE": "after healing an action is committed by all in time",
     "BUSY": "virtual time goes on: nothing spins",
+    "SAME": "a seed is a history: every hundredth is run twice",
     "ERROR": "production raises nothing that nobody expects",
 }
 

@@ -17,6 +17,7 @@ from tests.simulation.shortcuts import install
 from tests.simulation.world import Setup, World
 
 CHUNK = 20
+SEEDS_PER_REPEAT = 100
 PROGRESS_SECONDS = 10.0
 
 
@@ -74,8 +75,12 @@ def run_chunk(first: int, count: int) -> Report:
         report.events += run.world.kernel.events
         report.reached.update(run.world.kernel.reached)
         report.refused.update(run.world.refused)
-        if run.violation is not None:
-            report.violations.append((seed, str(run.violation)))
+        violation = run.violation
+        if violation is None and seed % SEEDS_PER_REPEAT == 0:
+            if run_seed(seed).world.kernel.digest != run.world.kernel.digest:
+                violation = Violation("SAME", "running it again gives another history")
+        if violation is not None:
+            report.violations.append((seed, str(violation)))
     return report
 
 
@@ -84,9 +89,12 @@ def run_many(first: int, count: int, *, workers: int) -> Iterator[Report]:
     chunks = [(start, min(CHUNK, first + count - start)) for start in range(first, first + count, CHUNK)]
     total = Report()
     with ProcessPoolExecutor(workers, initializer=_begin) as pool:
-        for done in as_completed([pool.submit(run_chunk, *chunk) for chunk in chunks]):
-            total.add(done.result())
-            yield total
+        try:
+            for done in as_completed([pool.submit(run_chunk, *chunk) for chunk in chunks]):
+                total.add(done.result())
+                yield total
+        finally:
+            pool.shutdown(cancel_futures=True)  # whoever interrupts it does not wait for all the rest
 
 
 def again(seed: int) -> str:
