@@ -36,7 +36,6 @@ def main(arguments: list[str]) -> int:
         return print_table()
     if options.seed is None:
         return simulate_many(options.first, options.seeds)
-    install(setattr)
     bug = by_slug(options.bug) if options.bug else None
     if options.bug and bug is None:
         parser.error(f"no bug is called {options.bug}; there are: {', '.join(bug.slug for bug in BUGS)}")
@@ -58,7 +57,8 @@ def simulate_one(seed: int, bug: Bug | None, *, trace: int) -> int:
     show(run, chatter=trace > 1)
     report = Report(1, run.world.kernel.events, [(seed, str(run.violation))] if run.violation else [])
     if run.violation is not None:
-        print(f"VIOLATION seed {seed}: {run.violation}\n  made small: make simulate SEED={seed} SHRINK=1")
+        planted = f" BUG={bug.slug}" if bug is not None else ""
+        print(f"VIOLATION seed {seed}: {run.violation}\n  made small: make simulate SEED={seed}{planted} SHRINK=1")
     print(summary(report, time.monotonic() - began))
     return 1 if run.violation is not None else 0
 
@@ -92,4 +92,8 @@ def show(run: Run, *, chatter: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    install(setattr)
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)

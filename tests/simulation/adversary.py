@@ -48,6 +48,10 @@ class Twin(SimNode):
     honest = False
 
     def send(self, frame: Frame) -> None:
+        if frame[0] == "proposal" and "invalid-blocks" in self.world.scenario.lies and self.rng.random() < 0.5:
+            for liar in self.world.liars:
+                liar.receive(self.end, frame)  # nobody hears the right block, some may hear a spoilt one
+            return
         for end in self.world.net.ends:
             if end != self.end and self.rng.random() < 0.5:
                 self.world.net.send(self.end, end, frame)
@@ -175,19 +179,25 @@ class Liar:
         if not self.heard:
             return
         vote = self.rng.choice(self.heard)
-        forged = self.rng.choice((
+        options: tuple[dict[str, Any], ...] = (
             {"block_hash": content_id(b"forged"), "signature": vote.signature},
             {"world_id": "another"},
             {"directory_epoch": vote.directory_epoch + 1},
             {"height": vote.height + 1},
             {"phase": PREVOTE + PRECOMMIT - vote.phase},
+            self._name_of_another(vote),
             {},
-        ))  # fmt: skip
+        )
+        forged = self.rng.choice(options)
         draft = dataclasses.replace(vote, **forged)
         own = self._key(self.world.oracles.directory_at(vote.height))
         # With its own key but under the name, and with the key id, of somebody else.
-        signed = draft if "signature" in forged else dataclasses.replace(sign(draft, own), key_id=vote.key_id)
+        signed = draft if "signature" in forged else dataclasses.replace(sign(draft, own), key_id=draft.key_id)
         self._send(("vote", encode(signed)))
+
+    def _name_of_another(self, vote: Vote) -> dict[str, Any]:
+        other = self.rng.choice(self.world.oracles.directory_at(vote.height).members)
+        return {"validator_id": other.member_id, "key_id": other.keys[-1].key_id}
 
     def _conflicting_proposals(self) -> None:
         chain, round_ = self._chain(), self._round()

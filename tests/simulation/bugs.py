@@ -43,6 +43,7 @@ from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
 from tests.simulation.storms import (
     a_lease_that_comes_and_goes,
+    a_writer_that_changes,
     five_with_a_twin,
     four_and_a_liar,
     four_and_a_revoked_twin,
@@ -360,7 +361,7 @@ BUGS = (
     Bug("counts a vote twice", ("I3",), patch=count_again, where=four_in_a_storm),
     Bug("counts heads and not weights", ("I3", "LIVE"), patch=count_heads, where=heavy_ones),
     Bug("keeps every round it hears of", ("I12",), patch=keep_every_round, where=four_and_a_liar("flood")),
-    Bug("votes against its lock", ("LOCK", "I2"), patch=ignore_the_lock, where=four_in_a_storm),
+    Bug("votes against its lock", ("LOCK", "I2"), patch=ignore_the_lock, where=a_writer_that_changes),
     Bug("proposes anew instead of the valid block", ("LIVE",), patch=ignore_the_valid_block, where=four_in_a_disaster),
     Bug("lets lower terms pass", ("I1",), patch=no_fencing, where=four_in_a_disaster),
     Bug("never says anything again", ("LIVE",), patch=never_repeat, where=four_in_a_storm),

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agentworld_core.membership.builder import Changes, with_member, without_member
-from agentworld_core.membership.directory import CRASH
+from agentworld_core.membership.directory import CRASH, quorum_weight
 from agentworld_core.messages import Directory
 from tests.simulation.node import GENERATIONS, LEASE, SimNode, key_of
 from tests.unit.core.membership.worlds import member, statement, successor
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
+
+HOUR_MS = 3_600_000
 
 
 class Chaos:
@@ -50,6 +52,7 @@ class Chaos:
         world.lease_store.join()
         for node in world.nodes:
             node.paused_until = 0
+            node.wall_offset = 0
             node.disk.slow_until = 0
             node.disk.fail_next = None
             node.boot_if_down()
@@ -129,11 +132,22 @@ class Chaos:
 
     def _clock_jump(self) -> None:
         node = self.rng.choice(self.world.nodes)
-        leap = self.rng.choice((10, 700, 2 * LEASE.duration_ms, 3_600_000))
+        leap = self.rng.choice((10, 700, 2 * LEASE.duration_ms, HOUR_MS))
         # Who counts the duration of somebody else's lease on a clock that leaps takes it too early, by this long.
         self.world.lease_store.may_have_two_holders = True
         node.clock_start += leap
         self.kernel.note(node.end, "leaps", f"its clock is {leap} ms further")
+
+    def _wall_clock(self) -> None:
+        """Puts one clock wrong at a time, only where the others can decide without it and without malicious ones."""
+        world = self.world
+        for node in world.nodes:
+            node.wall_offset = 0
+        node = self.rng.choice(world.honest)
+        wrong = sum(weight for name, weight in world.scenario.members.items() if name in (node.name, *world.faulty))
+        if wrong < quorum_weight(world.first_directory):
+            node.wall_offset = self.rng.choice((-HOUR_MS, HOUR_MS))
+            self.kernel.note(node.end, "wall clock", f"is {node.wall_offset} ms off")
 
     def _slow_disk(self) -> None:
         node = self.rng.choice(self.world.nodes)

@@ -69,12 +69,15 @@ def by_slug(slug: str) -> Bug | None:
 def print_table(budget: int = BUDGET) -> int:
     """Searches for all bugs on all cores and prints the table; returns the exit status."""
     began, missed, width = time.monotonic(), 0, max(len(bug.name) for bug in BUGS)
-    print(f"{'a node that':<{width}}  seeds  oracle   what it said", flush=True)
+    print(f"{'a node that':<{width}}  seeds  seconds  oracle   what it said", flush=True)
     with ProcessPoolExecutor(os.cpu_count(), initializer=install, initargs=(setattr,)) as pool:
         for found in pool.map(search_numbered, range(len(BUGS)), itertools.repeat(budget)):
             missed += found.seed is None
             seeds = str(found.seeds) if found.seed is not None else f">{found.seeds}"
-            print(f"{found.bug:<{width}}  {seeds:>5}  {found.oracle:<7}  {found.says[:100]}", flush=True)
+            print(
+                f"{found.bug:<{width}}  {seeds:>5}  {found.seconds:>7.1f}  {found.oracle:<7}  {found.says[:100]}",
+                flush=True,
+            )
     verdict = "ok" if not missed else f"missed={missed}"
     print(f"mutations: {verdict} bugs={len(BUGS)} budget={budget} seconds={time.monotonic() - began:.1f}")
     return 1 if missed else 0

@@ -363,7 +363,7 @@ class SimNode:
             self.send(("action", encode(action)))
 
     def take_in(self, action: ActionEnvelope) -> bool:
-        if action.action_id in self.chain.applied:
+        if action.action_id in self.chain.applied or action.action_id in self.mempool:
             return False
         try:
             check_admission(self.chain.state.tree, action, world_id=WORLD, register_pending=True)

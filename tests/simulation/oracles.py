@@ -53,6 +53,7 @@ ORACLES = {
     "DURABLE": "what a node has confirmed it still has after its crash",
     "LIVE": "after healing an action is committed by all in time",
     "BUSY": "virtual time goes on: nothing spins",
+    "SAME": "a seed is a history: every hundredth is run twice",
     "ERROR": "production raises nothing that nobody expects",
 }
 
@@ -96,18 +97,19 @@ class Oracles:
         place = self._note_cast(node, vote)
         if vote.signature not in node.disk.signatures:
             raise Violation("I4", f"{node.name} sends a vote at {place[1:]} that is not on disk")
-        if vote.signature not in self.seen:
-            self.seen[vote.signature] = None
-            reached = self.reached.get((node.name, vote.height), (round_, vote.phase))
-            if (round_, vote.phase) < reached:
-                raise Violation("I1", f"{node.name} votes at {place[1:]} after {reached}")
-            self.reached[node.name, vote.height] = (round_, vote.phase)
         self._check_lock(node, vote, round_)
 
     def _note_cast(self, node: SimNode, vote: Vote) -> tuple[str, int, Round, int]:
         place = (node.name, vote.height, Round(vote.term, vote.attempt), vote.phase)
         if self.cast.setdefault(place, vote.block_hash) != vote.block_hash:
             raise Violation("I4", f"{node.name} votes twice at {place[1:]}")
+        if vote.signature not in self.seen:
+            self.seen[vote.signature] = None
+            now = (place[2], vote.phase)
+            reached = self.reached.setdefault((node.name, vote.height), now)
+            if now < reached:
+                raise Violation("I1", f"{node.name} votes at {place[1:]} after {reached}")
+            self.reached[node.name, vote.height] = now
         return place
 
     def proposal_sent(self, node: SimNode, body: ProposalBody) -> None:

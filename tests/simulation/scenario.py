@@ -19,6 +19,7 @@ FAULTS = {
     "disaster": "the power goes everywhere at once, and the lease with it",
     "pause": "a node stops for up to three lease durations and goes on as if nothing had been",
     "clock-jump": "a node's clock leaps forward",
+    "wall-clock": "the time of day of one node is an hour off, either way",
     "slow-disk": "a node's syncs take up to two seconds",
     "disk-error": "a sync fails, which ends the process",
     "lease-away": "the lease service does not answer",
@@ -127,10 +128,15 @@ def draw(rng: random.Random) -> Scenario:
                 faulty = (*faulty, name)
     possible = [kind for kind in FAULTS if kind != "revoke" or faulty]
     enabled = rng.random()
+    faults = _subset(rng, possible, enabled)
+    if "membership" in faults:
+        faults.pop(
+            "wall-clock", None
+        )  # or those whose clock is wrong could become a quorum, and their time the world's
     return plain.with_(
         faulty=faulty,
         lies=_subset(rng, list(LIES), 0.5) if faulty and rng.random() < 0.6 else {},
-        faults=_subset(rng, possible, enabled),
+        faults=faults,
         weather=_draw_weather(rng) if rng.random() < 0.8 else CALM,
         torn_writes=rng.random() < 0.7,
         drift=rng.choice((0.0, 0.02, 0.02, 0.1)),

@@ -94,3 +94,9 @@ def a_lease_that_comes_and_goes(scenario: Scenario) -> Scenario:
     """Four honest validators and a lease service that does not answer every other second."""
     stormy = four_in_a_storm(scenario)
     return stormy.with_(faults={"lease-away": 1.0}, weather=CALM, every_ms=(500, 1500), leaseless=False)
+
+
+def a_writer_that_changes(scenario: Scenario) -> Scenario:
+    """Four honest validators that lose the lease again and again, so that some lock on a block and others do not."""
+    stormy = four_in_a_storm(scenario)
+    return stormy.with_(faults={"lease-lost": 1.0}, every_ms=(50, 300), leaseless=False)
