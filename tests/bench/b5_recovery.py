@@ -47,7 +47,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
         check=lambda: _wrong_faults(setting),
     )
     shutil.rmtree(folder)
-    few, many = INTERVAL * setting.size(8, 1), INTERVAL * setting.size(40, 2)
+    few, many = INTERVAL * setting.size(8, 1), INTERVAL * setting.size(80, 2)
     genesis = make_genesis((VALIDATOR,), _parameters())
     short, long = (_ledger_of(setting, genesis, blocks + SUFFIX) for blocks in (few, many))
     yield Case(
