@@ -29,7 +29,17 @@ from agentworld_core.codec_plans import (
     quick_value,
 )
 from agentworld_core.errors import MalformedEncoding, TooLarge
-from agentworld_core.ids import hash_match, id_match, is_hash, is_id, is_key_id, is_kind, key_id_match
+from agentworld_core.ids import (
+    KIND_LENGTH,
+    hash_match,
+    id_match,
+    is_hash,
+    is_id,
+    is_key_id,
+    is_kind,
+    key_id_match,
+    kind_match,
+)
 
 Value: TypeAlias = codec_plans.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
@@ -75,7 +85,9 @@ HashOrEmpty = Annotated[
     Rule(lambda value: value == "" or is_hash(value), "a content id or empty", "not {v} or test({v})", hash_match),
 ]
 KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)", "test({v})", key_id_match)]
-Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)", "test({v})", is_kind)]
+Kind = Annotated[
+    str, Rule(is_kind, "a kind (dotted lower-case words)", f"len({{v}}) <= {KIND_LENGTH} and test({{v}})", kind_match)
+]
 PublicKey = Annotated[
     bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes", "len({v}) == 32")
 ]
