@@ -9,7 +9,6 @@ then that encoding the result again gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
@@ -142,14 +141,16 @@ def schema_table() -> dict[int, type[Any]]:
 def encode(value: Any) -> bytes:
     """Returns the deterministic encoding of a message; raises MalformedEncoding that names the field that is wrong."""
     cls = type(value)
-    if not hasattr(cls, "SCHEMA_NUMBER"):
+    keeps = getattr(cls, "KEEPS_ENCODING", None)
+    if keeps is None:
         raise MalformedEncoding(f"{cls.__name__} is not a message")
-    if not cls.KEEPS_ENCODING:
-        return _encode(value, _NOTHING)
+    if not keeps:
+        return _encode(value, None)
     kept: bytes | None = getattr(value, "_encoding", None)
     if kept is None:
-        kept = _encode(value, _NOTHING)
-        if all(type(getattr(value, name)) is tuple for name in plan_of(cls).sequences):
+        kept = _encode(value, None)
+        sequences = plan_of(cls).sequences
+        if not sequences or all(type(getattr(value, name)) is tuple for name in sequences):
             object.__setattr__(value, "_encoding", kept)
     return kept
 
@@ -163,25 +164,23 @@ def encode_with(value: Any, fields: Mapping[str, Any]) -> bytes:
     return _encode(value, fields)
 
 
-_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-
-
-def _encode(value: Any, fields: Mapping[str, Any]) -> bytes:
+def _encode(value: Any, fields: Mapping[str, Any] | None) -> bytes:
     cls = type(value)
     plan = plan_of(cls)
     try:
-        if not plan.is_flat:
-            return _encode_parts(value, plan, fields)
+        if plan.is_joined:
+            return _encode_parts(value, plan, fields or {})
         plain = plan.to_plain(value)
     except (Refused, MalformedEncoding):
         plain = plain_of(value, cls, "")  # raises the error that names the field
-    for name, item in fields.items():
-        plain[plan.places[name]] = item
+    if fields:
+        for name, item in fields.items():
+            plain[plan.places[name]] = item
     return cbor2.dumps(plain)
 
 
 def _encode_parts(value: Any, plan: Plan, fields: Mapping[str, Any]) -> bytes:
-    """Returns the encoding of a message with others inside, put together from theirs, which some of them keep."""
+    """Returns the encoding of a message put together from those of the messages inside, which some of them keep."""
     parts = [array_head(len(plan.fields) + 1)]
     run: list[Any] = [plan.number]  # fields without messages inside, encoded together
     for name, codec in plan.fields:
