@@ -44,18 +44,29 @@ def _insertions(changes: list[Change]) -> list[Entry]:
 
 def _edit_leaf(node: Leaf, changes: list[Change]) -> Node | None:
     entries = dict(zip(node.keys, node.values, strict=True))
-    changed = False
+    weight = node.weight
+    changed, is_sorted = False, True
     for key, value in changes:
-        if entries.get(key) == value:
+        old = entries.get(key)
+        if old == value:
             continue
         changed = True
+        if old is not None:
+            weight -= entry_weight(key, old)
         if value is None:
             del entries[key]
-        else:
-            entries[key] = value
+            continue
+        weight += entry_weight(key, value)
+        is_sorted = is_sorted and old is not None  # a new key goes to the end of the dict
+        entries[key] = value
     if not changed:
         return node
-    return build(sorted(entries.items())) if entries else None
+    if not entries:
+        return None
+    if is_sorted and weight <= LEAF_LIMIT:
+        # What ``build`` would make, without weighing every entry again.
+        return Leaf(tuple(entries), tuple(entries.values()), weight)
+    return build(sorted(entries.items()))
 
 
 def _edit_inner(node: Inner, changes: list[Change]) -> Node | None:
