@@ -133,22 +133,24 @@ class SegmentScan:
 
         Every record of the history is read here when a node starts, so nothing is made that is not needed.
         """
-        last, last_hash = self.link.sequence, self.link.record_hash
-        while (whole := self._whole_at(self.offset)) is not None:
-            sequence, kind, synced, previous, end = whole
-            if sequence != last + 1:
-                reason = f"it carries sequence {sequence}"
-                raise self._corrupt(reason, offset=self.offset, sequence=last + 1)
-            if previous != last_hash:
-                raise self._corrupt("it does not follow the record before it", offset=self.offset, sequence=sequence)
-            if synced > self.synced:
-                self.synced = synced
-                self.unconfirmed_offset = self.offset
-            begin = self.offset
-            last, last_hash = sequence, digest(self._data[begin:end])
-            self.link = Link(last, last_hash)
-            self.offset = end
-            yield sequence, kind, begin + RECORD_HEADER_BYTES, end
+        last, last_hash, offset = self.link.sequence, self.link.record_hash, self.offset
+        data, header = self._data, RECORD_HEADER_BYTES
+        try:
+            while (whole := self._whole_at(offset)) is not None:
+                sequence, kind, synced, previous, end = whole
+                if sequence != last + 1:
+                    reason = f"it carries sequence {sequence}"
+                    raise self._corrupt(reason, offset=offset, sequence=last + 1)
+                if previous != last_hash:
+                    raise self._corrupt("it does not follow the record before it", offset=offset, sequence=sequence)
+                if synced > self.synced:
+                    self.synced = synced
+                    self.unconfirmed_offset = offset
+                begin, offset = offset, end
+                last, last_hash = sequence, digest(data[begin:end])
+                yield sequence, kind, begin + header, end
+        finally:
+            self.offset, self.link = offset, Link(last, last_hash)
 
     def torn_tail(self, *, last_segment: bool) -> TornTail | None:
         """Returns what to cut behind the good records, None when nothing is there; raises CorruptLog for damage."""
