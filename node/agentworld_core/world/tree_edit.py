@@ -6,6 +6,8 @@ node of its content (see ``tree_nodes``), and the very same object when nothing 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from agentworld_core.world.tree_nodes import (
     LEAF_LIMIT,
     Entry,
@@ -43,30 +45,35 @@ def _insertions(changes: list[Change]) -> list[Entry]:
 
 
 def _edit_leaf(node: Leaf, changes: list[Change]) -> Node | None:
-    entries = dict(zip(node.keys, node.values, strict=True))
+    values = list(node.values)
     weight = node.weight
-    changed, is_sorted = False, True
     for key, value in changes:
-        old = entries.get(key)
-        if old == value:
+        index = bisect_left(node.keys, key)
+        if value is None or index == len(values) or node.keys[index] != key:
+            return _rebuild_leaf(node, changes)
+        weight += len(value) - len(values[index])
+        values[index] = value
+    if weight > LEAF_LIMIT:
+        return _rebuild_leaf(node, changes)
+    # The keys stay, and what ``build`` would make has not to be weighed and sorted again.
+    after = tuple(values)
+    return node if after == node.values else Leaf(node.keys, after, weight)
+
+
+def _rebuild_leaf(node: Leaf, changes: list[Change]) -> Node | None:
+    entries = dict(zip(node.keys, node.values, strict=True))
+    changed = False
+    for key, value in changes:
+        if entries.get(key) == value:
             continue
         changed = True
-        if old is not None:
-            weight -= entry_weight(key, old)
         if value is None:
             del entries[key]
-            continue
-        weight += entry_weight(key, value)
-        is_sorted = is_sorted and old is not None  # a new key goes to the end of the dict
-        entries[key] = value
+        else:
+            entries[key] = value
     if not changed:
         return node
-    if not entries:
-        return None
-    if is_sorted and weight <= LEAF_LIMIT:
-        # What ``build`` would make, without weighing every entry again.
-        return Leaf(tuple(entries), tuple(entries.values()), weight)
-    return build(sorted(entries.items()))
+    return build(sorted(entries.items())) if entries else None
 
 
 def _edit_inner(node: Inner, changes: list[Change]) -> Node | None:
