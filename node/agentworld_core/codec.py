@@ -9,7 +9,6 @@ then that encoding the result again gives the same bytes.
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
@@ -30,7 +29,17 @@ from agentworld_core.codec_plans import (
     quick_value,
 )
 from agentworld_core.errors import MalformedEncoding, TooLarge
-from agentworld_core.ids import hash_match, id_match, is_hash, is_id, is_key_id, is_kind, key_id_match
+from agentworld_core.ids import (
+    KIND_LENGTH,
+    hash_match,
+    id_match,
+    is_hash,
+    is_id,
+    is_key_id,
+    is_kind,
+    key_id_match,
+    kind_match,
+)
 
 Value: TypeAlias = codec_plans.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
@@ -77,7 +86,9 @@ HashOrEmpty = Annotated[
     Rule(lambda value: value == "" or is_hash(value), "a content id or empty", "not {v} or test({v})", hash_match),
 ]
 KeyId = Annotated[str, Rule(is_key_id, "a key id (32 hex digits)", "test({v})", key_id_match)]
-Kind = Annotated[str, Rule(is_kind, "a kind (dotted lower-case words)", "test({v})", is_kind)]
+Kind = Annotated[
+    str, Rule(is_kind, "a kind (dotted lower-case words)", f"len({{v}}) <= {KIND_LENGTH} and test({{v}})", kind_match)
+]
 PublicKey = Annotated[
     bytes, Rule(lambda value: type(value) is bytes and len(value) == 32, "32 bytes", "len({v}) == 32")
 ]
@@ -136,14 +147,16 @@ def schema_table() -> dict[int, type[Any]]:
 def encode(value: Any) -> bytes:
     """Returns the deterministic encoding of a message; raises MalformedEncoding that names the field that is wrong."""
     cls = type(value)
-    if not hasattr(cls, "SCHEMA_NUMBER"):
+    keeps = getattr(cls, "KEEPS_ENCODING", None)
+    if keeps is None:
         raise MalformedEncoding(f"{cls.__name__} is not a message")
-    if not cls.KEEPS_ENCODING:
-        return _encode(value, _NOTHING)
+    if not keeps:
+        return _encode(value, None)
     kept: bytes | None = getattr(value, "_encoding", None)
     if kept is None:
-        kept = _encode(value, _NOTHING)
-        if all(type(getattr(value, name)) is tuple for name in plan_of(cls).sequences):
+        kept = _encode(value, None)
+        sequences = plan_of(cls).sequences
+        if not sequences or all(type(getattr(value, name)) is tuple for name in sequences):
             object.__setattr__(value, "_encoding", kept)
     return kept
 
@@ -157,28 +170,26 @@ def encode_with(value: Any, fields: Mapping[str, Any]) -> bytes:
     return _encode(value, fields)
 
 
-_NOTHING: Mapping[str, Any] = types.MappingProxyType({})
-
-
-def _encode(value: Any, fields: Mapping[str, Any]) -> bytes:
+def _encode(value: Any, fields: Mapping[str, Any] | None) -> bytes:
     cls = type(value)
     plan = plan_of(cls)
     try:
-        if not plan.is_flat:
-            return _encode_parts(value, plan, fields)
+        if plan.is_joined:
+            return _encode_parts(value, plan, fields or {})
         return _dumped(plan, plan.to_plain(value), fields)
     except (Refused, MalformedEncoding, UnicodeEncodeError):
         return _dumped(plan, plain_of(value, cls, ""), fields)  # raises the error that names the field
 
 
-def _dumped(plan: Plan, plain: list[Any], fields: Mapping[str, Any]) -> bytes:
-    for name, item in fields.items():
-        plain[plan.places[name]] = item
+def _dumped(plan: Plan, plain: list[Any], fields: Mapping[str, Any] | None) -> bytes:
+    if fields:
+        for name, item in fields.items():
+            plain[plan.places[name]] = item
     return cbor2.dumps(plain)
 
 
 def _encode_parts(value: Any, plan: Plan, fields: Mapping[str, Any]) -> bytes:
-    """Returns the encoding of a message with others inside, put together from theirs, which some of them keep."""
+    """Returns the encoding of a message put together from those of the messages inside, which some of them keep."""
     parts = [array_head(len(plan.fields) + 1)]
     run: list[Any] = [plan.number]  # fields without messages inside, encoded together
     for name, codec in plan.fields:

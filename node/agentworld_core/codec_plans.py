@@ -96,19 +96,23 @@ class FieldCodec:
 
 
 class Plan:
-    """Everything about the encoding of one class."""
+    """Everything about the encoding of one class; ``is_joined`` says that some message inside keeps its encoding."""
 
-    __slots__ = ("build", "fields", "has_values", "is_flat", "number", "places", "sequences", "to_plain")
+    __slots__ = ("build", "fields", "has_values", "is_joined", "number", "places", "sequences", "to_plain")
 
     def __init__(self, cls: type[Any]):
         hints = typing.get_type_hints(cls, include_extras=True)
         self.number: int = cls.SCHEMA_NUMBER
         self.fields = [(field.name, compile_field(hints[field.name])) for field in dataclasses.fields(cls)]
-        self.is_flat = all(codec.message is None for _, codec in self.fields)
+        self.is_joined = any(_keeps_inside(codec.message) for _, codec in self.fields)
         self.places = {name: index for index, (name, _) in enumerate(self.fields, 1)}
         self.sequences = [name for name, codec in self.fields if codec.is_sequence]
         self.has_values = any(codec.has_value for _, codec in self.fields)
         self.to_plain, self.build = _quick_functions(cls, self)
+
+
+def _keeps_inside(cls: type[Any] | None) -> bool:
+    return cls is not None and (cls.KEEPS_ENCODING or plan_of(cls).is_joined)
 
 
 _plans: dict[type[Any], Plan] = {}

@@ -16,7 +16,8 @@ _KEY_ID = re.compile(r"[0-9a-f]{32}")
 _KIND = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9_]*){0,3}")
 
 # Truth about a text alone, at the cost of the match; ``is_id`` and the others also take what is no text.
-id_match, hash_match, key_id_match = _ID.fullmatch, _HASH.fullmatch, _KEY_ID.fullmatch
+id_match, hash_match, key_id_match, kind_match = _ID.fullmatch, _HASH.fullmatch, _KEY_ID.fullmatch, _KIND.fullmatch
+KIND_LENGTH = 64
 
 HASH_LENGTH = 64
 KEY_ID_LENGTH = 32
@@ -75,7 +76,7 @@ def check_key_id(value: object, *, field: str) -> str:
 
 def is_kind(value: object) -> bool:
     """True when the value is an action or event kind: up to four dotted words of ``a-z 0-9 _``."""
-    return isinstance(value, str) and len(value) <= 64 and _KIND.fullmatch(value) is not None
+    return isinstance(value, str) and len(value) <= KIND_LENGTH and _KIND.fullmatch(value) is not None
 
 
 def check_kind(value: object, *, field: str) -> str:

@@ -44,7 +44,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
 
 def _small(setting: Setting) -> Iterator[Case]:
     chance = random.Random(SEED)
-    distinct = [chance.randbytes(SMALL_BYTES) for _ in range(setting.size(1_000, 40))]
+    distinct = [chance.randbytes(SMALL_BYTES) for _ in range(setting.size(500, 40))]
     everything = [blob for blob in distinct for _ in range(2)]
     chance.shuffle(everything)
     sources = _write_sources(setting.folder, everything)

@@ -21,7 +21,7 @@ from agentworld_node.storage.errors import CorruptLog
 from agentworld_node.storage.wal import WriteAheadLog
 from agentworld_node.storage.wal_format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from tests.bench.harness import Case, LeftOut, Setting, cpu, wall
-from tests.bench.material import VALIDATOR, moves, next_block
+from tests.bench.material import VALIDATOR, moves, next_block, unsynced
 from tests.unit.node.material import make_genesis
 
 KIND = 1
@@ -47,7 +47,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
         check=lambda: _wrong_faults(setting),
     )
     shutil.rmtree(folder)
-    few, many = INTERVAL * setting.size(8, 1), INTERVAL * setting.size(40, 2)
+    few, many = INTERVAL * setting.size(8, 1), INTERVAL * setting.size(32, 2)
     genesis = make_genesis((VALIDATOR,), _parameters())
     short, long = (_ledger_of(setting, genesis, blocks + SUFFIX) for blocks in (few, many))
     yield Case(
@@ -160,7 +160,8 @@ def _ledger_of(setting: Setting, genesis: Genesis, blocks: int) -> Path:
             await ledger.settle()
             ledger.close()
 
-    asyncio.run(fill())
+    with unsynced():
+        asyncio.run(fill())
     return folder
 
 

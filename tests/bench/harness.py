@@ -21,7 +21,7 @@ from typing import Any
 PAIRS = 7
 QUICK_PAIRS = 2
 MAX_DRIFT = 1.5
-RUNS = 3
+RUNS = 2
 
 Side = Callable[[], float]
 """Does the work once and returns what one item has cost in seconds; setting up and cleaning up are not part of it."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from unittest import mock
 
 from agentworld_core.consensus.certificates import certificate_of
 from agentworld_core.hashing import digest
@@ -15,6 +17,7 @@ from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_core.world.actions import make_action, sign_action
 from agentworld_core.world.state import AgentRecord, ObjectRecord, agent_key, encode_record, object_key
 from agentworld_core.world.tree import Tree
+from agentworld_node.storage.files import LocalFile, LocalFiles
 from tests.unit.node.material import WORLD, signer
 
 VALIDATOR = "v0"
@@ -93,6 +96,16 @@ def next_block(chain: ChainState, actions: Sequence[ActionEnvelope]) -> tuple[Bl
         signature=b"",
     )
     return BlockBundle(block=block, batch=batch, certificate=certificate_of([sign(vote, own)])), execution
+
+
+@contextmanager
+def unsynced() -> Iterator[None]:
+    """Builds what is only measured later without waiting for the disk."""
+    with (
+        mock.patch.object(LocalFile, "sync", return_value=None),
+        mock.patch.object(LocalFiles, "sync_folder", return_value=None),
+    ):
+        yield
 
 
 def populated(chain: ChainState, objects: int) -> ChainState:

@@ -13,7 +13,7 @@ from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import ActionEnvelope, Genesis, Parameters
 from agentworld_node.ledger import Ledger
 from tests.bench.harness import Case, LeftOut, Setting, cpu, wall
-from tests.bench.material import VALIDATOR, moves, next_block, populated
+from tests.bench.material import VALIDATOR, moves, next_block, populated, unsynced
 from tests.unit.node.material import make_genesis
 
 BLOCK = 64
@@ -44,7 +44,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
         check=large.wrong,
     )
     del small, large
-    low, high = 100, setting.size(10_000, 200)
+    low, high = 100, setting.size(4_000, 200)
     with _Chain(setting.folder / "low", genesis, low) as short, _Chain(setting.folder / "high", genesis, high) as long:
         yield Case(
             id="scale",
@@ -93,7 +93,8 @@ class _Chain:
         self._loop = asyncio.new_event_loop()
         self._nonces = itertools.count(10**9, BLOCKS * BLOCK)
         # No actor is registered: the moves are refused, which is an event, a receipt and a nonce all the same.
-        self._loop.run_until_complete(self._apply([[action] for action in moves(height)]))
+        with unsynced():
+            self._loop.run_until_complete(self._apply([[action] for action in moves(height)]))
 
     def __enter__(self) -> _Chain:
         return self

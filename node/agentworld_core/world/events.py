@@ -62,7 +62,8 @@ def apply_event(draft: Draft, event: WorldEvent) -> None:
     if event.kind != STEP_STARTED and event.tick != meta.tick:
         raise StateMismatch(f"the tick is {meta.tick}", field="tick", value=event.tick)
     apply(draft, event, event.payload)
-    draft.put(META_KEY, replace(existing(draft, META_KEY, Meta), next_event=event.event_id + 1))
+    meta = existing(draft, META_KEY, Meta)
+    draft.put(META_KEY, Meta(meta.tick, meta.time_ms, next_event=event.event_id + 1))
 
 
 def _position(payload: dict[str, Value], name: str) -> tuple[int, int]:

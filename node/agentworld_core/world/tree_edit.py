@@ -6,6 +6,8 @@ node of its content (see ``tree_nodes``), and the very same object when nothing 
 
 from __future__ import annotations
 
+from bisect import bisect_left
+
 from agentworld_core.world.tree_nodes import (
     LEAF_LIMIT,
     Entry,
@@ -43,6 +45,22 @@ def _insertions(changes: list[Change]) -> list[Entry]:
 
 
 def _edit_leaf(node: Leaf, changes: list[Change]) -> Node | None:
+    values = list(node.values)
+    weight = node.weight
+    for key, value in changes:
+        index = bisect_left(node.keys, key)
+        if value is None or index == len(values) or node.keys[index] != key:
+            return _rebuild_leaf(node, changes)
+        weight += len(value) - len(values[index])
+        values[index] = value
+    if weight > LEAF_LIMIT:
+        return _rebuild_leaf(node, changes)
+    # The keys stay, and what ``build`` would make has not to be weighed and sorted again.
+    after = tuple(values)
+    return node if after == node.values else Leaf(node.keys, after, weight)
+
+
+def _rebuild_leaf(node: Leaf, changes: list[Change]) -> Node | None:
     entries = dict(zip(node.keys, node.values, strict=True))
     changed = False
     for key, value in changes:

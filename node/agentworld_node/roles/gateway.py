@@ -93,11 +93,13 @@ class GatewayRole:
         results: list[Submission] = []
         fresh: list[ActionEnvelope] = []
         refusal = self.refuse_work()
+        height = self._ledger.height
         unknown = [action for action in actions if self._known(action.action_id) is None] if refusal is None else []
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
         for action in actions:
             # Asked again: it may have been committed, or have come by gossip, while it was judged.
-            known = self._known(action.action_id)
+            is_new = id(action) in verdicts and self._is_still_unknown(action.action_id, since=height)
+            known = None if is_new else self._known(action.action_id)
             if known is not None:
                 results.append({**known, "duplicate": True})
                 continue
@@ -141,6 +143,10 @@ class GatewayRole:
         if receipt is not None:
             return receipt_document(receipt)
         return {"action_id": action_id, "status": "pooled"} if action_id in self._mempool else None
+
+    def _is_still_unknown(self, action_id: str, *, since: int) -> bool:
+        """True when an action that was unknown at a height is so still, as far as can be seen without the index."""
+        return self._ledger.height == since and action_id not in self._mempool
 
     def _is_settled(self, action_id: str) -> bool:
         return action_id not in self._mempool
@@ -228,9 +234,11 @@ class GatewayRole:
             self._refused(error)
             self._liars.add(peer_id, time.monotonic())
             return
+        height = self._ledger.height
         fresh = [action for action in actions if self._known(action.action_id) is None]
         for action, verdict in await self._judge(fresh):
-            if self._known(action.action_id) is not None:
+            is_new = self._is_still_unknown(action.action_id, since=height)
+            if not is_new and self._known(action.action_id) is not None:
                 continue
             try:
                 self._take(action, verdict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from operator import attrgetter
 
 from agentworld_core.errors import InvalidField
 
@@ -108,12 +109,17 @@ WHERE (excluded.height, excluded.position) < (receipts.height, receipts.position
 """
 
 
+_COLUMNS = {
+    kind: (tuple(field.name for field in fields(kind)), attrgetter(*(field.name for field in fields(kind))))
+    for kind in (BlockEntry, ReceiptEntry, DirectoryEntry, RevocationEntry, SnapshotEntry)
+}
+
+
 def values_of(entry: Entry) -> tuple[object, ...]:
     """Returns the values of a row in the order of its table; raises InvalidField for an integer SQLite cannot hold."""
-    values = []
-    for field in fields(entry):
-        value = getattr(entry, field.name)
+    names, read = _COLUMNS[type(entry)]
+    values: tuple[object, ...] = read(entry)
+    for name, value in zip(names, values, strict=True):
         if isinstance(value, int) and not 0 <= value <= MAX_INTEGER:
-            raise InvalidField("is out of range", field=field.name, value=value, remedy=f"use 0 to {MAX_INTEGER}")
-        values.append(value)
-    return tuple(values)
+            raise InvalidField("is out of range", field=name, value=value, remedy=f"use 0 to {MAX_INTEGER}")
+    return values

@@ -13,9 +13,9 @@ written by others cannot imitate it.
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from zlib import crc32
 
 from agentworld_core.hashing import digest
 from agentworld_node.storage.errors import CorruptLog
@@ -27,6 +27,8 @@ _MAGIC = b"AWWAL\x00\x00\x01"
 _CRC = struct.Struct("<I")
 _SEGMENT = struct.Struct("<8s8sQ32s")  # magic, mark, last sequence before the segment, hash of that record
 _RECORD = struct.Struct("<8sIQQI32s")  # mark, payload length, sequence, synced, kind, hash of the record before
+_CRC_AND_RECORD = struct.Struct("<I" + _RECORD.format.removeprefix("<"))
+_CRC_BYTES = _CRC.size
 SEGMENT_HEADER_BYTES = _SEGMENT.size + _CRC.size
 RECORD_HEADER_BYTES = _RECORD.size + _CRC.size
 
@@ -66,7 +68,7 @@ class TornTail:
 
 
 def _with_crc(body: bytes) -> bytes:
-    return _CRC.pack(zlib.crc32(body)) + body
+    return _CRC.pack(crc32(body)) + body
 
 
 def encode_segment_header(mark: bytes, link: Link) -> bytes:
@@ -82,14 +84,8 @@ def encode_record(kind: int, payload: bytes, *, mark: bytes, link: Link, synced:
     return encoded, Link(sequence, digest(encoded))
 
 
-@dataclass(frozen=True, slots=True)
-class _Whole:
-    """A record whose CRC is right, wherever it was found."""
-
-    record: Record
-    synced: int
-    previous: bytes
-    end: int
+_Whole = tuple[int, int, int, bytes, int]
+"""A record whose CRC is right, wherever it was found: sequence, kind, synced, hash of the record before, end."""
 
 
 class SegmentScan:
@@ -124,20 +120,37 @@ class SegmentScan:
 
     def records(self) -> Iterator[Record]:
         """Yields the good records up to the end or to the first bad one."""
-        while (whole := self._whole_at(self.offset)) is not None:
-            sequence = whole.record.sequence
-            expected = self.link.sequence + 1
-            if sequence != expected:
-                reason = f"it carries sequence {sequence}"
-                raise self._corrupt(reason, offset=self.offset, sequence=expected)
-            if whole.previous != self.link.record_hash:
-                raise self._corrupt("it does not follow the record before it", offset=self.offset, sequence=expected)
-            if whole.synced > self.synced:
-                self.synced = whole.synced
-                self.unconfirmed_offset = self.offset
-            self.link = Link(sequence, digest(self._data[self.offset : whole.end]))
-            self.offset = whole.end
-            yield whole.record
+        for sequence, kind, begin, end in self._advance():
+            yield Record(sequence, kind, self._data[begin:end])
+
+    def check(self) -> None:
+        """Goes through the good records without handing them out."""
+        for _ in self._advance():
+            pass
+
+    def _advance(self) -> Iterator[tuple[int, int, int, int]]:
+        """Moves behind the next good record and yields its sequence, its kind, and where its payload begins and ends.
+
+        Every record of the history is read here when a node starts, so nothing is made that is not needed.
+        """
+        last, last_hash, offset = self.link.sequence, self.link.record_hash, self.offset
+        data, header = self._data, RECORD_HEADER_BYTES
+        try:
+            while (whole := self._whole_at(offset)) is not None:
+                sequence, kind, synced, previous, end = whole
+                if sequence != last + 1:
+                    reason = f"it carries sequence {sequence}"
+                    raise self._corrupt(reason, offset=offset, sequence=last + 1)
+                if previous != last_hash:
+                    raise self._corrupt("it does not follow the record before it", offset=offset, sequence=sequence)
+                if synced > self.synced:
+                    self.synced = synced
+                    self.unconfirmed_offset = offset
+                begin, offset = offset, end
+                last, last_hash = sequence, digest(data[begin:end])
+                yield sequence, kind, begin + header, end
+        finally:
+            self.offset, self.link = offset, Link(last, last_hash)
 
     def torn_tail(self, *, last_segment: bool) -> TornTail | None:
         """Returns what to cut behind the good records, None when nothing is there; raises CorruptLog for damage."""
@@ -150,8 +163,9 @@ class SegmentScan:
             raise self._corrupt(reason, offset=self.offset, sequence=sequence)
         later_records = 0
         for later in self._whole_behind(self.offset):
-            if later.synced >= sequence:
-                reason = f"it is damaged, and record {later.record.sequence} shows that it had been durable"
+            later_sequence, _, synced, _, _ = later
+            if synced >= sequence:
+                reason = f"it is damaged, and record {later_sequence} shows that it had been durable"
                 raise self._corrupt(reason, offset=self.offset, sequence=sequence)
             later_records += 1
         return TornTail(self._file, self.offset, sequence, rest, later_records)
@@ -163,15 +177,15 @@ class SegmentScan:
             whole = self._whole_at(position - _CRC.size)
             if whole is not None:
                 yield whole
-            position = self._data.find(self.mark, position + 1 if whole is None else whole.end)
+            position = self._data.find(self.mark, position + 1 if whole is None else whole[-1])
 
     def _whole_at(self, offset: int) -> _Whole | None:
-        if offset + RECORD_HEADER_BYTES > len(self._data):
-            return None
-        (crc,) = _CRC.unpack_from(self._data, offset)
-        mark, length, sequence, synced, kind, previous = _RECORD.unpack_from(self._data, offset + _CRC.size)
+        data = self._data
         begin = offset + RECORD_HEADER_BYTES
-        end = begin + length
-        if mark != self.mark or end > len(self._data) or zlib.crc32(self._view[offset + _CRC.size : end]) != crc:
+        if begin > len(data):
             return None
-        return _Whole(Record(sequence, kind, self._data[begin:end]), synced, previous, end)
+        crc, mark, length, sequence, synced, kind, previous = _CRC_AND_RECORD.unpack_from(data, offset)
+        end = begin + length
+        if mark != self.mark or end > len(data) or crc32(self._view[offset + _CRC_BYTES : end]) != crc:
+            return None
+        return sequence, kind, synced, previous, end

@@ -110,8 +110,7 @@ class SegmentFolder:
             reason = "the segment begins the log but names a record before it"
         if reason is not None:
             raise CorruptLog(reason, file=path.name, offset=0, sequence=first)
-        for _ in scan.records():
-            pass
+        scan.check()
         return scan
 
     def _repair(self, scan: SegmentScan, data: bytes) -> None:

@@ -12,6 +12,7 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, Busy, NonceUsed, NotFound, Unauthorized
 from agentworld_core.messages import ActionEnvelope, Actions
 from agentworld_core.names import topic
+from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import gateway as gateway_module
@@ -182,6 +183,29 @@ class TestSubmission:
             assert known["duplicate"]
             assert isinstance(fresh, Busy)
             assert len(it.mempool) == 1
+
+    async def test_duplicates_are_found_before_any_signature_is_checked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await it.apply(*chain.bundles)
+            await role.submit([register("bob")])
+            checked: list[bytes] = []
+
+            def verify(_key: bytes, signature: bytes, _data: bytes) -> bool:
+                checked.append(signature)
+                return True
+
+            monkeypatch.setattr(actions_module, "verify_bytes", verify)
+            committed, pooled = await role.submit([register("ada"), register("bob")])
+            assert [isinstance(item, dict) and item["duplicate"] for item in (committed, pooled)] == [True, True]
+            assert checked == []
+            (fresh,) = await role.submit([register("eve")])
+            assert fresh == {"action_id": register("eve").action_id, "status": "pooled"}
+            assert len(checked) == 1
 
     async def test_the_cache_of_verified_actions_is_bounded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

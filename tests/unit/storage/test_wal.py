@@ -103,6 +103,20 @@ async def test_concurrent_callers_share_one_sync(disk, folder):
     assert log.durable_sequence == 51
 
 
+async def test_those_whom_a_sync_wakes_share_the_next_one(disk, folder):
+    log = WriteAheadLog.open(folder, files=disk)
+    before = disk.file_syncs
+
+    async def produce():
+        for _ in range(3):
+            log.append(1, b"record")
+            await log.sync()
+
+    await asyncio.gather(*(produce() for _ in range(16)))
+    assert disk.file_syncs - before == 3
+    log.close()
+
+
 async def test_a_caller_that_gives_up_does_not_take_the_others_with_it(disk, folder):
     log = WriteAheadLog.open(folder, files=disk)
     entered, leave = threading.Event(), threading.Event()
