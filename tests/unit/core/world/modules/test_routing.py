@@ -373,6 +373,9 @@ def test_what_modules_may_cost_in_a_step_is_bounded_and_the_bound_is_told(monkey
     assert all(receipt.ok for receipt in result.receipts)
     assert not world.move("ada").exhausted
     assert state_of(world, "counter") == b"3"
+    monkeypatch.setattr(execution, "STEP_FUEL", 0)
+    world.install("greedy", count, kind="reducer", subscriptions=[{"event_kinds": ["step.started"]}])
+    assert not world.move("ada").exhausted  # fewer actions would not help
 
 
 def test_a_failed_call_counts_as_all_that_it_might_have_used(monkeypatch):
