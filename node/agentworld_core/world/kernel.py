@@ -75,7 +75,7 @@ class StepInput:
 class StepResult:
     """What a step came to: its tick, its events in order, one receipt for each action, and the state after it.
 
-    ``exhausted`` says that modules used up what a step may cost, so that some were not called.
+    ``exhausted`` says that the actions made modules use up what a step may cost, so that fewer actions cost less.
     """
 
     tick: int
@@ -103,6 +103,7 @@ def step(tree: Tree, given: StepInput, sandbox: Sandbox | None = None) -> StepRe
             },
         )
     run.route()
+    at_once = run.exhausted
     receipts = tuple([run.take(position, action) for position, action in enumerate(given.actions)])
     if run.used:
         run.emit(NONCES_USED, {"used": run.used})
@@ -111,7 +112,7 @@ def step(tree: Tree, given: StepInput, sandbox: Sandbox | None = None) -> StepRe
         events=tuple(run.events),
         receipts=receipts,
         tree=tree.update(run.draft.changes()),
-        exhausted=run.modules is not None and run.modules.exhausted,
+        exhausted=run.exhausted and not at_once,
     )
 
 
@@ -148,6 +149,11 @@ class _Run:
         self.next_event += 1
         if self.modules is not None:
             self.modules.noticed(event)
+
+    @property
+    def exhausted(self) -> bool:
+        """True once modules have used up what a step may cost."""
+        return self.modules is not None and self.modules.exhausted
 
     def route(self) -> None:
         """Calls the modules that listen to what has happened since the last time."""

@@ -75,6 +75,7 @@ def test_the_keys_that_govern_are_those_of_the_directory_that_are_not_revoked():
     assert governance_of(first).key_ids == (signer("gov").key_id,)
     revoked = dataclasses.replace(first, revoked=(RevokedKey(signer("gov").key_id, "0" * 64),))
     assert governance_of(revoked).key_ids == ()
+    assert governance_of(dataclasses.replace(first, governance_threshold=3)).threshold == 3
 
 
 def test_a_block_can_name_the_segments_of_any_number_of_events():

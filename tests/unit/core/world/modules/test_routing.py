@@ -185,6 +185,9 @@ def test_costs_add_up_and_are_charged_only_when_the_action_is_taken():
     world.install("fee", deciding(verdict="allow", cost={"power": 2}))
     world.install("tax", deciding(verdict="allow", cost={"power": 1, "data": 0}))
     assert world.move("ada").receipts[0].code == "insufficient_resources"
+    assert world.do("author", "resource.grant", {"agent_id": "ada", "kind": "power", "amount": 3}).ok
+    assert world.move("ada").receipts[0].ok
+    assert list(world.tree.items(b"resource/")) == []
     grant = {"agent_id": "ada", "kind": "power", "amount": 4}
     assert world.do("author", "resource.grant", grant).ok
     result = world.move("ada")
@@ -240,6 +243,25 @@ def test_outputs_beyond_the_interface_or_the_limits_fail_as_a_whole(output, code
     result = world.move("ada")
     assert kinds(result) == ["module.call_failed", "agent.moved"]
     assert payload_of(result, "module.call_failed")["code"] == code
+
+
+def test_decisions_are_only_for_actions_that_wait():
+    world = a_world()
+    subscriptions = [{"action_kinds": ["agent.move"], "stage": "post_action"}]
+    world.install("late", deciding(verdict="deny"), subscriptions=subscriptions)
+    result = world.move("ada")
+    assert kinds(result) == ["agent.moved", "module.call_failed"]
+    assert payload_of(result, "module.call_failed")["detail"] == "rule.decision: is only for pre_action"
+
+
+@pytest.mark.parametrize(("size", "code"), [(60 * 1024, ""), (60 * 1024 + 1, "output_too_large")])
+def test_the_state_of_a_module_fits_a_value_of_the_tree(size, code):
+    world = a_world()
+    limits = {**LIMITS, "max_output_bytes": 128 * 1024}
+    world.install("hoarder", lambda _given: {"new_state": bytes(size)}, kind="reducer", limits=limits)
+    result = world.move("ada")
+    failures: list[Any] = [event.payload for event in result.events if event.kind == "module.call_failed"]
+    assert [failure["code"] for failure in failures] == ([code] if code else [])
 
 
 def test_limits_default_to_nothing_and_calls_are_counted_per_step():
@@ -351,6 +373,9 @@ def test_what_modules_may_cost_in_a_step_is_bounded_and_the_bound_is_told(monkey
     assert all(receipt.ok for receipt in result.receipts)
     assert not world.move("ada").exhausted
     assert state_of(world, "counter") == b"3"
+    monkeypatch.setattr(execution, "STEP_FUEL", 0)
+    world.install("greedy", count, kind="reducer", subscriptions=[{"event_kinds": ["step.started"]}])
+    assert not world.move("ada").exhausted  # fewer actions would not help
 
 
 def test_a_failed_call_counts_as_all_that_it_might_have_used(monkeypatch):
