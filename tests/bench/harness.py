@@ -48,8 +48,9 @@ class Case:
     """One comparison.
 
     With ``kind`` speed the ratio is how many times faster ours is than the peer, and must reach the goal; with cost it
-    is how many times more ours costs than the baseline, and must not exceed the goal. A case without a goal is reported
-    and never judged. ``check`` returns what is wrong with the result of ours, or nothing; it runs after the pairs.
+    is how many times more ours costs than the baseline, and must not exceed the goal. ``unit`` is what a side returns.
+    A case without a goal is reported and never judged. ``check`` returns what is wrong with the result of ours, or
+    nothing; it runs after the pairs.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Case:
     kind: str = "speed"
     ceiling: Side | None = None
     ceiling_name: str = ""
+    unit: str = "s"
     check: Callable[[], str | None] = lambda: None
 
 
@@ -94,6 +96,7 @@ class Result:
     drift: float = 1.0
     wrong: str = ""
     pairs: int = 0
+    unit: str = "s"
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -146,6 +149,7 @@ def judge(
         drift=drift,
         wrong=wrong or "",
         pairs=len(pairs),
+        unit=case.unit,
     )
 
 

@@ -60,7 +60,8 @@ def row(result: Result) -> str:
     met = {True: "yes", False: "no" if result.correct else "INCORRECT", None: "-"}[result.met]
     quartiles = f"{result.iqr[0]:.2f}..{result.iqr[1]:.2f}"
     lines = [f"{result.id:5}{result.case:50} {result.ratio:8.2f} {quartiles:>15} {goal:>8}  {met:10} {result.peer}"]
-    figures = f"{_per_item(result.ours_seconds)}, peer {_per_item(result.peer_seconds)}"
+    ours, theirs = (_figure(value, result.unit) for value in (result.ours_seconds, result.peer_seconds))
+    figures = f"{ours}, peer {theirs}"
     if result.of_ceiling is not None:
         figures += f"; {result.of_ceiling:.2f} of the ceiling ({result.ceiling})"
     if result.drift > MAX_DRIFT:
@@ -77,11 +78,13 @@ def left_out(item: LeftOut) -> str:
     return f"{item.id:5}{item.case:50} left out: {item.reason}"
 
 
-def _per_item(seconds: float) -> str:
-    for limit, factor, unit in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
-        if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}"
-    return f"{seconds:.3g} s"
+def _figure(value: float, unit: str) -> str:
+    """Returns a cost in a unit in which it is easy to read."""
+    if unit == "s":
+        for limit, factor, smaller in ((1e-6, 1e9, "ns"), (1e-3, 1e6, "us"), (1.0, 1e3, "ms")):
+            if value < limit:
+                return f"{value * factor:.3g} {smaller}"
+    return f"{value:.3g} {unit}"
 
 
 def write(results: Sequence[Result], path: Path) -> None:
