@@ -37,7 +37,6 @@ from tests.unit.core.membership.worlds import member, successor
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
-EVERY_MS = (100, 1000)
 FOREIGN_TERM = 10_000
 FLOOD = 40
 
@@ -48,9 +47,9 @@ class Twin(SimNode):
     honest = False
 
     def send(self, frame: Frame) -> None:
-        if frame[0] == "proposal" and "invalid-blocks" in self.world.scenario.lies and self.rng.random() < 0.5:
+        if frame[0] == "proposal" and "invalid-blocks" in self.world.scenario.lies and self.rng.random() < 0.8:
             for liar in self.world.liars:
-                liar.receive(self.end, frame)  # nobody hears the right block, some may hear a spoilt one
+                liar.spoil(frame)  # nobody hears the right block
             return
         for end in self.world.net.ends:
             if end != self.end and self.rng.random() < 0.5:
@@ -71,7 +70,7 @@ class Liar:
 
     def start(self) -> None:
         """Begins to lie."""
-        self.world.kernel.after(self.rng.randint(*EVERY_MS), self.lie)
+        self.world.kernel.after(self.rng.randint(*self.world.scenario.lies_every_ms), self.lie)
 
     def receive(self, _source: str, frame: Frame) -> str:
         """Remembers votes and answers some of them; spoils proposals of its own validator on their way."""
@@ -82,12 +81,17 @@ class Liar:
                 if "double-votes" in lies and self.rng.random() < 0.2:
                     self._double_votes()
             elif frame[0] == "proposal" and "invalid-blocks" in lies and self.rng.random() < 0.5:
-                proposal = self.world.decode(ProposalBody, frame[1]).proposal
-                if proposal.proposer_id == self.name:
-                    self._invalid_block(Round(proposal.term, proposal.attempt))
+                self.spoil(frame)
         except AgentWorldError as error:
             return error.code
         return ""
+
+    def spoil(self, frame: Frame) -> None:
+        """Proposes something wrong in the round of a proposal of its own validator."""
+        proposal = self.world.decode(ProposalBody, frame[1]).proposal
+        if proposal.proposer_id == self.name:
+            with contextlib.suppress(AgentWorldError):  # production refuses to make it when the chain has gone on
+                self._invalid_block(Round(proposal.term, proposal.attempt))
 
     def lie(self) -> None:
         """Tells one lie, and comes back for more."""
@@ -96,7 +100,7 @@ class Liar:
         self.world.kernel.reach(f"lie {kind}")
         with contextlib.suppress(AgentWorldError):  # production refuses to make some of what it would refuse to take
             getattr(self, "_" + kind.replace("-", "_"))()
-        self.world.kernel.after(self.rng.randint(*EVERY_MS), self.lie)
+        self.world.kernel.after(self.rng.randint(*self.world.scenario.lies_every_ms), self.lie)
 
     # What it knows
 
@@ -110,7 +114,8 @@ class Liar:
         return key_of(self.name, entry.keys[-1].generation if entry is not None else 1)
 
     def _some(self) -> list[str]:
-        return [end for end in self.world.net.ends if end != self.end and self.rng.random() < 0.5]
+        share = self.rng.choice((0.5, 1.0))
+        return [end for end in self.world.net.ends if end != self.end and self.rng.random() < share]
 
     def _send(self, frame: Frame) -> None:
         for end in self._some():

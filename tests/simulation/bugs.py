@@ -21,6 +21,7 @@ from agentworld_core.consensus.events import (
 )
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import StateMismatch
+from agentworld_core.ledger import validate
 from agentworld_core.ledger.block import block_hash_of, execute
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.membership.directory import quorum_weight
@@ -263,6 +264,19 @@ def count_certificates_by_votes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(node, "check_committed", check_committed)
 
 
+def ignore_the_parent(patch: pytest.MonkeyPatch) -> None:
+    place, compare = validate._check_place, validate._compare
+
+    def anywhere(state: ChainState, block: WorldBlock) -> None:
+        place(state, dataclasses.replace(block, prev_block_hash=state.block_hash))
+
+    def otherwise_equal(block: WorldBlock, executed: WorldBlock) -> None:
+        compare(dataclasses.replace(block, prev_block_hash=executed.prev_block_hash), executed)
+
+    patch.setattr(validate, "_check_place", anywhere)
+    patch.setattr(validate, "_compare", otherwise_equal)
+
+
 class RemembersOnlyWhatWaits(SimNode):
     def may_include(self, action: ActionEnvelope) -> bool:
         return True
@@ -368,6 +382,7 @@ BUGS = (
     Bug("takes votes of other heights", ("I3", "I4"), TakesVotesOfOtherHeights, where=four_in_a_storm),
     Bug("verifies no signatures", ("I3",), patch=verify_nothing, where=four_and_a_liar("forged-names")),
     Bug("votes without executing", ("VALID", "ERROR"), VotesWithoutExecuting, where=taking_turns_with_a_liar),
+    Bug("ignores the parent of a block", ("VALID",), patch=ignore_the_parent, where=taking_turns_with_a_liar),
     Bug("trusts certificates", ("I2", "I3"), patch=trust_certificates, where=four_and_a_liar("false-certificates")),
     Bug(
         "counts a validator twice in a certificate",

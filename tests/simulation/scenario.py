@@ -68,6 +68,7 @@ class Scenario:
     fault_model: str = BYZANTINE
     faulty: tuple[str, ...] = ()
     lies: dict[str, float] = field(default_factory=dict)
+    lies_every_ms: tuple[int, int] = (100, 1000)
     faults: dict[str, float] = field(default_factory=dict)
     weather: Weather = CALM
     torn_writes: bool = True

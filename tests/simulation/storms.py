@@ -69,7 +69,13 @@ def four_and_a_liar(*lies: str) -> Adjust:
     def adjust(scenario: Scenario) -> Scenario:
         stormy = four_in_a_storm(scenario)
         told = dict.fromkeys(lies, 1.0)
-        return stormy.with_(faulty=("v3",), lies=told, faults={"isolate": 1.0, "crash": 0.5}, weather=Weather(loss=0.1))
+        return stormy.with_(
+            faulty=("v3",),
+            lies=told,
+            lies_every_ms=(20, 200),
+            faults={"isolate": 1.0, "crash": 0.5},
+            weather=Weather(loss=0.1),
+        )
 
     return adjust
 
