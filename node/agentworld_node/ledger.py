@@ -34,6 +34,7 @@ from agentworld_node.ledger_recovery import Recovery
 from agentworld_node.ledger_stores import LedgerStores
 from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE, SnapshotMark, StoredVote, stored_lock
 from agentworld_node.storage.errors import StorageFull
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
 
 log = logging.getLogger(__name__)
@@ -62,13 +63,13 @@ class Ledger(LedgerReads):
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @classmethod
-    def open(cls, folder: Path, genesis: Genesis) -> Ledger:
+    def open(cls, folder: Path, genesis: Genesis, *, files: FileSystem = LOCAL_FILES) -> Ledger:
         """Opens the ledger of a data folder, executing again what came after the last snapshot.
 
         Raises FolderLocked when another process has it, CorruptLog when durable records are damaged, InvalidField when
         the folder holds another world, StorageFull when there is no room for what must be written again.
         """
-        stores = LedgerStores.open(folder, genesis_hash(genesis))
+        stores = LedgerStores.open(folder, genesis_hash(genesis), files=files)
         try:
             recovery = Recovery(genesis, stores)
             ledger = cls(genesis=genesis, stores=stores, recovery=recovery, chain=recovery.start_chain())

@@ -10,6 +10,7 @@ from agentworld_core.errors import InvalidField
 from agentworld_core.messages import BlockBundle, Genesis
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import typed_errors
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.wal import WriteAheadLog
 
@@ -29,15 +30,15 @@ class LedgerStores:
     empty_index: bool
 
     @classmethod
-    def open(cls, folder: Path, genesis_hash: str) -> LedgerStores:
+    def open(cls, folder: Path, genesis_hash: str, *, files: FileSystem = LOCAL_FILES) -> LedgerStores:
         """Opens the stores of a data folder; InvalidField when it holds a world with another genesis.
 
         Raises FolderLocked when another process has the folder, and what opening the stores raises.
         """
-        wal = WriteAheadLog.open(folder / "log")
+        wal = WriteAheadLog.open(folder / "log", files=files)
         index = None
         try:
-            blobs = FileBlobStore.open(folder / "blobs")
+            blobs = FileBlobStore.open(folder / "blobs", files=files)
             index, rebuilt = Index.open(folder / "index.sqlite")
             found = index.meta(_GENESIS)
             if found not in (None, genesis_hash):
