@@ -13,7 +13,7 @@ from agentworld_node.api.limits import MAX_BODY_BYTES
 from agentworld_node.ledger_reads import BLOB_LIMIT
 from agentworld_node.ledger_stores import RECORD_LIMIT
 from agentworld_node.network.port import Limits
-from agentworld_node.roles import gateway, membership, sync, validator
+from agentworld_node.roles import evidence, gateway, handover, membership, sync, validator
 
 GOSSIP, STREAM, HTTP, LOG, BLOB = "gossip", "request", "HTTP", "log", "blob"
 _MANY = 8 * membership.MESSAGE_LIMIT
@@ -78,7 +78,19 @@ JOURNEYS: dict[str, tuple[Journey, ...]] = {
     "state_chunk": (Journey(BLOB, "`chunks` of a snapshot_manifest", "a node", CHUNK_LIMIT),),
     "tree_leaf": (Journey(BLOB, "`state_root` and digests of tree_inner", "in proofs", MAX_NODE_BYTES),),
     "tree_inner": (Journey(BLOB, "`state_root` and digests of tree_inner", "in proofs", MAX_NODE_BYTES),),
-    "equivocation": (),
+    "equivocation": (
+        Journey(GOSSIP, "`aw.<world>.consensus.evidence`", "a node that has just learned it", evidence.PROOF_LIMIT),
+        Journey(HTTP, "`GET /v1/evidence/{hash}`", "a node", DEFAULT_LIMIT),
+        Journey(LOG, "kind 70", "the node itself", RECORD_LIMIT),
+    ),
+    "evidence": (
+        Journey(STREAM, "`/aw/rr/1.0.0/get_evidence`, answer", "a node that holds other ones", evidence.LIST_LIMIT),
+        Journey(HTTP, "`GET /v1/evidence`", "a node", DEFAULT_LIMIT),
+    ),
+    "writer_transfer": (
+        Journey(STREAM, "`/aw/rr/1.0.0/transfer_writer`, question", "a node that was asked", handover.MESSAGE_LIMIT),
+        Journey(HTTP, "`POST /control/v1/writer`", "governance", MAX_BODY_BYTES),
+    ),
     "stored_vote": (Journey(LOG, "kind 1", "the node itself, before it sends the vote", RECORD_LIMIT),),
     "snapshot_mark": (Journey(LOG, "kind 5", "the node itself", DEFAULT_LIMIT),),
 }
@@ -93,6 +105,7 @@ SIGNERS = {
     "directory": "governance: the threshold of the epoch before, and of its own when the governance changes",
     "revocation": "governance: the threshold of the newest epoch; each key at most once, in order of key ids",
     "genesis": "governance: the threshold of the directory inside",
+    "writer_transfer": "governance: the threshold of the directory in force",
 }
 
 NETWORK = Limits()

@@ -45,6 +45,7 @@ from agentworld_core.messages import (
 )
 from agentworld_core.names import peer_id_of
 from agentworld_core.ordering.batch import draft_batch
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.signing import Ed25519Signer, add_signature, sign
 from agentworld_core.world.actions import make_action, sign_action
 from agentworld_core.world.tree import Tree
@@ -252,6 +253,8 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
         "c voted twice",
         evidence_of(world.vote("c", PRECOMMIT, world.block_hash), world.vote("c", PRECOMMIT, EMPTY_HASH)),
     )
+    transfer = WriterTransfer(WORLD, "b", 7, world.genesis.created_at_ms + 60_000, ())
+    yield "governance wants b to write", add_signature(transfer, signer("gov"))
     yield "all that is revoked", Revocations(WORLD, (world.revocation,))
     yield "two actions in one message", Actions(world.actions[:2])
     lock = StoredLock(7, 0, world.body, world.polka)

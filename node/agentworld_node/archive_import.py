@@ -1,11 +1,12 @@
 """Makes a data folder from an archive: everything is verified and executed again before the folder gets its name.
 
-The work is done in a hidden folder beside the target, which is renamed in the end. An import that is killed leaves only
-that hidden folder, and the next import into the same place begins anew.
+The work is done in a hidden folder beside the target, which is made durable as a whole and renamed in the end. What an
+import that is killed leaves is only that hidden folder, and the next import into the same place begins anew.
 """
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from agentworld_core.messages import BlockBundle
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.errors import FolderLocked, typed_errors
-from agentworld_node.storage.files import LOCAL_FILES, make_folders
+from agentworld_node.storage.files import LOCAL_FILES, UnsyncedFiles, make_folders, sync_tree
 
 
 async def import_archive(
@@ -40,6 +41,7 @@ async def import_archive(
         with ArchiveSource(archive) as source:
             verifier = await _fill(source, temporary, trusted_genesis, sandbox, progress)
         with typed_errors("putting the folder in place", folder):
+            await asyncio.to_thread(sync_tree, temporary)
             # What was made meanwhile is refused by the system: only an empty folder can be replaced.
             LOCAL_FILES.rename(temporary, target)
             LOCAL_FILES.sync_folder(target.parent)
@@ -60,7 +62,7 @@ async def _fill(
 ) -> Verifier:
     genesis = await source.genesis()
     verifier = Verifier(genesis, replay=True, trusted_genesis=trusted_genesis, sandbox=sandbox)
-    ledger = Ledger.open(folder, genesis, sandbox=sandbox)
+    ledger = Ledger.open(folder, genesis, sandbox=sandbox, files=UnsyncedFiles())
     ledger.waits_for_room = False
 
     async def take(bundle: BlockBundle, execution: Execution) -> None:

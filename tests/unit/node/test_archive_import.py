@@ -17,12 +17,13 @@ from agentworld_client.verifier import Verifier
 from agentworld_core.codec import encode
 from agentworld_core.errors import InvalidField
 from agentworld_core.ledger.genesis import genesis_hash
+from agentworld_node import archive_import
 from agentworld_node.archive_import import import_archive
 from agentworld_node.ledger import Ledger
 from agentworld_node.offline import FolderSource
 from agentworld_node.storage.blobs import FileBlobStore
-from agentworld_node.storage.errors import FolderLocked, StorageFull
-from agentworld_node.storage.files import LOCAL_FILES, make_folders
+from agentworld_node.storage.errors import FolderLocked, StorageFailed, StorageFull
+from agentworld_node.storage.files import LOCAL_FILES, make_folders, sync_tree
 from agentworld_node.storage.wal_segments import SegmentFolder
 from tests.unit.client.chain_source import ChainSource, a_chain
 from tests.unit.core.ledger.chains import Chain
@@ -166,6 +167,7 @@ class TestWhatIsRefused:
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
+from agentworld_node import archive_import
 from agentworld_node.archive_import import import_archive
 
 def die(done, goal):
@@ -196,3 +198,25 @@ async def test_the_genesis_is_kept_beside_the_log(chain: Chain, archive: Path, t
     with pytest.raises(InvalidField, match="another genesis"):
         Ledger.open(tmp_path / "data", other)
     assert await FolderSource(tmp_path / "data").genesis() == chain.genesis
+
+
+async def test_the_folder_gets_its_name_only_when_all_of_it_is_on_the_disk(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[str]] = []
+
+    def note(folder: Path) -> None:
+        synced.append(names_in(tmp_path))
+        sync_tree(folder)
+
+    monkeypatch.setattr(archive_import, "sync_tree", note)
+    await import_archive(archive, tmp_path / "data")
+    assert synced == [[".data.import", "world.tar"]]
+
+    def fail(folder: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(archive_import, "sync_tree", fail)
+    with pytest.raises(StorageFailed):
+        await import_archive(archive, tmp_path / "other")
+    assert names_in(tmp_path) == ["data", "world.tar"]
