@@ -24,13 +24,10 @@ async def seen(world: MemoryWorld, name: str) -> dict[str, Any]:
         return await client.consensus()
 
 
-async def becomes(world: MemoryWorld, name: str, *states: str) -> dict[str, Any]:
-    """The document of a node once its verdict is one of the states."""
-
-    def look() -> bool:
-        return world.nodes[name].node.progress.verdict().state in states
-
-    await eventually(look, what=f"{name} says {' or '.join(states)}")
+async def tells(world: MemoryWorld, name: str, message: str) -> dict[str, Any]:
+    """The document of a node once this is its verdict."""
+    progress = world.nodes[name].node.progress
+    await eventually(lambda: progress.verdict().message == message, what=f"{name} says: {message}")
     return await seen(world, name)
 
 
@@ -42,7 +39,7 @@ async def test_an_idle_world(tmp_path: Path) -> None:
     async with memory_world(Material(tmp_path, others=("g0",))) as world:
         writer = await eventually(world.writer, what="a writer")
         await world.commit("v0", registrations(2)[1])
-        found = await becomes(world, "v0", "Idle")
+        found = await tells(world, "v0", "idle: no actions wait")
         assert found["verdict"] == {
             "state": "Idle", "message": "idle: no actions wait", "stalled": False, "waited_ms": 0,
         }  # fmt: skip
@@ -58,7 +55,7 @@ async def test_an_idle_world(tmp_path: Path) -> None:
             status = await client.status()
         assert status["consensus"] == {"state": "Idle", "message": "idle: no actions wait", "stalled": False}
 
-        observer = await becomes(world, "g0", "Idle")
+        observer = await tells(world, "g0", "idle: no actions wait")
         assert (observer["votes"], observer["step"]) == (False, None)
         shown = await invoke("--gateway", world.nodes["g0"].url)
         assert shown.exit_code == 0, shown.output
@@ -75,9 +72,9 @@ async def test_too_few_validators_are_named_and_in_the_end_the_world_is_stalled(
         await eventually(world.writer, what="a writer")
         async with world.nodes["v0"].client() as client:
             await client.submit(registrations(1)[1])
-        found = await becomes(world, "v1", "NoQuorum")
         message = "2 of 4 validators are in touch and 3 are needed: no v2, v3"
-        assert found["verdict"]["message"] == message
+        found = await tells(world, "v1", message)
+        assert found["verdict"]["state"] == "NoQuorum"
         assert [row["in_touch"] for row in found["validators"]] == [True, True, False, False]
         assert found["pool"] == {"actions": 1}
         now = node_progress._now_ms
@@ -91,7 +88,7 @@ async def test_too_few_validators_are_named_and_in_the_end_the_world_is_stalled(
 
         await world.start("v2")
         await world.height(1, "v0", "v1", "v2")
-        found = await becomes(world, "v1", "Idle")
+        found = await tells(world, "v1", "idle: no actions wait")
         assert found["verdict"]["stalled"] is False
 
 
@@ -106,9 +103,8 @@ async def test_votes_that_are_missing_are_named(tmp_path: Path) -> None:
         async with world.nodes[other].client() as client:
             await client.submit(registrations(1)[1])
         missing = sorted(("v3", silent))
-        says = f"waits for 1 more of 3 prevotes: {', '.join(missing)} missing"
-        await eventually(lambda: world.nodes[other].node.progress.verdict().message == says, what=says)
-        found = await seen(world, other)
+        found = await tells(world, other, f"waits for 1 more of 3 prevotes: {', '.join(missing)} missing")
+        assert found["verdict"]["state"] == "Prevotes"
         assert found["missing"]["prevotes"] == missing
         assert found["proposer"] == writer
         votes = {row["validator_id"]: row["prevote"] for row in found["validators"]}
