@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import array
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from agentworld_core.codec import decode
 from agentworld_core.consensus.events import DurableVotes, LockedValue
@@ -55,8 +55,8 @@ class Recovery:
         self._open: list[Record] = []
         self._read_log()
 
-    def start_chain(self, *, before: int | None = None) -> ChainState:
-        """Returns the chain at the newest snapshot, below a height on request, that is whole, or at genesis."""
+    def start_chain(self, *, heights: Container[int] | None = None) -> ChainState:
+        """Returns the chain at the newest whole snapshot, of these heights if they are given, or at genesis."""
         first = chain_from_genesis(self._genesis, sandbox=self._sandbox)
         if self.commits:
             bundle = self._stores.committed(self.commits[0])
@@ -64,7 +64,7 @@ class Recovery:
                 raise other_world(self._stores.folder, bundle.block.prev_block_hash, first.block_hash)
         if not self._stores.empty_index:
             for mark in reversed(self._marks):
-                if before is not None and mark.height >= before:
+                if heights is not None and mark.height not in heights:
                     continue
                 try:
                     return self._restore(mark)

@@ -179,7 +179,7 @@ class Repairer:
         log.info("executing blocks %d to %d again", gaps[0], gaps[-1])
         try:
             recovery = Recovery(genesis, stores, sandbox=self._sandbox)
-            chain = recovery.start_chain(before=gaps[0])
+            chain = recovery.start_chain(heights={height for height in found.snapshots if height < gaps[0]})
             for bundle, execution in recovery.replay(chain):
                 self._put(execution.blobs.items(), inventory, origin="execution")
                 if bundle.block.height in cuts:

@@ -114,7 +114,7 @@ class TestWithoutHelp:
         assert not store.has(loose)
 
     async def test_it_executes_no_more_blocks_than_it_must(
-        self, folder: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+        self, folder: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         heights: list[int] = []
         replay = Recovery.replay
@@ -128,6 +128,11 @@ class TestWithoutHelp:
         blob_path(folder, needed_blobs(chain, 10)["journal"]).unlink()
         assert (await repair(folder)).after.is_whole
         assert heights == [10], "from the snapshot at height 9"
+        heights.clear()
+        blob_path(folder, needed_blobs(chain, 8)["journal"]).unlink()
+        assert (await repair(folder)).after.is_whole
+        assert heights == list(range(1, 9)), "snapshots that are not retained are not even looked for"
+        assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
 
     @pytest.mark.parametrize("how", ["garbage", "gone", "marked"])
     async def test_an_index_is_written_again_and_blocks_are_not_executed_for_it(
