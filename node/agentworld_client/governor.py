@@ -33,12 +33,14 @@ from agentworld_core.world.modules.records import (
     PROPOSALS_KEY,
     ActiveRecord,
     ArtifactRecord,
+    ChangesRecord,
     FlatRecord,
     ManifestRecord,
     ProposalCount,
     ProposalRecord,
     active_key,
     artifact_key,
+    changes_key,
     proposal_key,
 )
 from agentworld_core.world.state import agent_key
@@ -186,3 +188,9 @@ async def read_proposal(client: GatewayClient, number: int) -> ProposalRecord:
     if value is None:
         raise NotFound("there is no such proposal", field="proposal", value=number)
     return ProposalRecord.from_value(value)
+
+
+async def read_changes(client: GatewayClient, number: int) -> dict[str, Value]:
+    """Returns what an open proposal would change, as the node has it; nothing for a closed one."""
+    value = await read_value(client, changes_key(number))
+    return {} if value is None else ChangesRecord.from_value(value).changes

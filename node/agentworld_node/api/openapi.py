@@ -7,6 +7,7 @@ from importlib import metadata
 from typing import Any
 
 from agentworld_core.messages import ActionEnvelope
+from agentworld_core.world.tree_nodes import MAX_KEY_BYTES
 from agentworld_node.api.limits import MAX_BLOCKS, MAX_HEIGHT, MAX_WAIT_SECONDS
 
 _JSON, _CBOR, _SSE, _TEXT = "application/json", "application/cbor", "text/event-stream", "text/plain"
@@ -40,6 +41,7 @@ _OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] 
 
 _HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _FLAG = {"type": "string", "enum": ["0", "1", "false", "true"]}
+_KEY = {"type": "string", "maxLength": MAX_KEY_BYTES}
 _HEIGHT = {"type": "integer", "minimum": 1, "maximum": MAX_HEIGHT}
 
 _PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -60,8 +62,8 @@ _PARAMETERS: dict[str, tuple[str, dict[str, Any]]] = {
     "epoch": ("number of the epoch, or latest", {"type": "string", "pattern": "^([0-9]{1,19}|latest)$"}),
     "key": ("state key such as agent/alice", {"type": "string", "minLength": 1}),
     "hash": ("content id", _HASH),
-    "prefix": ("what the keys begin with, such as object/; all keys without it", {"type": "string"}),
-    "after": ("the key behind which to go on", {"type": "string"}),
+    "prefix": ("what the keys begin with, such as object/; all keys without it", _KEY),
+    "after": ("the key behind which to go on", _KEY),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from agentworld_client import keys as key_files
 from agentworld_client.gateway import GatewayClient
-from agentworld_client.governor import Governor, manifest_for, read_proposal
+from agentworld_client.governor import Governor, manifest_for, read_changes, read_proposal
 from agentworld_client.submit import Agent
 from agentworld_core.errors import InvalidField, NotFound, Unauthorized
 from agentworld_core.world.modules.records import ACTIVE_PREFIX
@@ -194,7 +195,8 @@ def list_proposals(target: Target) -> None:
     async def command() -> list[dict[str, Any]]:
         async with GatewayClient(target.gateway) as client:
             entries = await client.state_entries("proposal/")
-        return [{"proposal": int(entry["key"].removeprefix("proposal/")), **entry["value"]} for entry in entries]
+        named = [(entry["key"].removeprefix("proposal/"), entry["value"]) for entry in entries]
+        return [{"proposal": int(name), **value} for name, value in named if name.isdecimal()]
 
     found = run(command, output=target.output)
     if target.output is Output.json:
@@ -223,7 +225,9 @@ def show_proposal(target: Target, number: Number) -> None:
 
     async def command() -> dict[str, Any]:
         async with GatewayClient(target.gateway) as client:
-            return {"proposal": number, **_as_dict((await read_proposal(client, number)).to_value())}
+            record = await read_proposal(client, number)
+            changes = await read_changes(client, number)
+            return {"proposal": number, **dataclasses.asdict(record), "changes": changes}
 
     found = run(command, output=target.output)
     if target.output is Output.json:
@@ -282,10 +286,6 @@ async def _module_files(file: Path, manifest: Path) -> tuple[bytes, dict[str, An
 
 def _cell(name: str, item: dict[str, Any]) -> object:
     return short(item.get(name)) if name == "wasm_hash" else item.get(name, "domain" if name == "role" else None)
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    return dict(value)
 
 
 def _read(path: Path, field: str) -> bytes:

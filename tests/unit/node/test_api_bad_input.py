@@ -159,6 +159,8 @@ async def test_the_bounds_that_the_description_gives_are_those_that_hold(port: i
                         schema["enum"],
                         ["", "no", *(value.upper() for value in schema["enum"] if value.islower())],
                     )
+                elif "maxLength" in schema:
+                    right, wrong = ["a" * schema["maxLength"]], ["a" * (schema["maxLength"] + 1)]
                 else:
                     right, wrong = (
                         [schema["minimum"], schema["maximum"]],
@@ -170,7 +172,9 @@ async def test_the_bounds_that_the_description_gives_are_those_that_hold(port: i
                     named = status >= 400 and json.loads(body)["error"]["field"] == name
                     assert named == (value in wrong), (asked, body)
                 checked.append(name)
-    assert sorted(checked) == ["force", "from", "from", "limit", "proof", "timeout_s", "wait"]
+    assert sorted(checked) == [
+        "after", "force", "from", "from", "limit", "limit", "prefix", "proof", "timeout_s", "wait",
+    ]  # fmt: skip
 
 
 async def test_a_wrong_method_names_the_right_ones(port: int) -> None:

@@ -119,6 +119,7 @@ def test_a_proposal_whose_shadow_fails_says_why_and_can_be_rejected(
     manifest = {**json.loads(MANIFEST.read_text()), "exports": ["reduce", "more"], "required_caps": ["mail"]}
     (tmp_path / "wrong.json").write_text(json.dumps(manifest))
     done("module", "publish", COUNTER, "--manifest", tmp_path / "wrong.json", *gov)
+    assert done("proposal", "show", 1)["changes"]["register"] == [manifest]
     result = invoke("proposal", "shadow", 1, *gov)
     assert result.exit_code == FAILED
     assert "CAPS_DENIED" in result.stdout
