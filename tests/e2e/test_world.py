@@ -12,6 +12,7 @@ from agentworld_client import keys
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.submit import Agent, submit_all
 from agentworld_client.verifier import BundleStore, VerificationReport, Verifier
+from agentworld_node.sandbox import WasmSandbox
 from tests.e2e.kube import Body, Cluster, Namespace, Refused, RunningWorld, wait_until, world
 from tests.e2e.traffic import Traffic, assert_each_once
 
@@ -34,7 +35,8 @@ async def verify(url: str) -> VerificationReport:
     """Replays the world from genesis with a store of its own."""
     with tempfile.TemporaryDirectory() as folder:
         async with GatewayClient(url, patience=60) as client:
-            verifier = Verifier(await client.genesis(), replay=True, store=BundleStore(Path(folder)))
+            store, sandbox = BundleStore(Path(folder)), WasmSandbox()
+            verifier = Verifier(await client.genesis(), replay=True, store=store, sandbox=sandbox)
             return await verifier.verify(client)
 
 
