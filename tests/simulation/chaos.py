@@ -139,14 +139,15 @@ class Chaos:
         self.kernel.note(node.end, "leaps", f"its clock is {leap} ms further")
 
     def _wall_clock(self) -> None:
-        """Puts one clock wrong at a time, only where the others can decide without it and without malicious ones."""
+        """Puts one and the same clock wrong, only where the others can decide without it and without malicious ones.
+
+        Were it now one and then another, a block that is an hour ahead could find a quorum one by one.
+        """
         world = self.world
-        for node in world.nodes:
-            node.wall_offset = 0
-        node = self.rng.choice(world.honest)
+        node = self.kernel.rng("wrong clock").choice(world.honest)
         wrong = sum(weight for name, weight in world.scenario.members.items() if name in (node.name, *world.faulty))
         if wrong < quorum_weight(world.first_directory):
-            node.wall_offset = self.rng.choice((-HOUR_MS, HOUR_MS))
+            node.wall_offset = self.rng.choice((-HOUR_MS, 0, HOUR_MS))
             self.kernel.note(node.end, "wall clock", f"is {node.wall_offset} ms off")
 
     def _slow_disk(self) -> None:
