@@ -14,7 +14,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,6 @@ class Result:
     wrong: str = ""
     pairs: int = 0
     unit: str = "s"
-    extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the row for ``bench.json``."""
@@ -174,13 +173,7 @@ def run_case(case: Case, setting: Setting, *, machine: str) -> Result:
     if case.ceiling is None:
         return result
     limit = statistics.median(case.ceiling() for _ in range(3))
-    return Result(
-        **{
-            **{name: getattr(result, name) for name in Result.__dataclass_fields__},
-            "of_ceiling": limit / result.ours_seconds,
-            "ceiling": case.ceiling_name,
-        }
-    )
+    return replace(result, of_ceiling=limit / result.ours_seconds, ceiling=case.ceiling_name)
 
 
 def control(folder: Path, *, rounds: int) -> float:

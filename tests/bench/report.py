@@ -68,8 +68,6 @@ def row(result: Result) -> str:
         figures += f"; unsteady: the machine drifted {result.drift:.1f}x in every run"
     if result.wrong:
         figures += f"; wrong: {result.wrong}"
-    for name, value in result.extra.items():
-        figures += f"; {name}: {value}"
     return "\n".join([*lines, f"{'':5}  {figures}"])
 
 
