@@ -18,7 +18,7 @@ from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
 from agentworld_core.signing import unsigned_id
-from agentworld_node.cli import agents, keys, nodes, worlds
+from agentworld_node.cli import agents, keys, nodes, store, worlds
 from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, main
 from agentworld_node.node import Node
 from tests.unit.client.scripted import ScriptedGateway, hang_up, refusal, scripted
@@ -26,7 +26,7 @@ from tests.unit.node.conftest import ALONE
 from tests.unit.node.material import Material, next_epoch, revocation, signer
 from tests.unit.node.running import MemoryWorld
 
-COMMANDS = (agents, keys, nodes, worlds)
+COMMANDS = (agents, keys, nodes, store, worlds)
 """They register themselves when they are imported."""
 SECONDS = 30
 
