@@ -15,6 +15,7 @@ import yaml
 
 from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.topology.node_config import NodeConfig
+from agentworld_core.world.modules.shadow import MAX_ACTIVE_MODULES
 from agentworld_node.cli.app import FAILED, INTERRUPTED, app
 from agentworld_node.cli.output import Output, print_error
 
@@ -49,9 +50,11 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
         settings = NodeConfig.from_dict(plain)
     # Late, because it brings the network in, which takes its time.
     from agentworld_node.node import Node
-    from agentworld_node.sandbox import WasmSandbox
+    from agentworld_node.sandbox import SandboxSettings, WasmSandbox
 
-    running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "native-modules"))
+    # As many as may be active, so that none is loaded again and again.
+    kept = SandboxSettings(cached_modules=MAX_ACTIVE_MODULES)
+    running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "native-modules", kept))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.stop)

@@ -393,6 +393,25 @@ class TestReading:
         async with http.session.get(f"{http.url}/v1/blobs/{bundle.block.action_root}") as response:
             assert content_id(await response.read()) == bundle.block.action_root
 
+    async def test_state_is_listed_by_prefix_in_pages(self, http: Http) -> None:
+        ada = agent("ada")
+        create = [ada.act("object.create", {"object_id": f"box-{n}", "data": n}) for n in range(5)]
+        await committed(http, ada.act("agent.register", {"position": [0, 0]}), *create)
+        found: list[Any] = []
+        after = ""
+        while True:
+            status, page = await http.get(f"/v1/state?prefix=object/&after={after}&limit=2")
+            assert (status, page["height"], len(page["entries"]) <= 2) == (200, 1, True)
+            found += page["entries"]
+            after = page["next"]
+            if after is None:
+                break
+        assert [(item["key"], item["value"]["data"]) for item in found] == [(f"object/box-{n}", n) for n in range(5)]
+        async with GatewayClient(http.url) as client:
+            assert await client.state_entries("object/") == found
+            assert await client.state_entries("object/", most=3) == found[:3]
+            assert await client.state_entries("nothing/") == []
+
     async def test_everything_an_agent_may_store_can_be_read_as_json(self, http: Http) -> None:
         ada = agent("ada")
         data: Any = {"": None, "ключ": [True, -(2**63), 2**64 - 1, b"\x00\xff", "\u2028<>"], "nested": {"a": {"b": []}}}

@@ -18,7 +18,20 @@ from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
 from agentworld_core.signing import unsigned_id
-from agentworld_node.cli import agents, auditing, consensus, evidence, inspecting, keys, nodes, worlds, writer
+from agentworld_node.cli import (
+    agents,
+    auditing,
+    consensus,
+    evidence,
+    governance,
+    inspecting,
+    keys,
+    modules,
+    nodes,
+    store,
+    worlds,
+    writer,
+)
 from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, main
 from agentworld_node.node import Node
 from tests.unit.client.scripted import ScriptedGateway, hang_up, refusal, scripted
@@ -26,7 +39,20 @@ from tests.unit.node.conftest import ALONE
 from tests.unit.node.material import Material, next_epoch, revocation, signer
 from tests.unit.node.running import MemoryWorld
 
-COMMANDS = (agents, auditing, consensus, evidence, inspecting, keys, nodes, worlds, writer)
+COMMANDS = (
+    agents,
+    auditing,
+    consensus,
+    evidence,
+    governance,
+    inspecting,
+    keys,
+    modules,
+    nodes,
+    store,
+    worlds,
+    writer,
+)
 """They register themselves when they are imported."""
 SECONDS = 30
 

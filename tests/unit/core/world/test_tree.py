@@ -116,6 +116,13 @@ def test_items_yields_what_begins_with_the_prefix_in_order(contents, prefix):
     assert list(Tree.of(contents).items(prefix)) == expected
 
 
+@given(CONTENTS, st.data())
+def test_items_go_on_behind_a_key_that_is_there_or_not(contents, data):
+    tree = Tree.of(contents)
+    after = data.draw(st.sampled_from([*sorted(contents), b"", b"a", b"~"]) | st.binary(max_size=4))
+    assert list(tree.items(after=after)) == sorted((key, value) for key, value in contents.items() if key > after)
+
+
 @given(CONTENTS)
 def test_a_tree_loads_from_its_nodes(contents):
     tree = Tree.of(contents)
