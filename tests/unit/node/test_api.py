@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 
 from agentworld_client.documents import document
+from agentworld_client.gateway import GatewayClient
 from agentworld_core.codec import decode, encode
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.genesis import genesis_hash
@@ -395,8 +396,9 @@ class TestReading:
 
     async def test_state_is_listed_by_prefix_in_pages(self, http: Http) -> None:
         ada = agent("ada")
+        register = ada.act("agent.register", {"position": [0, 0]})
         create = [ada.act("object.create", {"object_id": f"box-{n}", "data": n}) for n in range(5)]
-        await committed(http, ada.act("agent.register", {"position": [0, 0]}), *create)
+        await committed(http, register, *create)
         found: list[Any] = []
         after = ""
         while True:
