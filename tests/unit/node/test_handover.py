@@ -68,6 +68,12 @@ async def refusal(world: MemoryWorld, name: str, given: WriterTransfer) -> str:
     return str(refused.value)
 
 
+async def all_see(world: MemoryWorld, writer: str, term: int) -> None:
+    """Waits until every validator has looked at the lease again, as it was told to."""
+    nodes = [world.nodes[name].node for name in VALIDATORS]
+    await eventually(lambda: all(node.writer() == (writer, term) for node in nodes), what=f"all see {writer}")
+
+
 def others(world: MemoryWorld) -> list[str]:
     return [name for name in VALIDATORS if name != world.writer()]
 
@@ -90,6 +96,7 @@ async def test_any_node_takes_the_wish_and_the_world_goes_on_at_once(world: Memo
         bundle = world.nodes["g0"].node.ledger.bundle(world.nodes["g0"].height)
         assert bundle is not None
         assert (bundle.block.proposer_id, bundle.block.term) == (target, term)
+        await all_see(world, target, term)
         assert (await ask(world, "g0", wish(target, term - 1)))["term"] == term, "asking again changes nothing"
         assert "by now" in await refusal(world, "g0", wish(others(world)[0], term - 1)), "and the wish is spent"
 
