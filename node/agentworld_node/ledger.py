@@ -73,6 +73,7 @@ class Ledger(LedgerReads):
         self._broken = asyncio.Event()
         self._listeners: list[Callable[[BlockBundle], None]] = []
         self._snapshot: asyncio.Task[None] | None = None
+        self._marked = recovery.marked
         self._writing = threading.Lock()  # held while a thread writes blobs or index, so that closing waits for it
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -106,8 +107,12 @@ class Ledger(LedgerReads):
             raise
 
     def limit_blobs(self, max_bytes: int) -> None:
-        """Lets the blobs of new blocks take no more room than this in all; 0 means no limit."""
+        """Makes the ledger full when all blobs together reach this size; 0 means no limit.
+
+        A full ledger still commits what a quorum has decided; it is for others to give it no new work.
+        """
         self._stores.blobs.limit_total(max_bytes)
+        self._found_room()
 
     def retain(self, snapshots: int) -> None:
         """Keeps this many snapshots from now on and removes older ones, which makes room; before anything is committed.
@@ -273,15 +278,18 @@ class Ledger(LedgerReads):
         await asyncio.sleep(self.room_retry_seconds)
 
     def _found_room(self) -> None:
-        if self.full:
+        full = self._stores.blobs.is_full
+        if full and not self.full:
+            log.error("the blobs have reached spec.storage.maxBlobBytes: no new work is taken")
+        if self.full and not full:
             log.info("the data folder takes data again")
-        self.full = False
+        self.full = full
 
     def _write_derived(self, bundle: BlockBundle, execution: Execution) -> None:
         """Writes blobs and index rows of a block whose log record is durable; writing them again changes nothing."""
         block, batch, certificate = encode(bundle.block), encode(bundle.batch), encode(bundle.certificate)
         blobs, index = self._stores.blobs, self._stores.index
-        blobs.put_many([block, batch, certificate, *execution.blobs.values()])
+        blobs.put_owed([block, batch, certificate, *execution.blobs.values()])
         height = bundle.block.height
         entry = BlockEntry(
             height=height,
@@ -302,7 +310,7 @@ class Ledger(LedgerReads):
         index.put_block(entry, rows)
         change = bundle.block.directory_change
         if change is not None and bundle.batch.directory is not None:
-            stored_as = blobs.put(encode(bundle.batch.directory), durable=True)
+            (stored_as,) = blobs.put_owed([encode(bundle.batch.directory)], durable=True)
             index.put_directory(DirectoryEntry(change.epoch, stored_as, change.effective_height))
 
     def _begin_snapshot(self, block: WorldBlock) -> None:
@@ -317,6 +325,7 @@ class Ledger(LedgerReads):
             await self._write(lambda: self._make_durable(block))
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
+            self._marked = max(self._marked, block.height)
             async with self._applying:  # a block that is being committed may share what would be removed
                 await self._write(self._drop_old_snapshots)
         except AgentWorldError as error:
@@ -335,7 +344,8 @@ class Ledger(LedgerReads):
 
     def _drop_old_snapshots(self) -> None:
         """Removes what only snapshots need that are not retained any more, but for what a pin keeps."""
-        heights = [item.height for item in self._stores.index.snapshots()]
+        # Only one that the log has a mark of can be begun from; those of later rows count among the blocks after it.
+        heights = [item.height for item in self._stores.index.snapshots() if item.height <= self._marked]
         old, kept = heights[: -self.retain_snapshots], heights[-self.retain_snapshots :]
         if not old:
             return

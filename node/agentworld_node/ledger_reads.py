@@ -16,7 +16,7 @@ from typing import Any
 import cbor2
 
 from agentworld_client.documents import document
-from agentworld_core.codec import decode, decode_value, encode
+from agentworld_core.codec import array_head, decode, decode_value, encode
 from agentworld_core.errors import AgentWorldError, NotFound
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.chain import ChainState
@@ -100,7 +100,7 @@ class LedgerReads:
             if found and size > max_bytes:
                 break
             found.append(_BUNDLE + b"".join(parts))
-        return _LIST_OF_BLOCKS + _array_head(len(found)) + b"".join(found)
+        return _LIST_OF_BLOCKS + array_head(len(found)) + b"".join(found)
 
     def height_of(self, block_hash: str) -> int | None:
         """Returns the height of a committed block, None when there is no such block."""
@@ -245,10 +245,3 @@ class LedgerReads:
         self._receipts[height] = receipts
         while len(self._receipts) > RECEIPT_BLOCKS_KEPT:
             self._receipts.popitem(last=False)
-
-
-def _array_head(count: int) -> bytes:
-    """Returns the CBOR head of an array of fewer than 65,536 items (RFC 8949 section 3.1)."""
-    if count < 24:
-        return bytes([0x80 + count])
-    return bytes([0x98, count]) if count < 256 else b"\x99" + count.to_bytes(2, "big")

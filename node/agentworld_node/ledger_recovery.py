@@ -55,6 +55,11 @@ class Recovery:
         self._open: list[Record] = []
         self._read_log()
 
+    @property
+    def marked(self) -> int:
+        """The height of the newest snapshot that the log has a mark of, 0 without one."""
+        return max((mark.height for mark in self._marks), default=0)
+
     def start_chain(self, *, heights: Container[int] | None = None) -> ChainState:
         """Returns the chain at the newest whole snapshot, of these heights if they are given, or at genesis."""
         first = chain_from_genesis(self._genesis, sandbox=self._sandbox)

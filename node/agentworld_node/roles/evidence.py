@@ -12,7 +12,13 @@ import time
 from typing import Any
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.consensus.evidence import Evidence, check_equivocation, evidence_id
+from agentworld_core.consensus.evidence import (
+    MAX_EVIDENCE,
+    PER_VALIDATOR,
+    Evidence,
+    check_equivocation,
+    evidence_id,
+)
 from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
 from agentworld_core.messages import Equivocation
 from agentworld_core.names import protocol, topic
@@ -38,7 +44,7 @@ class EvidenceRole:
         self._network = network
         self._metrics = metrics
         self._world_id = ledger.genesis.world_id
-        self._keeping: dict[str, None] = {}
+        self._keeping: dict[str, str] = {}  # by id, the validator that it is about
         self._liars = Strikes(first=10.0, longest=320.0)
         self._topic = topic(self._world_id, "consensus.evidence")
         self._tasks: asyncio.TaskGroup | None = None
@@ -54,11 +60,11 @@ class EvidenceRole:
     def found(self, evidence: Equivocation) -> None:
         """Takes in a proof that is known to be right, and makes it durable before it is told to anybody."""
         key = evidence_id(evidence)
-        if key in self._keeping or not self._ledger.evidence.lacks(evidence):
+        if key in self._keeping or not self._wants(evidence):
             return
         if self._tasks is None:
             raise RuntimeError("the role has not been started")
-        self._keeping[key] = None
+        self._keeping[key] = evidence.first.validator_id
         self._tasks.create_task(self._keep(key, evidence), name="keep-evidence")
 
     def all(self) -> Evidence:
@@ -107,9 +113,15 @@ class EvidenceRole:
             self._refused("consensus.evidence", peer_id, error)
 
     def _take(self, evidence: Equivocation) -> None:
-        if self._ledger.evidence.lacks(evidence):
+        if self._wants(evidence):
             self._check(evidence)
             self.found(evidence)
+
+    def _wants(self, evidence: Equivocation) -> bool:
+        """True when the proof would be kept, also after all those that are being written."""
+        held, waiting = self._ledger.evidence, list(self._keeping.values())
+        of_one = waiting.count(evidence.first.validator_id)
+        return held.lacks(evidence) and of_one < PER_VALIDATOR and len(waiting) + len(held) < MAX_EVIDENCE
 
     async def _reconcile_forever(self) -> None:
         """Asks one peer after another for the proofs that this node lacks; a lost message costs one interval."""

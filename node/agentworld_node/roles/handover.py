@@ -174,7 +174,10 @@ class HandOver:
 
     async def _serve_prepare(self, _peer_id: str, payload: bytes) -> bytes:
         self._check_target(decode(WriterTransfer, payload, limit=MESSAGE_LIMIT))
-        return encode(Readiness(self._around.unfit(), self._ledger.height))
+        reason = self._around.unfit()
+        if self._lease is None or not self._lease.sight().answers:
+            reason = reason or "the store of the lease does not answer it"
+        return encode(Readiness(reason, self._ledger.height))
 
     async def _serve_take(self, _peer_id: str, payload: bytes) -> bytes:
         self._check_target(decode(WriterTransfer, payload, limit=MESSAGE_LIMIT))

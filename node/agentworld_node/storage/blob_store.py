@@ -137,10 +137,18 @@ class Room:
         with self._lock:
             self._max_bytes, self._used = max_bytes, used
 
-    def take(self, size: int) -> None:
-        """Takes room for bytes that will be stored; raises StorageFull, and takes nothing, without enough of it."""
+    @property
+    def is_full(self) -> bool:
+        """True when there is a limit, and it is reached or passed."""
+        return 0 < self._max_bytes <= self._used
+
+    def take(self, size: int, *, owed: bool = False) -> None:
+        """Takes room for bytes that will be stored; raises StorageFull, and takes nothing, without enough of it.
+
+        What is ``owed`` is taken in any case.
+        """
         with self._lock:
-            if self._max_bytes and self._used + size > self._max_bytes:
+            if not owed and self._max_bytes and self._used + size > self._max_bytes:
                 raise StorageFull(
                     f"{self._used} of {self._max_bytes} bytes are used, and {size} more are needed",
                     field="spec.storage.maxBlobBytes",

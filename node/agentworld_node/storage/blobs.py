@@ -92,11 +92,21 @@ class FileBlobStore:
             self.sync([blob_hash])
 
     def put_many(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
+        return self._put_all(items, durable=durable, owed=False)
+
+    def put_owed(self, items: Iterable[bytes], *, durable: bool = False) -> list[str]:
+        """Does what ``put_many`` does for what is committed already: the limit of ``limit_total`` does not count.
+
+        How far it is passed follows from what was committed before ``is_full`` was looked at.
+        """
+        return self._put_all(items, durable=durable, owed=True)
+
+    def _put_all(self, items: Iterable[bytes], *, durable: bool, owed: bool) -> list[str]:
         hashes = []
         for data in items:
             check_size(data, self._limit)
             blob_hash = content_id(data)
-            self._store(blob_hash, data)
+            self._store(blob_hash, data, owed=owed)
             hashes.append(blob_hash)
         if durable:
             self.sync(hashes)
@@ -173,6 +183,11 @@ class FileBlobStore:
         if max_bytes:
             self._room.limit(max_bytes, used=sum(entry.size for entry in self.entries()))
 
+    @property
+    def is_full(self) -> bool:
+        """True when the limit of ``limit_total`` is reached or passed."""
+        return self._room.is_full
+
     def set_aside(self, blob_hash: str) -> None:
         """Moves a blob that is damaged to the quarantine; nothing happens to one that is whole or not there."""
         try:
@@ -227,7 +242,7 @@ class FileBlobStore:
     def _temporary_path(self, blob_hash: str) -> Path:
         return self._temporary / f"{blob_hash}.{os.getpid()}.{threading.get_ident()}.{next(self._numbers)}"
 
-    def _store(self, blob_hash: str, data: bytes) -> None:
+    def _store(self, blob_hash: str, data: bytes, *, owed: bool = False) -> None:
         path = self._path(blob_hash)
         with typed_errors("looking for a blob", path):
             size = self._files.size(path)
@@ -240,7 +255,7 @@ class FileBlobStore:
                 return
             except (BlobCorrupt, BlobNotFound):
                 self._counting.add(healed=1)
-        self._room.take(len(data))
+        self._room.take(len(data), owed=owed)
         try:
             with typed_errors("storing a blob", path):
                 self._write(path, data)

@@ -513,7 +513,7 @@ class TestFailingDisk:
         ledger.close()
         assert log_kinds(tmp_path) == [COMMIT]
 
-    @pytest.mark.parametrize(("owner", "method"), [(FileBlobStore, "put_many"), (Index, "put_block")])
+    @pytest.mark.parametrize(("owner", "method"), [(FileBlobStore, "put_owed"), (Index, "put_block")])
     async def test_a_full_disk_behind_the_log_is_waited_out(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
     ) -> None:
@@ -529,26 +529,57 @@ class TestFailingDisk:
         ledger.close()
         assert log_kinds(tmp_path) == [COMMIT]
 
-    async def test_a_limit_on_blobs_is_waited_out_and_does_not_keep_a_node_from_starting(
+    async def test_a_limit_on_blobs_makes_the_ledger_full_and_holds_no_commit_up(
         self, tmp_path: Path, chain: Chain
     ) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
-        ledger.room_retry_seconds = 0.01
         ledger.limit_blobs(1)
-        task = asyncio.create_task(ledger.apply(chain.bundles[1]))
-        await eventually(lambda: ledger.full)
-        assert (ledger.height, ledger.failure) == (1, None)
+        assert ledger.full
+        assert await ledger.apply(chain.bundles[1])
+        assert (ledger.height, ledger.full, ledger.bundle(2)) == (2, True, chain.bundles[1])
         ledger.limit_blobs(0)
-        assert await task
-        assert (ledger.height, ledger.full) == (2, False)
-        ledger.limit_blobs(1)
-        task = asyncio.create_task(ledger.apply(chain.bundles[2]))
-        await eventually(lambda: ledger.full)
-        task.cancel()
+        assert not ledger.full
         ledger.close()
+
+    async def test_the_room_of_old_snapshots_ends_the_fullness(self, tmp_path: Path, chain: Chain) -> None:
+        ledger = await filled(tmp_path, chain, upto=5)
+        ledger.retain(1)
+        used = sum(entry.size for entry in ledger._stores.blobs.entries())
+        await ledger.apply(chain.bundles[5])
+        await ledger.settle()
+        after = sum(entry.size for entry in ledger._stores.blobs.entries())
+        ledger.limit_blobs(after)
+        assert ledger.full
+        assert [item.height for item in ledger._stores.index.snapshots()] == [6]
+        ledger.limit_blobs(after + used)
+        assert not ledger.full
+        ledger.close()
+
+    async def test_a_snapshot_without_its_mark_does_not_count_as_one_that_is_kept(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger = await filled(tmp_path, chain, upto=5)
+        append, refused = WriteAheadLog.append, []
+
+        def no_mark(log: WriteAheadLog, kind: int, payload: bytes) -> int:
+            if kind == SNAPSHOT:
+                refused.append(kind)
+                raise StorageFull("no room")
+            return append(log, kind, payload)
+
+        monkeypatch.setattr(WriteAheadLog, "append", no_mark)
+        await ledger.apply(chain.bundles[5])
+        await eventually(lambda: refused)
+        monkeypatch.undo()
+        ledger.close()
+
         again = Ledger.open(tmp_path, chain.genesis)
-        assert again.height == 3, "the log has it, so it is committed"
+        again.retain(1)
+        assert again._stores.blobs.has(chain.bundles[2].block.snapshot_ref or "")
         again.close()
+        executed = spy_on_execution(monkeypatch)
+        Ledger.open(tmp_path, chain.genesis).close()
+        assert min(executed) > 3, "it begins at the snapshot of height 3"
 
     async def test_a_log_that_fails_is_final(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch

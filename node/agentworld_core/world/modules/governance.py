@@ -2,9 +2,8 @@
 
 Every action here must be signed with a governance key of the directory that governs the height. A proposal goes from
 ``proposed`` over ``shadowed`` and ``approved`` to ``applied``, or to ``rejected`` from any of these. Who approves is
-not the author, and signs with another key where the directory has more than one; together their keys must reach the
-governance threshold, as under a directory. Rules of modules do not judge these actions: otherwise a bad rule could
-never be taken out of force.
+not the author; together their keys must reach the governance threshold, as under a directory, each counted once. Rules
+of modules do not judge these actions: otherwise a bad rule could never be taken out of force.
 """
 
 from __future__ import annotations
@@ -122,10 +121,6 @@ def _approve(office: Office, action: ActionEnvelope, payload: Payload) -> Produc
     key_id = key_id_of(action.public_key)
     if action.actor_id in _people(record):
         raise ActionRefused("unauthorized", f"{action.actor_id} is the author of this proposal, or has approved it")
-    if len(office.governance.key_ids) > 1 and key_id in _keys(record):
-        raise ActionRefused(
-            "unauthorized", "another governance key than those of the author and the approvers must sign"
-        )
     settled = _reached(office, [*_keys(record), key_id])
     approval: Payload = {"proposal": number, "approver": action.actor_id, "key_id": key_id, "settled": settled}
     return [(events.PROPOSAL_APPROVED, approval)]

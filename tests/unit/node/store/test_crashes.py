@@ -57,7 +57,7 @@ class Machine:
         try:
             while True:
                 ledger = Ledger.open(self.folder, self.chain.genesis, files=self.disk)
-                ledger.retain_snapshots = self.retain
+                ledger.retain(self.retain)
                 await self.commit(ledger, self.rng.randrange(1, LAST))
                 done = ledger.height == LAST
                 ledger.close()
