@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.consensus.evidence import Evidence, evidence_id
+from agentworld_core.consensus.evidence import PER_VALIDATOR, Evidence, evidence_id
 from agentworld_core.messages import Equivocation
 from agentworld_core.names import topic
 from agentworld_node.cli import evidence as evidence_commands
@@ -58,6 +58,16 @@ class TestRole:
             assert [item for _, item in it.ledger.evidence.items()] == [of()], "it survives a restart"
         with WriteAheadLog.open(tmp_path / "log") as wal:
             assert sum(record.kind == EVIDENCE for record in wal.records()) == 1
+
+    async def test_a_flood_of_right_proofs_is_bounded_while_they_are_written(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it:
+            role = it.evidence()
+            for height in range(1, 60):
+                role.found(of(height=height))
+            role.found(of("c"))
+            await eventually(lambda: len(it.ledger.evidence) == PER_VALIDATOR + 1)
+        with WriteAheadLog.open(tmp_path / "log") as wal:
+            assert sum(record.kind == EVIDENCE for record in wal.records()) == PER_VALIDATOR + 1
 
     async def test_what_is_told_is_checked(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
