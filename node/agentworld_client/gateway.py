@@ -96,7 +96,7 @@ class GatewayClient:
         try:
             return decode(WorldHeadAnnounce, await self._request("GET", "/v1/head"))
         except GatewayError as error:
-            if error.code == "not_found":
+            if error.code == "not_found" and error.field != "path":  # of an address that is no gateway
                 return None
             raise
 

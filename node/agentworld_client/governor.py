@@ -38,10 +38,12 @@ from agentworld_core.world.modules.records import (
     ManifestRecord,
     ProposalCount,
     ProposalRecord,
+    RegistryRecord,
     active_key,
     artifact_key,
     changes_key,
     proposal_key,
+    registry_key,
 )
 from agentworld_core.world.state import agent_key
 
@@ -84,8 +86,21 @@ class Governor:
         raise refused or TimedOut("the artifact is not whole yet", field="artifact", value=artifact)
 
     async def changes_for(self, manifest: dict[str, Value], *, activate: bool) -> dict[str, Value]:
-        """Returns the change set that registers a module, or upgrades the one that is active under its id."""
+        """Returns the change set that registers a module, or upgrades the one that is active under its id.
+
+        A version that is registered already is only activated; InvalidField when that was with another manifest.
+        """
         found = parse_manifest(manifest)
+        known = await self._record(registry_key(found.module_id, found.version), RegistryRecord)
+        if known is not None:
+            if known.manifest != manifest:
+                raise InvalidField(
+                    "is registered with another manifest",
+                    field="manifest.version",
+                    value=found.version,
+                    remedy="give the module a new version",
+                )
+            return {"activate": [{"module_id": found.module_id, "version": found.version}]}
         active = await self._record(active_key(found.module_id), ActiveRecord)
         changes: dict[str, Value] = {"register": [manifest]}
         if active is not None:

@@ -149,6 +149,8 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
     if not view.open:
         return PACING, "the next block waits for the block interval to pass"
     if whose is not None and whose == view.own_id:
+        if view.step in ("prevote", "precommit"):
+            return NO_PROPOSAL, "this node had no block in time; the next attempt follows"
         return BUILDING, "this node builds the next block"
     return NO_PROPOSAL, f"waits for the proposal of {whose or 'the writer'}"
 

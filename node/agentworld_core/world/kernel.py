@@ -205,7 +205,12 @@ class _Run:
     ) -> Sequence[tuple[str, Payload]]:
         """Executes an action as far as the rules of modules let it, and tells the modules that it was taken."""
         kind = action.action_kind
-        verdict = merge_decisions(modules.decide(action.action_id, action.actor_id, kind, payload))
+        verdict = merge_decisions(
+            # Nor do rules keep the agents out who may take them out of force.
+            []
+            if kind == AGENT_REGISTER and key_id_of(action.public_key) in self._office.governance.key_ids
+            else modules.decide(action.action_id, action.actor_id, kind, payload)
+        )
         if verdict.override is not None:
             instead, payload = verdict.override
             overridden: Payload = {"actor_id": action.actor_id, "from": kind, "kind": instead, "payload": payload}

@@ -161,7 +161,7 @@ def approve(target: Target, number: Number, *, key: KeyOption, agent: AgentOptio
 
 @client_command(proposals)
 def apply(target: Target, number: Number, *, key: KeyOption, agent: AgentOption = None) -> None:
-    """Put an approved proposal into force; the world goes on with it from the next action on."""
+    """Put an approved proposal into force; it counts from the next block on."""
 
     async def command(governor: Governor) -> dict[str, Any]:
         await governor.apply(number)

@@ -70,6 +70,7 @@ class HandOver:
         self._keyring = keyring
         self._network = network
         self._lease = lease
+        self._asked = False
         self.under_way = False
 
     def start(self) -> None:
@@ -113,15 +114,17 @@ class HandOver:
                 log.debug("a member was not told that the lease has changed: %s", outcome)
 
     async def _hand_over(self, wish: WriterTransfer, lease: LeaseLoop) -> Writer:
-        if self.under_way:
+        if self._asked:
             raise Busy("another hand-over is under way", remedy="wait for it")
         target, peer_id = wish.target_id, self._peer(wish.target_id)
         if peer_id not in self._network.connected():
             raise NotAvailable("is not in touch with the writer", field="target_id", value=target)
-        self.under_way = True
+        self._asked = True
         began = time.monotonic()
         try:
             await self._check_ready(target, peer_id, wish)
+            # Only now this node proposes nothing more: a target that cannot write costs no block.
+            self.under_way = True
             await self._finish_block()
             term = await _within(
                 STORE_SECONDS, lease.hand_over(target), "the store of the lease did not answer in time"
@@ -136,12 +139,20 @@ class HandOver:
                 ) from error
             await self.tell_all()
         finally:
-            self.under_way = False
+            self._asked = self.under_way = False
         log.info("%s writes, %.0f ms after it was asked for", target, (time.monotonic() - began) * 1000)
         return decode(Writer, answer, limit=MESSAGE_LIMIT)
 
     async def _check_ready(self, target: str, peer_id: str, wish: WriterTransfer) -> None:
-        answer = await self._network.request(peer_id, PREPARE_WRITER, encode(wish), timeout=ASK_SECONDS)
+        try:
+            answer = await self._network.request(peer_id, PREPARE_WRITER, encode(wish), timeout=ASK_SECONDS)
+        except AgentWorldError as error:
+            raise NotAvailable(
+                f"does not answer, and nothing was changed: {error}",
+                field="target_id",
+                value=target,
+                remedy="choose another validator",
+            ) from error
         ready = decode(Readiness, answer, limit=MESSAGE_LIMIT)
         if ready.reason is not None:
             raise NotAvailable(f"cannot write now: {ready.reason}", field="target_id", value=target)

@@ -186,6 +186,10 @@ class TestSubmitting:
 
 
 class TestReading:
+    def test_an_address_that_is_no_gateway_is_no_world_without_blocks(self, node: Node) -> None:
+        result = invoke("head", "--gateway", f"http://127.0.0.1:{node.http_port}/elsewhere")
+        assert (result.exit_code, "path" in result.stderr) == (FAILED, True), result.output
+
     def test_head_status_and_keys(self, node: Node, ada: tuple[str, ...]) -> None:
         assert "no block has been committed yet" in invoke("head").stdout
         assert lines(invoke("head", "-o", "json")) == [None]

@@ -103,7 +103,13 @@ def test_a_module_is_published_acts_and_is_upgraded(
     assert done("module", "show", "counter")["manifest"]["version"] == "1.1.0"
     assert invoke("submit", *ada, "counter.add", '{"by": 1}').exit_code == 0
     assert count(node) == [8, 3]
-    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied", "applied"]
+    assert done("module", "publish", COUNTER, "--manifest", MANIFEST, *gov)["proposal"] == 3
+    put_into_force(3, gov)
+    assert done("module", "show", "counter")["manifest"]["version"] == "1.0.0", "a version is put into force again"
+    (tmp_path / "other.json").write_text(json.dumps({**newer, "name": "Another"}))
+    other = invoke("module", "publish", COUNTER, "--manifest", tmp_path / "other.json", *gov)
+    assert (other.exit_code, "another manifest" in other.stderr) == (FAILED, True), other.output
+    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied"] * 3
     for words in (
         ("module", "list"),
         ("module", "show", "counter@1.0.0"),

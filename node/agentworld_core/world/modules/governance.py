@@ -207,7 +207,9 @@ def _manifest(office: Office) -> ManifestRecord:
 
 def _check_base(base: str, manifest: ManifestRecord) -> None:
     if base != manifest.hash:
-        raise ActionRefused("stale_base", f"base: the manifest is {manifest.hash}, version {manifest.version}")
+        raise ActionRefused(
+            "stale_base", f"base: the manifest is {manifest.hash}, version {manifest.version}; propose again"
+        )
 
 
 def _proposal(office: Office, payload: Payload, states: Sequence[str]) -> tuple[int, ProposalRecord]:

@@ -124,6 +124,11 @@ def test_the_own_turn() -> None:
         words.BUILDING,
         "this node builds the next block",
     )
+    bench.fire("propose")
+    assert told(bench, lease=dataclasses.replace(HELD, holder="a")) == (
+        words.NO_PROPOSAL,
+        "this node had no block in time; the next attempt follows",
+    )
 
 
 def test_the_block_interval() -> None:

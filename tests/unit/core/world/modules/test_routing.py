@@ -18,7 +18,7 @@ from agentworld_core.world.modules.records import EffectCount, ModuleStateRecord
 from agentworld_core.world.modules.sandbox import SandboxFault
 from agentworld_core.world.state import read, read_agent
 from tests.unit.core.world.agents import WORLD, World, action, register
-from tests.unit.core.world.modules.governed import LIMITS, GovernedWorld, failing, kinds, payload_of
+from tests.unit.core.world.modules.governed import AUTHOR, LIMITS, GovernedWorld, failing, kinds, payload_of
 
 
 def verdict(given, **fields):
@@ -141,6 +141,13 @@ def test_a_rule_denies_and_the_action_is_refused_with_a_receipt():
     assert (result.receipts[0].code, result.receipts[0].message) == ("denied", "gate denies it: closed")
     assert result.receipts[0].event_count == 2
     assert world.codes(world.signed("ada", "object.create", {"object_id": "o", "data": 1})) == ["ok"]
+
+
+def test_no_rule_keeps_an_agent_of_governance_out():
+    world = a_world()
+    world.install("gate", deciding(verdict="deny"), role="rule", subscriptions=[{"action_kinds": ["*"]}])
+    assert world.codes(world.signed("eve", "agent.register", {})) == ["denied"]
+    assert world.codes(world.signed("successor", "agent.register", {}, key=AUTHOR)) == ["ok"]
 
 
 def test_a_rule_puts_another_action_in_place():
