@@ -22,7 +22,7 @@ QUICK ?=
 COUNT ?= 100000
 SECONDS ?= 0
 # Processes for the unit tests, for example auto; one when empty.
-WORKERS ?=
+PROCESSES ?=
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
 ARGS ?=
 
@@ -46,7 +46,7 @@ test: setup ## Everything: check, simulation, integration, chart, cluster and en
 
 .PHONY: check
 check: setup ## Lint, types, unit tests and a short simulation, in under three minutes
-	@hack/stages lint types "unit WORKERS=auto" "simulation SEEDS=$(SEEDS)"
+	@hack/stages lint types "unit PROCESSES=auto" "simulation SEEDS=$(SEEDS)"
 
 .PHONY: lint
 lint: setup ## Style, formatting, import contracts, generated files
@@ -69,7 +69,7 @@ types: setup ## mypy, strict for everything that ships
 
 .PHONY: unit
 unit: setup ## Tests without processes, sockets or clusters
-	@$(PYTEST) tests/unit $(if $(WORKERS),--numprocesses $(WORKERS) --dist loadfile) $(ARGS)
+	@$(PYTEST) tests/unit $(if $(PROCESSES),--numprocesses $(PROCESSES) --dist loadfile) $(ARGS)
 
 .PHONY: fuzz
 fuzz: setup ## Mutated inputs for every decoder; COUNT=100000 for each, or SECONDS=60 for all, ARGS='--seed 7'
