@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import sqlite3
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -177,3 +178,24 @@ def typed_errors(doing: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise storage_error(error, doing=doing, path=path) from error
+
+
+@contextmanager
+def sqlite_errors(
+    field: str, path: Path, *, damaged: Callable[[Path, str], AgentWorldError], busy: str
+) -> Iterator[None]:
+    """Turns errors of SQLite into ours: damage into what ``damaged`` makes of path and reason, a lock into Busy."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", None)
+        primary = None if code is None else code & 0xFF
+        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise damaged(path, str(error)) from error
+        if primary == sqlite3.SQLITE_FULL:
+            raise StorageFull(
+                f"no room for the {field}", field=field, value=path, remedy="free space or enlarge the volume"
+            ) from error
+        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise Busy(busy, field=field, value=path) from error
+        raise StorageFailed(f"the {field} failed: {error}", field=field, value=path) from error

@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,8 +22,7 @@ from agentworld_node.storage.errors import (
     IndexConflict,
     IndexDamaged,
     IndexTooNew,
-    StorageFailed,
-    StorageFull,
+    sqlite_errors,
     typed_errors,
 )
 from agentworld_node.storage.files import LOCAL_FILES, make_folders
@@ -350,20 +349,5 @@ def _damaged(path: Path, reason: str) -> IndexDamaged:
     )
 
 
-@contextmanager
-def _typed(path: Path) -> Iterator[None]:
-    """Turns errors of SQLite into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)
-        primary = None if code is None else code & 0xFF
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise _damaged(path, str(error)) from error
-        if primary == sqlite3.SQLITE_FULL:
-            raise StorageFull(
-                "no room for the index", field="index", value=path, remedy="free space or enlarge the volume"
-            ) from error
-        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise Busy("another process uses the index", field="index", value=path) from error
-        raise StorageFailed(f"the index failed: {error}", field="index", value=path) from error
+def _typed(path: Path) -> AbstractContextManager[None]:
+    return sqlite_errors("index", path, damaged=_damaged, busy="another process uses the index")

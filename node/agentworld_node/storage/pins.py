@@ -10,14 +10,13 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentworld_core.errors import Busy
-from agentworld_node.storage.errors import PinsDamaged, StorageFailed, StorageFull, TooManyPins
+from agentworld_node.storage.errors import PinsDamaged, TooManyPins, sqlite_errors
 
 MAX_PINS = 10_000
 MAX_LINKS = 10_000_000
@@ -180,20 +179,5 @@ def _damaged(path: Path, reason: str) -> PinsDamaged:
     )
 
 
-@contextmanager
-def _typed(path: Path) -> Iterator[None]:
-    """Turns errors of SQLite into ours."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", None)
-        primary = None if code is None else code & 0xFF
-        if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise _damaged(path, str(error)) from error
-        if primary == sqlite3.SQLITE_FULL:
-            raise StorageFull(
-                "no room for the pins", field="pins", value=path, remedy="free space or enlarge the volume"
-            ) from error
-        if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise Busy("somebody removes blobs, or changes the pins", field="pins", value=path) from error
-        raise StorageFailed(f"the pins failed: {error}", field="pins", value=path) from error
+def _typed(path: Path) -> AbstractContextManager[None]:
+    return sqlite_errors("pins", path, damaged=_damaged, busy="somebody removes blobs, or changes the pins")
