@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -15,6 +14,7 @@ from agentworld_client.gateway import GatewayClient
 from agentworld_client.governor import Governor, manifest_for, read_changes, read_proposal
 from agentworld_client.submit import Agent
 from agentworld_core.errors import InvalidField, NotFound, Unauthorized
+from agentworld_core.world.modules.documents import read_json
 from agentworld_core.world.modules.records import ACTIVE_PREFIX
 from agentworld_node.cli.app import FAILED, Target, app, client_command, run
 from agentworld_node.cli.modules import module_app
@@ -298,9 +298,10 @@ def _read(path: Path, field: str) -> bytes:
 def _object(path: Path, field: str) -> dict[str, Any]:
     """Returns the JSON object in a file; raises InvalidField."""
     try:
-        found = json.loads(_read(path, field))
-    except (ValueError, RecursionError) as error:
+        text = _read(path, field).decode()
+    except UnicodeDecodeError as error:
         raise InvalidField(f"is not JSON: {error}", field=field, value=path) from error
+    found = read_json(text, field)
     if not isinstance(found, dict):
         raise InvalidField("must be a JSON object", field=field, value=path)
     return found
