@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import gzip
 import json
@@ -302,10 +303,12 @@ async def test_truncated_bodies_end_nothing(port: int, path: str) -> None:
     )
     for request in cut:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request)
-        writer.write_eof()
-        async with asyncio.timeout(20):
-            answer = await reader.read()
+        answer = b""
+        with contextlib.suppress(OSError):  # the server may have ended the connection before we half-close it
+            writer.write(request)
+            writer.write_eof()
+            async with asyncio.timeout(20):
+                answer = await reader.read()
         writer.close()
         assert b" 500 " not in answer
         assert b"Traceback" not in answer
