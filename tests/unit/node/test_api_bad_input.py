@@ -303,10 +303,11 @@ async def test_truncated_bodies_end_nothing(port: int, path: str) -> None:
     )
     for request in cut:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        answer = b""
-        with contextlib.suppress(OSError):  # the server may have ended the connection before we half-close it
-            writer.write(request)
+        writer.write(request)
+        with contextlib.suppress(OSError):  # the server may have reset the connection before we half-close it
             writer.write_eof()
+        answer = b""
+        with contextlib.suppress(ConnectionError):
             async with asyncio.timeout(20):
                 answer = await reader.read()
         writer.close()
