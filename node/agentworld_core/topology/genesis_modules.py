@@ -70,7 +70,6 @@ def resolve_modules(
     for index, spec in enumerate(genesis.modules):
         try:
             module = _resolve(spec, f"{_FIELD}[{index}]", config_maps, sources)
-            check_size([module], f"{_FIELD}[{index}]")
             check_module(module, f"{_FIELD}[{index}] ({spec.module_id})", sandbox=sandbox)
         except InvalidField as error:
             problems.append(error)
@@ -91,6 +90,7 @@ def _resolve(
     source, key = _place(spec.artifact, f"{field}.artifact", config_maps, sources)
     name = _manifest_key(source, key, f"{field}.artifact")
     code, place = source.files[key], f"{field}.artifact: {source.says}, {name}"
+    check_size([GenesisModule(b"", code)], f"{field}.artifact: {source.says}, {key}")
     if len(source.files[name]) > MAX_MANIFEST_TEXT:
         raise InvalidField(f"has more than {MAX_MANIFEST_TEXT} bytes: no manifest is that large", field=place)
     try:

@@ -98,6 +98,11 @@ def test_modules_are_in_order_of_their_ids() -> None:
         ),
         (source(counter__wasm=CODE), "spec.genesis.modules[0].artifact", "add the module's manifest as manifest.json"),
         (source(counter__wasm=CODE, manifest__json=b"{"), "manifest.json", "is not JSON"),
+        (
+            source(counter__wasm=CODE + bytes(2**20), manifest__json=MANIFEST),
+            "ConfigMap counter, counter.wasm",
+            "may have 917504 bytes together",
+        ),
         (source(counter__wasm=CODE, manifest__json=b"\xff"), "manifest.json", "is not text"),
         (source(counter__wasm=CODE, manifest__json=b"[]"), "manifest.json", "must be a map"),
         (source(counter__wasm=CODE, manifest__json=b" " * 70_000), "manifest.json", "no manifest is that large"),
