@@ -79,16 +79,6 @@ async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
         imported = await said("import", str(archive), "--data", str(copy), "--genesis", before.genesis_hash)
         assert imported["state_root"] == head["state_root"]
 
-        other = world(3, genesis={"modules": MODULES[:1]}, gateway={"replicas": 1})
-        local.write(other)
-        refused = await run_cli("apply", "-f", str(tmp_path / "manifests"), "--data", str(local.data))
-        assert refused.returncode == 1
-        assert "change modules by proposals" in refused.stderr
-        await local.down()
-
-    report = await said("verify", str(copy), "--replay", "--genesis", before.genesis_hash)
-    assert report["state_root"] == head["state_root"]
-
 
 async def test_a_world_with_a_module_that_is_missing_does_not_begin(tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
