@@ -7,6 +7,7 @@ quarantined when it is read, and healed when it is stored again.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import logging
@@ -308,7 +309,9 @@ class FileBlobStore:
                 file.sync()
             except OSError:
                 # A second sync might wrongly succeed. Without the file nobody can take it for durable.
-                self._remove(path)
+                size = self._files.size(path)
+                if self._remove(path):
+                    self._room.give(size or 0)
                 raise
             finally:
                 file.close()
@@ -328,8 +331,9 @@ class FileBlobStore:
                 data = None
             actual = "nothing" if data is None else content_id(data)
             if data is not None and actual == blob_hash:
-                # A writer put good bytes in place between our read and our rename.
-                self._files.rename(target, path)
+                # A writer put good bytes in place between our read and our rename; another reader may put them back, too.
+                with contextlib.suppress(FileNotFoundError):
+                    self._files.rename(target, path)
                 return data
             self._counting.add(quarantined=1)
             self._room.give(self._files.size(target) or 0)

@@ -61,7 +61,7 @@ def collect(
     StateMismatch when it cannot be told what is needed.
     """
     with DataFolder.open(path, files=files) as folder, contextlib.ExitStack() as held, Inventory() as inventory:
-        if folder.pins is None and not folder.pins_problem:
+        if folder.pins is None and not folder.pins_problem and not dry_run:
             folder.pins = PinStore.open(path / PINS)
         if folder.pins is not None:
             # So that nobody pins what is about to go.

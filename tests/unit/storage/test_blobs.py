@@ -291,6 +291,30 @@ def test_bytes_that_a_writer_healed_between_reading_and_setting_aside_are_return
     assert store.counters.quarantined == 0
 
 
+def test_two_readers_that_set_the_same_healed_bytes_aside_both_return_them(root):
+    """The second one finds nothing to put back, because the first one has done it."""
+
+    class Racing(LocalFiles):
+        armed = False
+
+        def read(self, path, *, unnoticed=False):
+            data = super().read(path, unnoticed=unnoticed)
+            if self.armed and path.parent.name != "quarantine":
+                path.write_bytes(b"payload")
+            elif self.armed:
+                self.armed = False
+                path.rename(path_of(root, path.name))
+            return data
+
+    files = Racing()
+    store = FileBlobStore.open(root, files=files)
+    blob_hash = store.put(b"payload")
+    path_of(root, blob_hash).write_bytes(b"damaged")
+    files.armed = True
+    assert store.get(blob_hash) == b"payload"
+    assert store.get(blob_hash) == b"payload"
+
+
 def test_opening_removes_what_interrupted_writes_left(root):
     store = FileBlobStore.open(root)
     store.put(b"a")
@@ -381,6 +405,17 @@ def test_room_that_a_failed_write_had_taken_is_given_back(tmp_path, root):
             store.put(b"a" * 90)
     disk.capacity = None
     assert store.put(b"a" * 90)
+
+
+def test_room_of_a_blob_whose_sync_failed_is_given_back(tmp_path, root):
+    disk = CrashDisk(tmp_path)
+    store = FileBlobStore.open(root, files=disk)
+    store.limit_total(100)
+    for _ in range(3):
+        disk.failing_syncs = 1
+        with pytest.raises(StorageFailed, match="syncing a blob"):
+            store.put(b"a" * 90, durable=True)
+    assert store.put(b"a" * 90, durable=True)
 
 
 def test_opening_where_no_folder_can_be_is_a_typed_error(tmp_path):

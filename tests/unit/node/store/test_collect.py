@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -21,7 +22,8 @@ from agentworld_node.store.collect import collect
 from agentworld_node.store.pinning import add_pin, list_pins, remove_pin
 from agentworld_node.store.repair import repair
 from tests.unit.core.ledger.chains import Chain
-from tests.unit.node.store.folders import blob_path, contents, fill, flip, needed_blobs
+from tests.unit.node.running import eventually
+from tests.unit.node.store.folders import blob_path, contents, files_below, fill, flip, needed_blobs
 
 
 def litter(folder: Path, count: int = 20) -> list[str]:
@@ -57,6 +59,12 @@ class TestCollect:
         assert contents(folder) == before
         real = collect(folder, max_bytes=1)
         assert (dry.removed, dry.left) == (real.removed, real.left)
+
+    def test_a_dry_run_writes_nothing_at_all(self, folder: Path) -> None:
+        (folder / "pins.sqlite").unlink()
+        before = files_below(folder)
+        collect(folder, dry_run=True)
+        assert files_below(folder) == before
 
     def test_a_limit_removes_no_more_than_it_must_least_recently_used_first(self, folder: Path) -> None:
         loose = litter(folder)
@@ -192,6 +200,20 @@ class TestPins:
         assert check(tmp_path).snapshots == (3, 6)
         await fill(tmp_path, chain, retain=1)
         assert check(tmp_path).snapshots == (12,)
+
+    async def test_no_commit_waits_for_somebody_who_holds_the_pins(self, tmp_path: Path, chain: Chain) -> None:
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain_snapshots = 1
+        with PinStore.open(tmp_path / "pins.sqlite") as pins:
+            with pins.held():
+                for bundle in chain.bundles[:6]:
+                    await ledger.apply(bundle)
+                await eventually(lambda: ledger._marked == 6)
+                await asyncio.wait_for(ledger.apply(chain.bundles[6]), 5)
+                assert snapshot_of(chain, 3) <= set(ledger._stores.blobs.iterate()), "not while they are held"
+            await ledger.settle()
+        assert [item.height for item in ledger._stores.index.snapshots()] == [6]
+        ledger.close()
 
     async def test_a_node_whose_pins_are_damaged_goes_on_and_removes_nothing(
         self, tmp_path: Path, chain: Chain
