@@ -132,6 +132,7 @@ def main() -> None:
     from agentworld_node.cli import (  # noqa: F401
         agents,
         auditing,
+        comparing,
         consensus,
         evidence,
         governance,
