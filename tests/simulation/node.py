@@ -41,7 +41,16 @@ from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed,
 from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import check_next_directory
 from agentworld_core.membership.revocation import check_revocation
-from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
+from agentworld_core.messages import (
+    ActionEnvelope,
+    BlockBundle,
+    Blocks,
+    CommitCertificate,
+    Directory,
+    ProposalBody,
+    Revocation,
+    Vote,
+)
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import Ed25519Signer, sign
@@ -135,6 +144,7 @@ class SimNode:
         self.start_height()
         self.every(300, self.keep_lease)
         self.every(500, self.announce)
+        self.kernel.progress += 1
         self.kernel.note(self.end, "boots", f"at height {self.chain.height}")
         self.world.oracles.booted(self)
 
@@ -219,11 +229,11 @@ class SimNode:
         key_id = keyring.signing_key(height, member_id=self.name, available=tuple(self.keys), active=None)
         return self.keys[key_id] if key_id is not None else None
 
-    def start_height(self) -> None:
-        """Tells the engine that the next height begins."""
+    def start_height(self, certificate: CommitCertificate | None = None) -> None:
+        """Tells the engine that the next height begins, and how the one before was decided."""
         height = self.chain.height + 1
         self.update_work()
-        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term))
+        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term, certificate))
 
     def step(self, event: Event) -> None:
         """Gives the engine an event and carries out what it asks for."""
@@ -343,12 +353,13 @@ class SimNode:
         self.committing = False
         self.world.oracles.committing(self, bundle)
         self.chain.append(bundle)
+        self.kernel.progress += 1
         self.mempool.remove(action.action_id for action in bundle.batch.actions)
         block, certificate = bundle.block, bundle.certificate
         says = f"{block.height} {self.chain.state.block_hash[:8]} decided in ({certificate.term}.{certificate.attempt})"
         self.kernel.note(self.end, "commits", says, height=block.height)
         self.acknowledge(bundle)
-        self.start_height()
+        self.start_height(certificate)
 
     def acknowledge(self, bundle: BlockBundle) -> None:
         self.world.oracles.confirmed(self, bundle.block.height)
@@ -459,7 +470,7 @@ class SimNode:
                 self.handle_directory(self.world.decode(Directory, data))
 
     def handle_vote(self, vote: Vote) -> None:
-        if self.chain.height < vote.height <= self.chain.height + 2:
+        if vote.height <= self.chain.height + 2 and self.engine.is_news(vote):
             self.step(receive_vote(self.chain.keyring.at(vote.height), self.revoked(), vote))
 
     def handle_proposal(self, body: ProposalBody) -> None:
@@ -488,10 +499,11 @@ class SimNode:
 
     def know_revocation(self, statement: Revocation) -> None:
         self.chain.keyring.revocations.add(statement)
+        self.kernel.progress += 1
         self.world.oracles.revocation_known(self, statement.key_id)
 
     def handle_directory(self, directory: Directory) -> None:
-        if directory.epoch <= self.chain.keyring.newest.epoch:
+        if directory.epoch <= self.chain.keyring.newest.epoch or directory is self.wanted_directory:
             return
         check_next_directory(self.chain.keyring.newest, directory)
         self.wanted_directory = directory
