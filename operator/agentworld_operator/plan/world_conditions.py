@@ -105,6 +105,14 @@ def _progressing(facts: WorldFacts) -> Condition:
     kind = reasons.PROGRESSING
     if not facts.genesis_hash:
         return _so(kind, reasons.STARTING, "keys and genesis are being made")
+    if facts.transfer:
+        return _so(kind, reasons.WRITER_TRANSFER, facts.transfer)
+    return _settling(facts) or _no(kind, reasons.AS_EXPECTED, "")
+
+
+def _settling(facts: WorldFacts) -> Condition | None:
+    """Returns what is under way with members, keys and pods, None when nothing is."""
+    kind = reasons.PROGRESSING
     if facts.pending is not None:
         says = f"directory epoch {facts.pending.epoch} ({facts.pending.reason}) is signed and not in force yet"
         return _so(kind, reasons.DIRECTORY_PENDING, says)
@@ -127,7 +135,7 @@ def _progressing(facts: WorldFacts) -> Condition:
             f"pods that run an older template: {listing(list(facts.complaints.outdated))}. They are not restarted by"
             " themselves; delete them one at a time, and wait until the World is Ready in between",
         )
-    return _no(kind, reasons.AS_EXPECTED, "")
+    return None
 
 
 def _degraded(facts: WorldFacts, stored: Stored) -> Condition:
@@ -161,6 +169,9 @@ def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
         yield reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values())
     if complaints.directory:
         yield reasons.DIRECTORY_REFUSED, f"the nodes refuse the next directory: {complaints.directory}"
+    trouble = facts.lease_trouble()
+    if trouble is not None:
+        yield trouble
     started = stored.get(reasons.QUORUM_AVAILABLE, {}).get("reason") in (reasons.AS_EXPECTED, reasons.QUORUM_LOST)
     away = [
         node.name
