@@ -29,6 +29,8 @@ class Complaints:
     refused: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     directory: str = ""
+    genesis: tuple[InvalidField, ...] = ()
+    """What keeps the genesis from being made: modules that are missing or wrong."""
     keys: Mapping[str, InvalidField] = dataclasses.field(default_factory=dict)
     """By resource, such as ``MembershipKey root``."""
     revocations: Mapping[str, str] = dataclasses.field(default_factory=dict)

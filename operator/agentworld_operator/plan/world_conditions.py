@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentworld_core.membership.directory import quorum_weight, total_weight
 from agentworld_core.membership.steps import Done, Wait
 from agentworld_core.membership.upkeep import FORCE_REMOVE
-from agentworld_core.topology.effects import fixed_by_genesis, not_effective
+from agentworld_core.topology.effects import fixed_by_genesis, fixed_modules, not_effective
 from agentworld_core.topology.plan import NodePlan
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources import reasons
@@ -45,7 +46,7 @@ def _ready(facts: WorldFacts, quorum: Condition) -> Condition:
     if facts.topology.world.spec.hibernated:
         return _no(reasons.READY, reasons.HIBERNATED, "the pods are stopped and the data kept; set hibernated to false")
     if not facts.genesis_hash:
-        return _no(reasons.READY, reasons.STARTING, "keys and genesis are being made")
+        return _unmade(facts, reasons.READY)
     if quorum.status != TRUE:
         return _no(reasons.READY, quorum.reason, quorum.message)
     wanted = facts.topology.world.spec.gateway.replicas
@@ -57,7 +58,15 @@ def _ready(facts: WorldFacts, quorum: Condition) -> Condition:
 def _initialized(facts: WorldFacts) -> Condition:
     if facts.genesis_hash:
         return _yes(reasons.INITIALIZED, f"genesis {facts.genesis_hash}")
-    return _no(reasons.INITIALIZED, reasons.STARTING, "the genesis document is not made yet")
+    return _unmade(facts, reasons.INITIALIZED)
+
+
+def _unmade(facts: WorldFacts, kind: str) -> Condition:
+    """Returns the condition of a world without a genesis: what keeps it from being made, if anything does."""
+    if facts.complaints.genesis:
+        says = "; ".join(str(problem) for problem in facts.complaints.genesis)
+        return _no(kind, reasons.INVALID_GENESIS, f"{says}. It is looked at again every few seconds")
+    return _no(kind, reasons.STARTING, "keys and genesis are being made")
 
 
 def _quorum(facts: WorldFacts, stored: Stored) -> Condition:
@@ -104,7 +113,7 @@ def _moving(facts: WorldFacts) -> Condition:
 def _progressing(facts: WorldFacts) -> Condition:
     kind = reasons.PROGRESSING
     if not facts.genesis_hash:
-        return _so(kind, reasons.STARTING, "keys and genesis are being made")
+        return dataclasses.replace(_unmade(facts, kind), status=FALSE if facts.complaints.genesis else TRUE)
     if facts.transfer:
         return _so(kind, reasons.WRITER_TRANSFER, facts.transfer)
     return _settling(facts) or _no(kind, reasons.AS_EXPECTED, "")
@@ -235,6 +244,8 @@ def _effective(facts: WorldFacts) -> Condition:
     paths = not_effective(topology.world)
     paths += [f"Validator {item.name} {path}" for item in topology.validators for path in not_effective(item)]
     fixed = fixed_by_genesis(topology.parameters, facts.genesis.parameters) if facts.genesis else []
+    if facts.genesis and fixed_modules(topology.world.spec.genesis, facts.genesis.modules):
+        fixed.append("spec.genesis.modules")
     says = []
     if fixed:
         says.append(f"fixed by the genesis, make another World to change them: {listing(fixed, limit=20)}")

@@ -80,7 +80,7 @@ def phase(facts: WorldFacts, conditions: list[Condition]) -> str:
         return "Paused"
     if spec.hibernated:
         return "Hibernated"
-    if by_type[reasons.READY].reason == reasons.INVALID_SPEC:
+    if by_type[reasons.READY].reason in (reasons.INVALID_SPEC, reasons.INVALID_GENESIS):
         return "Invalid"
     if by_type[reasons.INITIALIZED].status != TRUE:
         return "Pending"

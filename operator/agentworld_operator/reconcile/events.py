@@ -118,7 +118,7 @@ def _world_conditions(stored: Object, status: Mapping[str, Any]) -> Iterator[Hap
 
 def _invalid(stored: Object, status: Mapping[str, Any]) -> Iterator[Happened]:
     new, old = _of(status, reasons.READY), _condition(stored, reasons.READY)
-    named = (reasons.INVALID_SPEC, reasons.INVALID_KEY)
+    named = (reasons.INVALID_SPEC, reasons.INVALID_KEY, reasons.INVALID_GENESIS)
     if new.get("reason") in named and (new.get("reason"), new.get("message")) != (
         old.get("reason"),
         old.get("message"),

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 
 from agentworld_core.codec import encode
+from agentworld_core.errors import InvalidField
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.rings import wanted_generation
 from agentworld_core.messages import Directory, Equivocation, Genesis
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 SOON_SECONDS = 1.0
 """After a step of our own that the nodes have to follow."""
+
+RETRY_SECONDS = 5.0
+"""While a ConfigMap of a person is missing or wrong: nothing tells us when that is mended."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +83,7 @@ class _Pass:
         self._folders = KeyFolders(self._applier, world.metadata)
         self._cluster = Cluster(self._applier, self._topology, context.settings)
         self._acting = not world.spec.paused and not self._topology.problems
+        self._genesis_problems: tuple[InvalidField, ...] = ()
 
     async def run(self) -> Outcome:
         self._material.read(self._topology.keys)
@@ -129,7 +134,9 @@ class _Pass:
             return stored
         if keeper.has_begun:
             return await keeper.recover(self._context.nodes, asked.values())
-        return await keeper.make(now_ms=self._now_ms)
+        made = await keeper.make(self._context.kube, now_ms=self._now_ms)
+        self._genesis_problems = keeper.problems
+        return made
 
     async def _govern(
         self, genesis: Genesis | None, statuses: Mapping[str, NodeStatus], asked: Mapping[str, PodFacts]
@@ -230,6 +237,7 @@ class _Pass:
                 refused=tuple(self._applier.refused),
                 outdated=tuple(self._cluster.outdated),
                 directory=governance.complaint,
+                genesis=self._genesis_problems,
                 keys=self._material.problems,
                 revocations=governed.refusals,
             ),
@@ -256,6 +264,8 @@ def _again(governed: Governed, facts: WorldFacts) -> float | None:
     """Returns when to look again although nothing may tell us to."""
     if governed.moved:
         return SOON_SECONDS
+    if facts.complaints.genesis:
+        return RETRY_SECONDS
     waits = [until for until in governed.waits if until > facts.now_ms]
     if waits:
         return max((min(waits) - facts.now_ms) / 1000, SOON_SECONDS)
