@@ -350,6 +350,8 @@ class Ledger(LedgerRetention):
                 except Busy:
                     await asyncio.sleep(pins.patience_seconds / PINS_ATTEMPTS)
                 else:
+                    # Commits go on meanwhile; closing the blobs ends it.
+                    await asyncio.to_thread(self._stores.blobs.compact)
                     return
         log.warning("old snapshots stay until the next one is made: somebody holds the pins")
 
