@@ -350,10 +350,17 @@ class Ledger(LedgerRetention):
                 except Busy:
                     await asyncio.sleep(pins.patience_seconds / PINS_ATTEMPTS)
                 else:
-                    # Commits go on meanwhile; closing the blobs ends it.
-                    await asyncio.to_thread(self._stores.blobs.compact)
+                    await self._compact()
                     return
         log.warning("old snapshots stay until the next one is made: somebody holds the pins")
+
+    async def _compact(self) -> None:
+        """Gives the disk the room of removed blobs back; commits go on meanwhile, and closing the blobs ends it."""
+        try:
+            await asyncio.to_thread(self._stores.blobs.compact)
+        except AgentWorldError as error:
+            self.fail(error)
+            raise
 
     def _blobs_of(self, height: int) -> list[str]:
         """Returns the content ids of everything that belongs to a committed block."""

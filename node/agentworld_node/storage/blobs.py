@@ -7,6 +7,7 @@ may be missing or damaged after a crash; it is then quarantined when it is read,
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 from collections.abc import Iterable, Iterator
@@ -317,11 +318,9 @@ class FileBlobStore:
     def _write(self, blob_hash: str, data: bytes) -> bool:
         """Puts a blob into a pack or a file; False when another thread has just done it."""
         if len(data) <= self._packed_bytes:
-            try:
+            with contextlib.suppress(FolderLocked):  # when another process writes the packs
                 self.own()
-            except FolderLocked:
-                pass  # another process writes the packs
-            else:
+            if self._packs.is_owner:
                 return self._packs.append(bytes.fromhex(blob_hash), data)
         if self._shards is not None:
             self._shards.add(blob_hash[:2])

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import os
 import random
 import threading
@@ -291,8 +292,8 @@ class TestOneWriterManyReaders:
         def read(seed):
             rng = random.Random(seed)
             while not stop.is_set():
+                item = rng.choice(items)
                 try:
-                    item = rng.choice(items)
                     assert store.get(content_id(item)) == item
                     seen.release()
                 except BlobNotFound:
@@ -404,13 +405,15 @@ class TestDurability:
         """Storing, removing, rewriting, closing and opening, in lives that end by power cut or by SIGKILL."""
         rng = random.Random(seed)
         disk = CrashDisk(tmp_path, seed=seed)
-        options = {"files": disk, "pack_bytes": rng.choice((300, 2000)), "packed_bytes": 150}
+        small = functools.partial(
+            FileBlobStore.open, root, files=disk, pack_bytes=rng.choice((300, 2000)), packed_bytes=150
+        )
         items = items_of(seed, count=40)
         names = {content_id(item): item for item in items}
         durable: set[str] = set()
 
         def live():
-            store = FileBlobStore.open(root, **options)
+            store = small()
             while True:
                 match rng.randrange(6):
                     case 0:
@@ -438,7 +441,7 @@ class TestDurability:
                 disk.kill()
             else:
                 disk.crash()
-            store = FileBlobStore.open(root, **options)
+            store = small()
             for name in durable:
                 assert store.get(name) == names[name], f"seed {seed}"
             for name in list(store.iterate()):
@@ -519,7 +522,7 @@ class TestRewriting:
         store.close()
         holds(root, items[30:39])
 
-    def test_a_store_that_is_closed_ends_it(self, root):
+    def test_a_store_that_is_closed_ends_it(self, root, monkeypatch):
         filled(root, items_of(21, count=40), pack_bytes=500)
         store = FileBlobStore.open(root, pack_bytes=500)
         for item in items_of(21, count=40)[::2]:
@@ -530,6 +533,6 @@ class TestRewriting:
             copy(*arguments, **options)
             store.close()
 
-        store._packs.copy = closing
+        monkeypatch.setattr(store._packs, "copy", closing)
         assert store.compact(dead_part=0.1).packs == 0
         FileBlobStore.open(root).put(b"the lock is free")

@@ -122,8 +122,9 @@ def test_no_crash_loses_anything(tmp_path: Path, chain: Chain, seed: int, monkey
 
     monkeypatch.setattr(Index, "checkpoint", saving)
     # So small that packs are closed and rewritten all the time.
-    small = {"pack_bytes": random.Random(seed).choice((2_000, 8_000, 10**6)), "packed_bytes": 2_000}
-    monkeypatch.setattr(FileBlobStore, "open", functools.partial(FileBlobStore.open, **small))
+    pack_bytes = random.Random(seed).choice((2_000, 8_000, 10**6))
+    small = functools.partial(FileBlobStore.open, pack_bytes=pack_bytes, packed_bytes=2_000)
+    monkeypatch.setattr(FileBlobStore, "open", small)
     height = 0
     for life in range(LIVES + 1):
         if life < LIVES:
