@@ -316,6 +316,7 @@ class Ledger(LedgerRetention):
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
             self._marked = max(self._marked, block.height)
+            await asyncio.to_thread(self._stores.wal.keep_note)
             await self._retire_snapshots()
         except AgentWorldError as error:
             # The ledger has failed, and whoever waits for that hears of it.

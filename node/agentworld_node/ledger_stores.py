@@ -63,8 +63,7 @@ class LedgerStores:
 
     def committed(self, sequence: int) -> BlockBundle:
         """Returns the block that a commit record of the log holds."""
-        record = next(iter(self.wal.records(after=sequence - 1)))
-        return decode(BlockBundle, record.payload, limit=RECORD_LIMIT)
+        return decode(BlockBundle, self.wal.record(sequence).payload, limit=RECORD_LIMIT)
 
     def close(self) -> None:
         """Closes all three, each also when another cannot write what waits; closing twice does nothing."""

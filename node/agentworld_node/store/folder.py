@@ -42,7 +42,7 @@ class DataFolder:
         log is damaged, and StorageFailed when the disk refuses.
         """
         check_data_folder(path, files=files)
-        wal = WriteAheadLog.open(path / LOG, files=files)
+        wal = WriteAheadLog.open(path / LOG, check_all=True, files=files)
         opened = cls(path, wal, FileBlobStore.reading(path / BLOBS), None, "", None, "")
         try:
             opened.blobs = FileBlobStore.open(path / BLOBS, files=files)
