@@ -316,6 +316,7 @@ class Ledger(LedgerRetention):
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
             self._marked = max(self._marked, block.height)
+            await asyncio.to_thread(self._stores.wal.keep_note)
             await self._retire_snapshots()
         except AgentWorldError as error:
             # The ledger has failed, and whoever waits for that hears of it.
@@ -350,8 +351,17 @@ class Ledger(LedgerRetention):
                 except Busy:
                     await asyncio.sleep(pins.patience_seconds / PINS_ATTEMPTS)
                 else:
+                    await self._compact()
                     return
         log.warning("old snapshots stay until the next one is made: somebody holds the pins")
+
+    async def _compact(self) -> None:
+        """Gives the disk the room of removed blobs back; commits go on meanwhile, and closing the blobs ends it."""
+        try:
+            await asyncio.to_thread(self._stores.blobs.compact)
+        except AgentWorldError as error:
+            self.fail(error)
+            raise
 
     def _blobs_of(self, height: int) -> list[str]:
         """Returns the content ids of everything that belongs to a committed block."""
