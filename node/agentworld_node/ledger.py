@@ -29,7 +29,7 @@ from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
-from agentworld_core.world.modules.execution import warm_up
+from agentworld_core.world.modules.loading import warm_up
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
