@@ -28,7 +28,7 @@ from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
-from agentworld_core.world.modules.execution import warm_up
+from agentworld_core.world.modules.loading import warm_up
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 from agentworld_node.ledger_recovery import Recovery
 from agentworld_node.ledger_retention import LedgerRetention
