@@ -55,7 +55,7 @@ class Kernel:
         self.reached[name] = self.reached.get(name, 0) + 1
 
     def run(self, until: int, *, done: Callable[[], bool] = lambda: False) -> bool:
-        """Runs to a time; True as soon as ``done`` says so, which is asked when ``progress`` was made and at the end."""
+        """Runs to a time; True as soon as ``done`` says so, which is asked whenever ``progress`` was made."""
         heap, pop, seen = self._heap, heapq.heappop, self.progress
         if done():
             return True

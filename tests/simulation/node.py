@@ -36,6 +36,7 @@ from agentworld_core.consensus.events import (
     VoteReceived,
     WorkPending,
 )
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
 from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed, StateMismatch, Unauthorized
 from agentworld_core.ledger.validate import check_committed
@@ -47,18 +48,23 @@ from agentworld_core.messages import (
     Blocks,
     CommitCertificate,
     Directory,
+    Equivocation,
     ProposalBody,
     Revocation,
     Vote,
 )
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from agentworld_core.ordering.transfer import Readiness
 from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_core.world.actions import check_admission
-from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
+from agentworld_node.records import COMMIT, EVIDENCE, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
 from tests.simulation.chain import LIMITS, Chain
 from tests.simulation.disk import Disk
 from tests.simulation.history import Frame
+from tests.simulation.order import Place, place_of
+from tests.simulation.proofs import Proofs
+from tests.simulation.transfer import Transfer
 from tests.unit.core.membership.worlds import WORLD, signer
 
 if TYPE_CHECKING:
@@ -129,6 +135,8 @@ class SimNode:
         self.work: bool | None = None
         self.view: tuple[int, str | None] = (0, None)
         self.chain = Chain(self.world.beginning, self.world.executions)
+        self.proofs = Proofs(self)
+        self.transfer = Transfer(self)
         self.stored = self.read_disk()
         self.mempool = Mempool(MEMPOOL, LIMITS)
         self.keeper = LeaseKeeper(self.name, LEASE)
@@ -156,6 +164,7 @@ class SimNode:
     def crash(self) -> None:
         """Loses memory and whatever was not synced."""
         self.kernel.note(self.end, "crashes", "")
+        self.world.oracles.crashed(self)
         self.up = False
         self.life += 1
         self.disk.crash()
@@ -206,6 +215,8 @@ class SimNode:
                     proposals.append(self.world.decode(ProposalBody, record.payload))
                 case kind if kind == REVOCATION:
                     self.chain.keyring.revocations.add(self.world.decode(Revocation, record.payload))
+                case kind if kind == EVIDENCE:
+                    self.proofs.held.add(self.world.decode(Equivocation, record.payload))
                 case kind if kind == COMMIT:
                     bundle = self.world.decode(BlockBundle, record.payload)
                     if bundle.block.height == self.chain.height + 1:
@@ -271,6 +282,7 @@ class SimNode:
                     self.commit(BlockBundle(body.block, body.batch, certificate))
                 case RecordEvidence(evidence):
                     self.world.oracles.evidence_found(self, evidence)
+                    self.proofs.found(evidence)
                 case RequestSync():
                     self.send(("want", encode_value(self.chain.height + 1)))
 
@@ -301,7 +313,7 @@ class SimNode:
 
     def build(self, effect: BuildCandidate) -> None:
         key = self.signer_at(effect.height)
-        if effect.height != self.chain.height + 1 or key is None:
+        if effect.height != self.chain.height + 1 or key is None or not self.transfer.builds:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
@@ -373,11 +385,15 @@ class SimNode:
         elif self.take_in(action):
             self.send(("action", encode(action)))
 
+    def read(self, actor: str) -> tuple[int, Place]:
+        """Answers a client where an agent is, and at which height that is so."""
+        return self.chain.height, place_of(self.chain.state.tree, actor)
+
     def take_in(self, action: ActionEnvelope) -> bool:
         if action.action_id in self.chain.applied or action.action_id in self.mempool:
             return False
         try:
-            check_admission(self.chain.state.tree, action, world_id=WORLD, register_pending=True)
+            self.world.admissions.check(self.chain.state, action, check_admission)
             new = self.mempool.add(action)
         except (Busy, ActorLimit, NonceUsed, Unauthorized):
             self.kernel.reach("mempool refuses")
@@ -391,6 +407,7 @@ class SimNode:
         """Says how far it has come, and repeats some of what waits."""
         self.world.oracles.remembered(self)
         self.send(("head", encode_value(self.chain.height)))
+        self.proofs.announce()
         for action in self.mempool.take_batch()[:4]:
             self.send(("action", encode(action)))
         for statement in self.chain.keyring.revocations.missing_from(()):
@@ -406,7 +423,9 @@ class SimNode:
         if not store.away:
             self.keeper.observe(self.now, store.read(self.name))
             wanted = self.engine.is_validator and not self.engine.should_yield and self.rng.random() < 0.98
-            decision = self.keeper.decide(self.now, wanted=wanted, term_floor=self.engine.highest_term)
+            decision = self.keeper.decide(
+                self.now, wanted=wanted, term_floor=self.engine.highest_term, successor=self.transfer.heir
+            )
             if not isinstance(decision, Wait):
                 self.write_lease(decision.write)
         self.report_lease()
@@ -420,6 +439,8 @@ class SimNode:
                 self.keeper.written(started, stored)
                 self.world.oracles.lease_checked()
                 self.report_lease()
+                if stored.holder not in (None, self.name):
+                    self.transfer.written(stored.term)
 
         self.later(self.rng.choice((1, 5, 100)), arrive)
 
@@ -468,8 +489,21 @@ class SimNode:
                 self.handle_revocation(self.world.decode(Revocation, data))
             case "directory":
                 self.handle_directory(self.world.decode(Directory, data))
+            case "evidence":
+                self.proofs.heard(self.world.decode(Equivocation, data))
+            case "proofs-wanted":
+                self.proofs.asked(source, data)
+            case "proofs":
+                self.proofs.heard_all(self.world.decode(Evidence, data))
+            case "ready-wanted":
+                self.transfer.asked(source)
+            case "ready":
+                self.transfer.answered(source, self.world.decode(Readiness, data))
+            case "lease-changed":
+                self.keep_lease()
 
     def handle_vote(self, vote: Vote) -> None:
+        self.world.oracles.vote_heard(self, vote)
         if vote.height <= self.chain.height + 2 and self.engine.is_news(vote):
             self.step(receive_vote(self.chain.keyring.at(vote.height), self.revoked(), vote))
 
