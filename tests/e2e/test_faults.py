@@ -107,8 +107,11 @@ def test_a_writer_that_is_killed_and_one_that_is_frozen_lose_nothing_and_write_n
     storm: RunningWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with acting(storm) as traffic:
-        storm.kill(storm.writer()[0])
+        victim = storm.writer()[0]
+        storm.kill(victim)
         killed = goes_on(storm, traffic)
+        # One at a time: two of four are more than the quorum can lose.
+        storm.wait("it is back", lambda: in_sync(storm.node(victim)), seconds=60)
         holder, term = storm.writer()
         with storm.frozen(holder):
             rest = others(storm, holder)
