@@ -79,6 +79,10 @@ class WorldFacts:
         """Returns the facts of a validator's pod."""
         return self.pods.get(name, PodFacts(name=name))
 
+    def is_silent(self, node: NodePlan) -> bool:
+        """True when the node has answered before and does not now: its machine, network or process is in trouble."""
+        return self.pod(node.name).started and node.name not in self.statuses
+
     def is_member(self, node: NodePlan) -> bool:
         """True when the directory in force holds the node."""
         return self.directory is not None and find_member(self.directory, node.node_id) is not None

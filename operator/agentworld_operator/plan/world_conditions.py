@@ -183,12 +183,18 @@ def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
         yield trouble
     started = stored.get(reasons.QUORUM_AVAILABLE, {}).get("reason") in (reasons.AS_EXPECTED, reasons.QUORUM_LOST)
     away = [
-        node.name
+        _named(facts, node)
         for node in facts.topology.members
         if facts.is_member(node) and not facts.can_vote(node) and not facts.is_suspended(node)
     ]
     if started and away:
         yield reasons.NODES_NOT_READY, f"cannot vote now: {listing(away)}. See the conditions of these Validators"
+
+
+def _named(facts: WorldFacts, node: NodePlan) -> str:
+    """Returns the name of a node that cannot vote, with its place where that may be the reason."""
+    place = facts.pod(node.name).place or "a machine"
+    return f"{node.name} (does not answer, on {place})" if facts.is_silent(node) else node.name
 
 
 def _directory(facts: WorldFacts) -> Condition:

@@ -196,7 +196,7 @@ class FakeNodes:
                         "phase": "Running",
                         "podIP": self.nodes[name].address,
                         "conditions": [{"type": "Ready", "status": ready}],
-                        "containerStatuses": None,
+                        "containerStatuses": [{"name": "node", "started": self.nodes[name].synced}],
                     }
                 },
             )
