@@ -43,7 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     """Returns the options; argparse ends the process for wrong ones."""
     parser = argparse.ArgumentParser(prog="python -m tests.integration.blackbox", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="what is done, and to whom, follows from it")
-    parser.add_argument("--minutes", type=float, default=30.0, help="how long faults are brought about")
+    parser.add_argument("--minutes", type=float, default=30.0, help="for how long faults or hand-overs follow")
     parser.add_argument("--kinds", default="", help=f"faults, by comma (default: all of {', '.join(KINDS)})")
     parser.add_argument("--once", action="store_true", help="each fault once, alone and short, and no more")
     parser.add_argument("--nodes", type=int, default=4, help="validators (default: 4)")
@@ -72,7 +72,9 @@ async def run(path: Path, options: argparse.Namespace) -> int:
         say("all are ready")
         figures: list[str] = []
         if options.handover:
-            figures = await handover.run(world, count=options.handover, say=say)
+            figures = await handover.run(
+                world, count=options.handover, until_time=time.monotonic() + 60 * options.minutes, say=say
+            )
         else:
             await storm(world, options, say)
         await note_accusations(world)

@@ -9,37 +9,61 @@ from collections.abc import Callable, Iterator, Sequence
 from agentworld_client.keys import save
 from tests.integration.blackbox.history import Read, Trouble
 from tests.integration.blackbox.world import Running
-from tests.integration.node.cluster_of_nodes import as_json, run_cli, until
+from tests.integration.node.cluster_of_nodes import run_cli, until
 from tests.unit.node.material import signer
+from tests.unit.node.test_handover import wish
+
+COMMAND_SECONDS = 300.0
+START_SECONDS = 300.0
 
 Say = Callable[[str], None]
 
 
-async def run(world: Running, *, count: int, say: Say) -> list[str]:
-    """Hands the writer over so many times on purpose, and kills it as many times; returns the figures as lines."""
-    planned = [await transfer(world, number, say) for number in range(count)]
-    crashed = [await crash(world, number, say) for number in range(count)]
-    return [figures("planned", planned), figures("crash", crashed)]
+async def run(world: Running, *, count: int, until_time: float, say: Say) -> list[str]:
+    """Hands the writer over so many times on purpose, and kills it as many times; returns the figures as lines.
+
+    Fewer times when the time is over before.
+    """
+    planned: list[float] = []
+    crashed: list[float] = []
+    for done, once in ((planned, transfer), (crashed, crash)):
+        for number in range(count):
+            if time.monotonic() >= until_time:
+                break
+            done.append(await once(world, number, say))
+    return [figures(what, seconds) for what, seconds in (("planned", planned), ("crash", crashed)) if seconds]
 
 
 async def transfer(world: Running, number: int, say: Say) -> float:
-    """Has the lease transferred by ``agentworld writer transfer``; returns the seconds between blocks of both terms."""
+    """Has the lease transferred to another validator; returns the seconds between the blocks before and after.
+
+    The first time by ``agentworld writer transfer``, then by the same request without the start of a process.
+    """
     cluster = world.cluster
-    key = cluster.material.folder / "gov.pem"
-    if not key.exists():
-        save(signer("gov"), key)
     writer, term = await cluster.writer()
     names = [name for name in cluster.nodes if name != writer]
-    target, gateway = names[number % len(names)], cluster[names[(number + 1) % len(names)]].url
-    words = ("writer", "transfer", "--to", target, "--key", str(key), "--gateway", gateway, "--output", "json")
-    code, out, err = await run_cli(*words)
-    if code != 0:
-        raise RuntimeError(f"transfer {number} to {target} is refused: {err[-1000:]}")
+    target, gateway = names[number % len(names)], names[(number + 1) % len(names)]
+    began = time.monotonic()
+    if number == 0:
+        await _transfer_by_command(world, target=target, gateway=gateway)
+    else:
+        async with cluster[gateway].client(patience=0) as client:
+            await client.transfer_writer(wish(target, term))
+    asked = time.monotonic() - began
     first = await _first_after(world, term)
     took = first.ended - max(read.ended for read in _first_seen(world) if read.height < first.height)
-    say(f"transfer {number}: {writer} to {target} in {as_json(out)['took_ms']} ms, {took:.2f} s without a block")
+    say(f"transfer {number}: {writer} to {target} in {asked:.2f} s, {took:.2f} s without a block")
     await _flows(world)
     return took
+
+
+async def _transfer_by_command(world: Running, *, target: str, gateway: str) -> None:
+    key = world.cluster.material.folder / "gov.pem"
+    save(signer("gov"), key)
+    words = ("writer", "transfer", "--to", target, "--key", str(key), "--gateway", world.cluster[gateway].url)
+    code, _, err = await run_cli(*words, "--output", "json", seconds=COMMAND_SECONDS)
+    if code != 0:
+        raise RuntimeError(f"the transfer to {target} is refused: {err[-1000:]}")
 
 
 async def crash(world: Running, number: int, say: Say) -> float:
@@ -50,7 +74,9 @@ async def crash(world: Running, number: int, say: Say) -> float:
     await cluster[writer].kill()
     took = (await _first_after(world, term)).ended - began
     world.history.troubles.append(Trouble(kind="crash", nodes=(writer,), began=began, healed=time.monotonic()))
-    await cluster.start(writer)
+    cluster[writer].start()
+    if await world.all_ready(seconds=START_SECONDS) is None:
+        world.history.noted.append(("UNREADY", f"{START_SECONDS:g} s after the crash of {writer}"))
     say(f"crash {number}: {writer}, {took:.2f} s to the next block, ready {time.monotonic() - began:.1f} s after")
     await _flows(world)
     return took

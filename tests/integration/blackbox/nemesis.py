@@ -13,7 +13,7 @@ from tests.integration.blackbox.machines import RUNNER, Link, Machine, addresses
 from tests.integration.node.cluster_of_nodes import until
 
 HOUR = 3600
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 WRITER = "writer"
 """In the place of a name: whoever writes when the fault is brought about."""
 
@@ -26,6 +26,7 @@ KINDS = {
     "isolate": "hears no other node and is heard by none; clients reach it",
     "cut-off": "reaches nobody, clients neither",
     "split": "two halves that do not hear each other",
+    "rift": "two halves for so long that connections are given up",
     "shatter": "no two nodes hear each other",
     "deaf": "hears no other node, and is heard",
     "mute": "is heard by no other node, and hears",
@@ -35,7 +36,8 @@ KINDS = {
     "disks": "no byte is free at two nodes",
     "clock": "the wall clock is an hour off, or half a minute",
 }
-SHORT, LONG = (0.5, 2.0), (4.0, 10.0)
+SPANS = {"blink": (0.5, 2.0), "rift": (40.0, 70.0)}
+SPAN = (4.0, 10.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +62,11 @@ def draw(rng: random.Random, kind: str, names: Sequence[str]) -> Fault:
     """Returns a fault of this kind; the same draws give the same fault."""
     one = WRITER if rng.random() < 0.5 else rng.choice(names)
     many = tuple(rng.sample(list(names), len(names)))
-    span = SHORT if kind == "blink" else LONG
-    seconds = round(rng.uniform(*span), 1)
+    seconds = round(rng.uniform(*SPANS.get(kind, SPAN)), 1)
     nodes = {
         "kill-all": many,
         "split": many[: len(many) // 2],
+        "rift": many[: len(many) // 2],
         "shatter": many,
         "loss": many,
         "disks": many[:2],
@@ -150,7 +152,7 @@ class Nemesis:
         outside = [machine for name, machine in self._machines.items() if name not in names]
         near, far = addresses(inside), addresses(outside)
         match fault.kind:
-            case "isolate" | "split":
+            case "isolate" | "split" | "rift":
                 return {m.name: Link(deaf_to=far) for m in inside} | {m.name: Link(deaf_to=near) for m in outside}
             case "cut-off":
                 cut = {m.name: Link(deaf_to=(*far, RUNNER)) for m in inside}

@@ -16,8 +16,8 @@ from tests.integration.blackbox.nemesis import Fault, Nemesis
 from tests.integration.blackbox.world import Running
 from tests.integration.node.cluster_of_nodes import until
 
-SAYS_FULL_SECONDS = 30.0
 WRITER_SECONDS = 2.0
+SLOW_SECONDS = 5.0
 
 
 @dataclass
@@ -60,8 +60,11 @@ class Storm:
         history = self.world.history
         history.troubles.append(trouble)
         commits = await self.world.commits_again(since=trouble.healed, seconds=self.patience)
-        ready = await self.world.all_ready(seconds=self.patience)
+        ready = await self.world.all_ready(seconds=self.patience) is not None
         took = time.monotonic() - trouble.healed
+        if took > SLOW_SECONDS:
+            waited = (f"{why} ({seconds:.1f} s)" for why, seconds in self.world.unready.items())
+            self.say(f"  was not ready: {'; '.join(waited)}")
         if not ready:
             history.noted.append(("UNREADY", f"{self.patience:g} s after {kind} of {', '.join(befallen)}"))
         well = (
@@ -80,7 +83,7 @@ class Storm:
     async def _says_full(self, names: Sequence[str]) -> None:
         for name in names:
             try:
-                await until(lambda: self._is_full(name), "it says that it is full", seconds=SAYS_FULL_SECONDS)  # noqa: B023
+                await until(lambda: self._is_full(name), "it says that it is full", seconds=self.patience)  # noqa: B023
             except AssertionError:
                 self.world.history.noted.append(("SILENT", name))
 

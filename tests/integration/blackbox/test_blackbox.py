@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.integration.blackbox.isolation import RunFolder, remove_leftovers
 from tests.integration.blackbox.machines import RUNNER, Link
 from tests.integration.blackbox.nemesis import KINDS, plan
@@ -28,8 +30,22 @@ def inside(folder: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
+# What it does takes half a minute; it starts nine processes, which takes what it takes where others are at work.
+@pytest.mark.timeout(900)
 async def test_a_short_run_of_faults_loses_doubles_and_forks_nothing(tmp_path: Path) -> None:
-    words = ("--once", "--seed", "3", "--kinds", SHORT, "--clients", "3", "--patience", "60", "--folder", str(tmp_path))
+    words = (
+        "--once",
+        "--seed",
+        "3",
+        "--kinds",
+        SHORT,
+        "--clients",
+        "3",
+        "--patience",
+        "120",
+        "--folder",
+        str(tmp_path),
+    )
     process = await start(*words)
     said = (await process.communicate())[0].decode()
     print(said)

@@ -21,7 +21,7 @@ from tests.integration.blackbox.machines import Machine, build_clock, open_netwo
 from tests.integration.node.cluster_of_nodes import Cluster, as_json, run_cli, until
 from tests.unit.node.material import PARAMETERS, QUICK_LEASE, Material, peer_id, registrations
 
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 LONGER = dataclasses.replace(PARAMETERS, snapshot_interval=50)
 """What fits worlds of thousands of blocks."""
 
@@ -114,6 +114,7 @@ class Running:
         self.cluster = cluster
         self.clients = clients
         self.history = clients.history
+        self.unready: dict[str, float] = {}
 
     async def commits_again(self, *, since: float, seconds: float) -> bool:
         """True as soon as an action is acknowledged after a time; False when that takes longer than so many seconds."""
@@ -124,13 +125,21 @@ class Running:
 
         return await _in_time(until(look, "an action is acknowledged", seconds=seconds))
 
-    async def all_ready(self, *, seconds: float) -> bool:
-        """True as soon as every node is ready; False when that takes longer than so many seconds."""
+    async def all_ready(self, *, seconds: float) -> dict[str, float] | None:
+        """For how many seconds which node was not ready and why, once every node is; None when that takes too long."""
+        began = time.monotonic()
+        why: dict[str, float] = {}
 
         async def look() -> bool:
-            return all(await asyncio.gather(*(node.is_ready() for node in self.cluster.nodes.values())))
+            answers = await asyncio.gather(*(node.get("/readyz") for node in self.cluster.nodes.values()))
+            for name, (status, text) in zip(self.cluster.nodes, answers, strict=True):
+                if status != 200:
+                    why[f"{name} {text.strip() or 'does not answer'}"] = time.monotonic() - began
+            return all(status == 200 for status, _ in answers)
 
-        return await _in_time(until(look, "all are ready", seconds=seconds))
+        ready = await _in_time(until(look, "all are ready", seconds=seconds))
+        self.unready = why
+        return why if ready else None
 
     async def finish(self, *, seconds: float) -> None:
         """Ends the load, lets all nodes come to one head, and takes down what is left in the end."""
@@ -166,7 +175,7 @@ async def running(folder: Path, setup: Setup) -> AsyncIterator[Running]:
         for machine in cluster.machines.values():
             machine.start()
         world = Running(cluster, clients)
-        if not await world.all_ready(seconds=START_SECONDS):
+        if await world.all_ready(seconds=START_SECONDS) is None:
             raise RuntimeError(f"the nodes are not ready after {START_SECONDS:g} s{cluster.logs()}")
         agents, actions = registrations(setup.clients)
         for action in actions:
