@@ -36,7 +36,8 @@ class SandboxSettings:
     """What this node offers to calls and keeps for them; nothing here can change the result of a call.
 
     A call that asks for more than ``max_fuel``, ``max_memory_bytes`` or ``max_output_bytes`` is a SandboxFault, so they
-    must not be below what the world allows. ``watchdog_ms`` must leave ``max_fuel`` ample time on a busy machine.
+    must not be below what the world allows, which for outputs is the 1 MiB of a batch. ``watchdog_ms`` must leave
+    ``max_fuel`` ample time on a busy machine.
     """
 
     max_fuel: int = 10_000_000

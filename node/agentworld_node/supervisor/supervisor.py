@@ -185,7 +185,8 @@ class Supervisor:
                 self._on_state(self._state())
                 self._say_where(control, url)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BUSY_PASS_SECONDS if busy else PASS_SECONDS)
+                    async with asyncio.timeout(BUSY_PASS_SECONDS if busy else PASS_SECONDS):
+                        await self._wake.wait()
         finally:
             self.state = dataclasses.replace(self._state(), phase="Stopping", settled=False)
             self._on_state(self._state())

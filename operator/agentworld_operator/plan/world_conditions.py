@@ -114,6 +114,14 @@ def _progressing(facts: WorldFacts) -> Condition:
     kind = reasons.PROGRESSING
     if not facts.genesis_hash:
         return dataclasses.replace(_unmade(facts, kind), status=FALSE if facts.complaints.genesis else TRUE)
+    if facts.transfer:
+        return _so(kind, reasons.WRITER_TRANSFER, facts.transfer)
+    return _settling(facts) or _no(kind, reasons.AS_EXPECTED, "")
+
+
+def _settling(facts: WorldFacts) -> Condition | None:
+    """Returns what is under way with members, keys and pods, None when nothing is."""
+    kind = reasons.PROGRESSING
     if facts.pending is not None:
         says = f"directory epoch {facts.pending.epoch} ({facts.pending.reason}) is signed and not in force yet"
         return _so(kind, reasons.DIRECTORY_PENDING, says)
@@ -136,7 +144,7 @@ def _progressing(facts: WorldFacts) -> Condition:
             f"pods that run an older template: {listing(list(facts.complaints.outdated))}. They are not restarted by"
             " themselves; delete them one at a time, and wait until the World is Ready in between",
         )
-    return _no(kind, reasons.AS_EXPECTED, "")
+    return None
 
 
 def _degraded(facts: WorldFacts, stored: Stored) -> Condition:
@@ -170,14 +178,23 @@ def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
         yield reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values())
     if complaints.directory:
         yield reasons.DIRECTORY_REFUSED, f"the nodes refuse the next directory: {complaints.directory}"
+    trouble = facts.lease_trouble()
+    if trouble is not None:
+        yield trouble
     started = stored.get(reasons.QUORUM_AVAILABLE, {}).get("reason") in (reasons.AS_EXPECTED, reasons.QUORUM_LOST)
     away = [
-        node.name
+        _named(facts, node)
         for node in facts.topology.members
         if facts.is_member(node) and not facts.can_vote(node) and not facts.is_suspended(node)
     ]
     if started and away:
         yield reasons.NODES_NOT_READY, f"cannot vote now: {listing(away)}. See the conditions of these Validators"
+
+
+def _named(facts: WorldFacts, node: NodePlan) -> str:
+    """Returns the name of a node that cannot vote, with its place where that may be the reason."""
+    place = facts.pod(node.name).place or "a machine"
+    return f"{node.name} (does not answer, on {place})" if facts.is_silent(node) else node.name
 
 
 def _directory(facts: WorldFacts) -> Condition:

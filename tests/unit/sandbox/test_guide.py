@@ -39,7 +39,7 @@ def test_the_counter_answers_as_the_guide_says(sandbox: WasmSandbox) -> None:
     )
     result = sandbox.call(call)
     assert plain_json.render(decode_value(result.output)) == json.loads(shown("output"))
-    assert result.fuel_used == 23_854
+    assert result.fuel_used == 24_085
 
 
 def test_the_guide_states_the_limits_that_hold() -> None:
