@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.governor import read_value
 from agentworld_client.submit import Agent
@@ -44,6 +46,7 @@ async def said(*words: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.timeout(900)
 async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
     manifest = world(2, genesis={"modules": MODULES}, gateway={"replicas": 1})
     async with LocalWorld(tmp_path, manifest) as local:
