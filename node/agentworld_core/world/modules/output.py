@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agentworld_core.codec import Value, decode_value, encode_nested, encode_value
 from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding
@@ -23,7 +24,7 @@ from agentworld_core.world.modules.documents import (
     take_text,
 )
 from agentworld_core.world.modules.governance_actions import MAX_AMOUNT, take_resource
-from agentworld_core.world.modules.manifest import PRE_ACTION, PURE, REDUCER, ModuleManifest
+from agentworld_core.world.modules.manifest import PRE_ACTION, PURE, REDUCER, ModuleLimits, ModuleManifest
 from agentworld_core.world.modules.sandbox import FAILURE_CODES
 
 CALL_CODES = (
@@ -45,6 +46,7 @@ MODIFY = "modify"
 MAX_STATE_BYTES = 60 * 1024
 MAX_COSTS = 8
 MAX_NOTES = 256
+_limits_of = lru_cache(maxsize=256)(ModuleLimits.to_value)
 _KERNEL_WORDS = [
     "action",
     "agent",
@@ -183,19 +185,19 @@ def make_input(
     module: ModuleManifest, occasion: Occasion, *, clock: tuple[int, int], manifest_hash: str, state: bytes
 ) -> bytes:
     """Returns the input of a call; ``clock`` is tick and milliseconds of the step."""
-    ctx: Payload = {
+    ctx: Payload = {  # in the order of an encoding, which then need not be made
         "v": "wasm-1",
-        "module_id": module.module_id,
-        "trace_id": occasion.trace_of(module.module_id),
-        "stage": occasion.stage,
         "time": clock[0],
+        "stage": occasion.stage,
+        "limits": _limits_of(module.limits),
+        "origin": {"id": occasion.id, "kind": occasion.kind},
         "time_ms": clock[1],
-        "origin": {"kind": occasion.kind, "id": occasion.id},
-        "limits": module.limits.to_value(),
+        "trace_id": occasion.trace_of(module.module_id),
+        "module_id": module.module_id,
         "world_config_hash": manifest_hash,
     }
-    given: Payload = {"ctx": ctx, occasion.kind: occasion.document.encoded}
-    return encode_value({**given, "state": state} if module.kind == REDUCER else given)
+    given: Payload = {"ctx": ctx, "state": state} if module.kind == REDUCER else {"ctx": ctx}
+    return encode_value({**given, occasion.kind: occasion.document.encoded})
 
 
 def make_batch_input(
@@ -214,7 +216,7 @@ def make_batch_input(
         "stage": first.stage,
         "time": clock[0],
         "time_ms": clock[1],
-        "limits": module.limits.to_value(),
+        "limits": _limits_of(module.limits),
         "world_config_hash": manifest_hash,
     }
     given: Payload = {"ctx": ctx, f"{first.kind}s": [occasion.document.encoded for occasion in occasions]}
