@@ -46,7 +46,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     profile(
         setting,
         _installation(MAX_BATCH),
-        actions[: setting.size(4_000, 100)],
+        actions[: setting.size(1_500, 100)],
         sandbox=WasmSandbox(),
         name="profile-modules.txt",
     )

@@ -439,3 +439,10 @@ def test_what_a_module_without_batches_is_given_stays_what_it_was() -> None:
 def test_answers_are_read_strictly() -> None:
     assert split_answers(encode_value([b"a", b""]), most=2) == [b"a", b""]
     assert split_answers(encode_value([b"a", b"b"]), most=1) is None
+    for size in (0, 1, 23, 24, 255, 256, 65_535, 65_536):
+        assert split_answers(encode_value([bytes(size)]), most=1) == [bytes(size)]
+        assert split_answers(encode_value([bytes(size)])[:-1], most=1) is None
+    for count in (23, 24, 255, 256, 4096):
+        assert split_answers(encode_value([b"x"] * count), most=count) == [b"x"] * count
+    for longer in ("98014178", "81580178", "9801580178", "8159000178", "815a0000000178", "815b000000000000000178"):
+        assert split_answers(bytes.fromhex(longer), most=1) is None
