@@ -131,6 +131,7 @@ def load_commands() -> None:
     from agentworld_node.cli import (  # noqa: F401
         agents,
         auditing,
+        comparing,
         consensus,
         evidence,
         governance,

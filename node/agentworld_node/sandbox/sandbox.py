@@ -21,10 +21,10 @@ from agentworld_core.world.modules.sandbox import (
     ModuleCall,
     SandboxFault,
 )
+from agentworld_core.world.modules.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.cache import NativeCache
 from agentworld_node.sandbox.engine import ALLOC, CompiledModule, Engine
 from agentworld_node.sandbox.invocation import invoke
-from agentworld_node.sandbox.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.watchdog import Watchdog
 
 MAX_FUEL = 2**62

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import InvalidField, MalformedEncoding
+from agentworld_core.genesis_module import MAX_MANIFEST_BYTES
 from agentworld_core.world.modules.documents import (
     take_choice,
     take_export,
@@ -36,7 +37,6 @@ POST_ACTION = "post_action"
 POST_EVENT = "post_event"
 ACTION_STAGES = (PRE_ACTION, POST_ACTION)
 
-MAX_MANIFEST_BYTES = 8 * 1024
 MAX_SUBSCRIPTIONS = 16
 MAX_KINDS = 16
 MAX_CAPS = 16
