@@ -283,30 +283,43 @@ def _quick_functions(cls: type[Any], plan: Plan) -> tuple[Convert, Convert]:
     return names["to_plain"], names["build"]
 
 
+_LEAVES = frozenset((str, bytes, bool, type(None)))
+
+
 def quick_value(value: Any, depth: int) -> Any:
     """Returns data without a schema, its maps sorted by encoded key; raises Refused for what has no encoding."""
     kind = type(value)
     if depth > MAX_DEPTH:
         raise Refused
-    if value is None or kind is str or kind is bytes or kind is bool:
+    if kind in _LEAVES:
         return value
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
         raise Refused
     if kind is dict:
-        if len(value) > 1:
-            for key in value:
-                if type(key) is not str:
-                    raise Refused
-            return {key: quick_value(value[key], depth + 1) for key in sorted(value, key=_key_order)}
-        for key in value:
-            if type(key) is not str:
-                raise Refused
-        return {key: quick_value(item, depth + 1) for key, item in value.items()}
+        return _quick_map(value, depth + 1)
     if kind is list or kind is tuple:
         return [quick_value(item, depth + 1) for item in value]
     raise Refused
+
+
+def _quick_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+    """Returns a map whose values are at this depth; one that was decoded is in order already, as a look at it shows."""
+    ordered = True
+    size, last = -1, ""
+    for key in value:
+        if type(key) is not str:
+            raise Refused
+        if ordered:
+            length = len(key)
+            ordered = key.isascii() and (length > size or (length == size and key > last))
+            size, last = length, key
+    if depth > MAX_DEPTH and value:
+        raise Refused
+    if ordered:
+        return {key: item if type(item) in _LEAVES else quick_value(item, depth) for key, item in value.items()}
+    return {key: quick_value(value[key], depth) for key in sorted(value, key=_key_order)}
 
 
 def _key_order(key: str) -> tuple[int, bytes]:

@@ -10,7 +10,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import b1_codec, b2_blobs, b4_journal, b5_recovery, b6_mempool, b14_state, scaling, whole
+from tests.bench import (
+    b1_codec,
+    b2_blobs,
+    b4_journal,
+    b5_recovery,
+    b6_mempool,
+    b14_state,
+    b15_modules,
+    scaling,
+    whole,
+    whole_modules,
+)
 from tests.bench.harness import Benchmark, LeftOut, Result, Setting, run_case
 from tests.bench.report import headline, left_out, machine_line, row, write
 
@@ -21,7 +32,9 @@ BENCHMARKS: dict[str, Benchmark] = {
     "B5": b5_recovery.cases,
     "B6": b6_mempool.cases,
     "B14": b14_state.cases,
+    "B15": b15_modules.cases,
     "whole": whole.cases,
+    "modules": whole_modules.cases,
     "scale": scaling.cases,
 }
 
