@@ -63,7 +63,7 @@ class Storm:
         ready = await self.world.all_ready(seconds=self.patience) is not None
         took = time.monotonic() - trouble.healed
         if took > SLOW_SECONDS:
-            waited = (f"{why} ({seconds:.1f} s)" for why, seconds in self.world.unready.items())
+            waited = (f"{why} (until {seconds:.1f} s)" for why, seconds in self.world.unready.items())
             self.say(f"  was not ready: {'; '.join(waited)}")
         if not ready:
             history.noted.append(("UNREADY", f"{self.patience:g} s after {kind} of {', '.join(befallen)}"))

@@ -33,20 +33,8 @@ def inside(folder: Path) -> list[Path]:
 # What it does takes half a minute; it starts nine processes, which takes what it takes where others are at work.
 @pytest.mark.timeout(900)
 async def test_a_short_run_of_faults_loses_doubles_and_forks_nothing(tmp_path: Path) -> None:
-    words = (
-        "--once",
-        "--seed",
-        "3",
-        "--kinds",
-        SHORT,
-        "--clients",
-        "3",
-        "--patience",
-        "120",
-        "--folder",
-        str(tmp_path),
-    )
-    process = await start(*words)
+    options = {"--seed": "3", "--kinds": SHORT, "--clients": "3", "--patience": "120", "--folder": str(tmp_path)}
+    process = await start("--once", *itertools.chain.from_iterable(options.items()))
     said = (await process.communicate())[0].decode()
     print(said)
     assert process.returncode == 0, said
