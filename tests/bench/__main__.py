@@ -10,7 +10,17 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import b1_codec, b2_blobs, b4_journal, b5_recovery, b6_mempool, b14_state, scaling, whole
+from tests.bench import (
+    b1_codec,
+    b2_blobs,
+    b4_journal,
+    b5_recovery,
+    b6_mempool,
+    b14_state,
+    b17_simulator,
+    scaling,
+    whole,
+)
 from tests.bench.harness import Benchmark, LeftOut, Result, Setting, run_case
 from tests.bench.report import headline, left_out, machine_line, row, write
 
@@ -21,6 +31,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "B5": b5_recovery.cases,
     "B6": b6_mempool.cases,
     "B14": b14_state.cases,
+    "B17": b17_simulator.cases,
     "whole": whole.cases,
     "scale": scaling.cases,
 }
