@@ -42,8 +42,9 @@ def place_of(signed: Vote | Proposal) -> Place:
 
 
 def phase_name(evidence: Equivocation) -> str:
-    """Returns what was signed twice: ``proposal``, ``prevote`` or ``precommit``."""
-    return {PROPOSING: "proposal", PREVOTE: "prevote", PRECOMMIT: "precommit"}[place_of(evidence.first)[3]]
+    """Returns what was signed twice: ``proposal``, ``prevote``, ``precommit``, or the number of what proves nothing."""
+    phase = place_of(evidence.first)[3]
+    return {PROPOSING: "proposal", PREVOTE: "prevote", PRECOMMIT: "precommit"}.get(phase, str(phase))
 
 
 def contradicts(first: Vote | Proposal, second: Vote | Proposal) -> bool:
