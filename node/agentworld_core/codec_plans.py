@@ -138,6 +138,8 @@ def compile_field(hint: Any) -> FieldCodec:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        if len(inner) == len(typing.get_args(hint)):
+            return _one_of(tuple(inner))
         return _optional(compile_field(inner[0]))
     if origin is tuple:
         return _sequence(compile_field(typing.get_args(hint)[0]), rules)
@@ -229,6 +231,43 @@ def _nested(cls: type[Any]) -> FieldCodec:
     codec.quick_decode = lambda plain: plan_of(cls).build(plain)
     codec.message = cls
     codec.has_value = plan_of(cls).has_values
+    return codec
+
+
+def _one_of(classes: tuple[type[Any], ...]) -> FieldCodec:
+    """Returns the codec of a field that holds one of several messages; the schema number says which."""
+    by_number = {cls.SCHEMA_NUMBER: cls for cls in classes}
+    says = " or ".join(cls.__name__ for cls in classes)
+
+    def class_of(plain: Any) -> type[Any] | None:
+        number = plain[0] if type(plain) is list and plain else None
+        return by_number.get(number) if type(number) is int else None
+
+    def encode(value: Any, path: str) -> Any:
+        if type(value) not in classes:
+            raise MalformedEncoding(f"must be {says}", field=path, value=type(value).__name__)
+        return plain_of(value, type(value), path)
+
+    def decode(plain: Any, path: str) -> Any:
+        cls = class_of(plain)
+        if cls is None:
+            raise MalformedEncoding(f"is neither {says.replace(' or ', ' nor ')}", field=path)
+        return message_of(cls, plain, path)
+
+    def quick_encode(value: Any) -> Any:
+        if type(value) not in classes:
+            raise Refused
+        return plan_of(type(value)).to_plain(value)
+
+    def quick_decode(plain: Any) -> Any:
+        cls = class_of(plain)
+        if cls is None:
+            raise Refused
+        return plan_of(cls).build(plain)
+
+    codec = FieldCodec(encode, decode)
+    codec.quick_encode, codec.quick_decode = quick_encode, quick_decode
+    codec.has_value = any(plan_of(cls).has_values for cls in classes)
     return codec
 
 
