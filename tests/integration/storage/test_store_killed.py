@@ -52,10 +52,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, chain: Chain) -> Path:
     return folder
 
 
-def spoil(folder: Path, needed: set[str], seed: int) -> None:
-    """Damages and removes some of what is needed; never the genesis document, which nobody else has."""
+def spoil(folder: Path, names: set[str], seed: int) -> None:
+    """Damages and removes some of these blobs."""
     rng = random.Random(seed)
-    for name in rng.sample(sorted(needed), 12):
+    for name in rng.sample(sorted(names), 12):
         if rng.random() < 0.5:
             flip_blob(folder, name)
         else:
@@ -76,14 +76,6 @@ def run(command: str, folder: Path, *, operation: int) -> subprocess.CompletedPr
     )
 
 
-def operations_of(command: str, folder: Path) -> int:
-    done = run(command, folder, operation=0)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = re.search(r"operations: (\d+)", done.stdout)
-    assert found
-    return int(found.group(1))
-
-
 @pytest.fixture(scope="module")
 def needed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """What is left when nothing was killed."""
@@ -92,32 +84,56 @@ def needed(made: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, by
     return contents(folder)
 
 
-@pytest.mark.parametrize("command", ["gc", "repair"])
-def test_no_kill_loses_what_is_needed(
-    made: Path, chain: Chain, needed: dict[str, bytes], tmp_path: Path, command: str
-) -> None:
-    genesis = chain.bundles[0].block.prev_block_hash
-    counted = Path(shutil.copytree(made, tmp_path / "counted"))
+@pytest.fixture(scope="module", params=["gc", "repair"])
+def command(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def losable(chain: Chain, needed: dict[str, bytes]) -> set[str]:
+    """All that is needed but the genesis document, which nobody else has."""
+    return set(needed) - {chain.bundles[0].block.prev_block_hash}
+
+
+@pytest.fixture(scope="module")
+def operations(command: str, made: Path, losable: set[str], tmp_path_factory: pytest.TempPathFactory) -> int:
+    """How many operations the command takes when nobody kills it."""
+    folder = Path(shutil.copytree(made, tmp_path_factory.mktemp(command) / "data"))
     if command == "repair":
-        spoil(counted, set(needed) - {genesis}, 0)
-    operations = operations_of(command, counted)
-    assert operations > 50
-    for seed in SEEDS:
-        folder = Path(shutil.copytree(made, tmp_path / f"{command}-{seed}"))
-        if command == "repair":
-            spoil(folder, set(needed) - {genesis}, seed)
-        at = random.Random(f"{command} {seed}").randrange(1, operations)
-        ended = run(command, folder, operation=at)
-        says = f"{command}, seed {seed}, killed at operation {at} of {operations}"
-        assert ended.returncode in (-signal.SIGKILL, 0), says + ended.stdout + ended.stderr
-        report = check(folder)
-        if command == "gc":
-            assert report.is_whole, f"{says}: {report}"
-        assert asyncio.run(repair(folder)).after.is_whole, says
-        collect(folder)
-        assert contents(folder) == needed, says
-        ledger = Ledger.open(folder, chain.genesis)
-        assert (ledger.height, ledger.chain.state_root) == (13, chain.state.state_root), says
-        assert [ledger.bundle(height) for height in range(1, 14)] == chain.bundles, says
-        ledger.close()
-        shutil.rmtree(folder)
+        spoil(folder, losable, 0)
+    done = run(command, folder, operation=0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = re.search(r"operations: (\d+)", done.stdout)
+    assert found
+    assert int(found.group(1)) > 50
+    return int(found.group(1))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_kill_loses_what_is_needed(
+    made: Path,
+    chain: Chain,
+    needed: dict[str, bytes],
+    losable: set[str],
+    command: str,
+    operations: int,
+    seed: int,
+    tmp_path: Path,
+) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "data"))
+    if command == "repair":
+        spoil(folder, losable, seed)
+    at = random.Random(f"{command} {seed}").randrange(1, operations)
+    ended = run(command, folder, operation=at)
+    says = f"{command}, seed {seed}, killed at operation {at} of {operations}"
+    assert ended.returncode in (-signal.SIGKILL, 0), says + ended.stdout + ended.stderr
+    report = check(folder)
+    if command == "gc":
+        assert report.is_whole, f"{says}: {report}"
+    assert asyncio.run(repair(folder)).after.is_whole, says
+    collect(folder)
+    assert contents(folder) == needed, says
+    ledger = Ledger.open(folder, chain.genesis)
+    assert (ledger.height, ledger.chain.state_root) == (13, chain.state.state_root), says
+    assert [ledger.bundle(height) for height in range(1, 14)] == chain.bundles, says
+    ledger.close()
