@@ -172,7 +172,7 @@ _SUBSYSTEMS = (
     ("consensus", ("consensus/", "roles/validator.py", "roles/intake.py", "roles/executor.py")),
     ("blocks and ledger", ("agentworld_core/ledger", "agentworld_node/ledger", "records.py")),
     ("log", ("storage/wal", "fdatasync", "pwrite")),
-    ("blobs", ("storage/blobs", "storage/files", "posix.", "pathlib")),
+    ("blobs", ("storage/blobs", "storage/loose", "storage/pack", "storage/files", "posix.", "pathlib")),
     ("index", ("storage/index", "sqlite3")),
     ("waiting", ("select.epoll", "acquire", "queue.SimpleQueue")),
 )
