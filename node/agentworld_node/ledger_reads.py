@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -123,6 +123,12 @@ class LedgerReads:
         if epoch is None:
             return self.chain.directories[-1].directory
         return next((item.directory for item in self.chain.directories if item.directory.epoch == epoch), None)
+
+    def committed(self, action_ids: Sequence[str]) -> set[str]:
+        """Returns those of the actions that are committed here, at a small part of what asking for each would cost."""
+        with self._watched():
+            found = self._stores.index.heights_of(action_ids)
+        return {action_id for action_id, height in found.items() if height <= self.chain.height}
 
     def receipt(self, action_id: str) -> Receipt | None:
         """Returns the receipt of a committed action."""

@@ -74,7 +74,7 @@ class TestBuilding:
             assert await theirs.judge(body) == (True, "")
             bundle = BlockBundle(block, batch, make_certificate(block))
             for one, ledger in ((mine, it.ledger), (theirs, other.ledger)):
-                execution = one.execution_of(bundle)
+                execution = await one.execution_of(bundle.block)
                 assert execution is not None
                 assert await ledger.apply(bundle, execution=execution)
             assert it.ledger.chain.state_root == other.ledger.chain.state_root
