@@ -8,6 +8,7 @@ first 16 bytes of BLAKE3 of the public key, in hex.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Protocol, TypeVar, cast
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
@@ -35,6 +36,7 @@ class Signer(Protocol):
         ...
 
 
+@functools.lru_cache(maxsize=4096)
 def key_id_of(public_key: bytes) -> str:
     """Returns the key id of a 32-byte public key: 32 hex digits."""
     return digest(public_key)[:16].hex()

@@ -81,8 +81,15 @@ def action_id_of(envelope: ActionEnvelope) -> str:
 
 
 def envelope_id(envelope: ActionEnvelope) -> str:
-    """Returns the content id of the whole signed action: the only safe key for a cache of verified actions."""
-    return content_id(encode(envelope))
+    """Returns the content id of the whole signed action: the only safe key for a cache of verified actions.
+
+    It is made once for each envelope: a hash lets another thread run, which costs its caller more than the hash.
+    """
+    kept: str | None = getattr(envelope, "_content_id", None)
+    if kept is None:
+        kept = content_id(encode(envelope))
+        object.__setattr__(envelope, "_content_id", kept)
+    return kept
 
 
 def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
