@@ -18,9 +18,10 @@ from typing import Any, Self
 
 import aiohttp
 
-from agentworld_client.gateway import CBOR
+from agentworld_client.gateway import CBOR, GatewayClient
 from agentworld_core.codec import encode
 from agentworld_core.messages import ActionEnvelope, Actions, Parameters
+from agentworld_core.topology.node_config import LeaseConfig
 from agentworld_core.world.actions import make_action, sign_action
 from tests.bench.material import agent_signer
 from tests.bench.processes import LoadRun, cpu_seconds, end_all, free_ports, wait_for
@@ -44,7 +45,7 @@ class Validators:
     def __init__(self, folder: Path, *, count: int, parameters: Parameters = PARAMETERS):
         folder.mkdir()
         self.names = [f"v{number}" for number in range(count)]
-        self.material = Material(folder, validators=self.names, parameters=parameters)
+        self.material = Material(folder, validators=self.names, parameters=parameters, lease=LeaseConfig())
         self._traffic = _traffic()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._sent: list[str] = []
@@ -118,8 +119,6 @@ class Validators:
         return None
 
     async def _committed(self, height: int) -> list[str]:
-        from agentworld_client.gateway import GatewayClient
-
         found: list[str] = []
         async with GatewayClient(self.urls[-1]) as client:
             at = 1

@@ -69,7 +69,12 @@ def test_a_library_that_accepts_more_is_not_asked() -> None:
 def test_libsodium_is_here_and_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ed25519._quick is not None
     asked: list[bytes] = []
-    monkeypatch.setattr(ed25519, "openssl_accepts", lambda _key, _signature, data: bool(asked.append(data)))
+
+    def refuse(_key: bytes, _signature: bytes, data: bytes) -> bool:
+        asked.append(data)
+        return False
+
+    monkeypatch.setattr(ed25519, "openssl_accepts", refuse)
     assert verifies(KEY, GOOD, DATA)
     assert asked == []
     assert not verifies(KEY, GOOD, b"other")

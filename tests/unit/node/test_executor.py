@@ -14,6 +14,7 @@ import pytest
 from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_proposal
 from agentworld_core.hashing import content_id
+from agentworld_core.ledger.validate import check_block
 from agentworld_core.membership.builder import Changes, next_directory
 from agentworld_core.messages import BlockBundle, ProposalBody, Round
 from agentworld_core.signing import sign
@@ -224,13 +225,12 @@ async def test_a_block_that_is_decided_while_it_is_judged_is_executed_once(
         body = proposed(it, *candidate)
         begun, go_on = threading.Event(), threading.Event()
         executions: list[int] = []
-        check = executor_module.check_block
 
         def slow(*given: Any, **options: Any) -> Any:
             executions.append(1)
             begun.set()
             assert go_on.wait(PATIENCE)
-            return check(*given, **options)
+            return check_block(*given, **options)
 
         monkeypatch.setattr(executor_module, "check_block", slow)
         judging = asyncio.create_task(theirs.judge(body))

@@ -258,7 +258,12 @@ class TestSubmission:
             asked: list[int] = []
             index = it.ledger._stores.index
             rows = index._rows
-            monkeypatch.setattr(index, "_rows", lambda *given: (asked.append(len(given)), rows(*given))[1])
+
+            def counted(*given: str) -> object:
+                asked.append(len(given))
+                return rows(*given)
+
+            monkeypatch.setattr(index, "_rows", counted)
             results = await role.submit([register(f"a{number}") for number in range(100)])
             assert all(isinstance(result, dict) for result in results)
             assert asked == [101]
