@@ -9,6 +9,7 @@ removed by later writers.
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 from pathlib import Path
@@ -68,7 +69,7 @@ class FileLeaseStore:
             if not versions:
                 return None
             try:
-                fields = json.loads(os.readlink(self._file(versions[-1])))
+                fields = json.loads(_text(self._file(versions[-1])))
             except FileNotFoundError:
                 continue  # Much has been written since the names were read, and this one was cleared away.
             return LeaseRecord(
@@ -116,3 +117,13 @@ class FileLeaseStore:
         """Removes old versions."""
         for version in versions[:-VERSIONS_KEPT]:
             self._file(version).unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str:
+    """Returns the text of a link, or of the file that versions before links have written."""
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return path.read_text(encoding="utf-8")

@@ -56,6 +56,13 @@ async def test_old_versions_are_cleared_away_and_nothing_else_is_left(path: Path
     assert len(os.listdir(path.parent)) == VERSIONS_KEPT
 
 
+async def test_a_record_that_an_earlier_version_wrote_as_a_file_is_read_and_replaced(path: Path) -> None:
+    path.with_name("lease.json.000000000007").write_text('{"holder": "a", "term": 3, "duration_ms": 1000}')
+    store = FileLeaseStore(path)
+    assert await store.read() == LeaseRecord(holder="a", term=3, duration_ms=1000, version="7")
+    assert await store.write(wanted("b", 4, "7")) == await store.read()
+
+
 async def test_taking_the_lease_waits_for_one_sync_and_renewing_it_for_none(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
