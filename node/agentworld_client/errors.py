@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any, ClassVar
 
 from agentworld_core.errors import AgentWorldError, NotAvailable
@@ -74,8 +73,5 @@ class VerificationFailed(AgentWorldError):
         if self.place is not None:
             found["place"] = self.place
         if self.difference is not None:
-            found["difference"] = {
-                name: value if isinstance(value, str | int) else str(value)
-                for name, value in dataclasses.asdict(self.difference).items()
-            }
+            found["difference"] = self.difference.as_dict()
         return {**super().as_dict(), **found}

@@ -13,7 +13,7 @@ from agentworld_client.checkpoint import chain_before
 from agentworld_client.errors import VerificationFailed
 from agentworld_client.source import WorldSource
 from agentworld_core.errors import AgentWorldError, HashMismatch, NotAvailable
-from agentworld_core.ledger.chain import ChainLinks, ChainState
+from agentworld_core.ledger.chain import ChainState, with_state
 from agentworld_core.ledger.segments import event_root_of, read_events
 from agentworld_core.ledger.validate import check_links
 from agentworld_core.messages import BlockBundle, Genesis, WorldEvent
@@ -23,12 +23,17 @@ from agentworld_core.world.tree import Tree
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """A verified block with its events, and the state before and after it."""
+    """A verified block with its events, the state before it, and the chain after it with its state."""
 
     bundle: BlockBundle
     events: tuple[WorldEvent, ...]
     before: Tree
-    after: Tree
+    chain: ChainState
+
+    @property
+    def after(self) -> Tree:
+        """The state after the block."""
+        return self.chain.tree
 
 
 async def walk(source: WorldSource, chain: ChainState, up_to: int) -> AsyncIterator[Step]:
@@ -36,24 +41,22 @@ async def walk(source: WorldSource, chain: ChainState, up_to: int) -> AsyncItera
 
     Raises VerificationFailed that names the first bad height, NotAvailable when the source ends before.
     """
-    links: ChainLinks = chain
-    tree = chain.tree
-    while links.height < up_to:
-        bundles = await source.blocks(links.height + 1, limit=min(64, up_to - links.height))
+    while chain.height < up_to:
+        bundles = await source.blocks(chain.height + 1, limit=min(64, up_to - chain.height))
         if not bundles:
-            says = f"the newest height is {links.height}"
+            says = f"the newest height is {chain.height}"
             raise NotAvailable(says, field="height", value=up_to, remedy="try again later")
         for bundle in bundles:
             try:
-                links = check_links(links, bundle)
+                links = check_links(chain, bundle)
                 events = await fetch_events(source, bundle)
-                after = replay_events(tree, events)
+                after = replay_events(chain.tree, events)
                 _check_root(after, bundle)
             except AgentWorldError as error:
                 height = bundle.block.height
                 raise VerificationFailed(str(error), height=height, cause_code=error.code, place=error.field) from error
-            yield Step(bundle, events, tree, after)
-            tree = after
+            before, chain = chain.tree, with_state(links, after, since=chain.snapshot_tree)
+            yield Step(bundle, events, before, chain)
 
 
 async def state_at(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,19 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, HashMismatch, InvalidField, NotAvailable
 from agentworld_core.ledger.block import Execution, HeaderInput, execute
 from agentworld_core.ledger.chain import ChainLinks, ChainState
-from agentworld_core.ledger.difference import Difference, first_difference
+from agentworld_core.ledger.difference import (
+    Difference,
+    compare_events,
+    compare_receipts,
+    differing_segment,
+    earliest,
+    places_of,
+)
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import chain_from_genesis, genesis_hash
 from agentworld_core.ledger.segments import read_events
 from agentworld_core.ledger.validate import check_links, replay_bundle
-from agentworld_core.messages import BlockBundle, Genesis, ReceiptList
+from agentworld_core.messages import BlockBundle, Genesis, JournalSegmentRef, ReceiptList
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
 
 BUNDLE_LIMIT = 32 * 1024 * 1024
@@ -72,11 +79,11 @@ class BundleStore:
 
     def get(self, height: int) -> BlockBundle | None:
         """Returns the stored block of a height; damaged files count as absent and are fetched again."""
-        try:
-            with _typed(self._folder):
+        with _typed(self._folder):
+            try:
                 data = self._path(height).read_bytes()
-        except FileNotFoundError:
-            return None
+            except FileNotFoundError:
+                return None
         try:
             return decode(BlockBundle, data, limit=BUNDLE_LIMIT)
         except AgentWorldError:
@@ -282,24 +289,32 @@ async def find_difference(chain: ChainState, bundle: BlockBundle, source: WorldS
     """
     block = bundle.block
     execution = execute(chain, bundle.batch, HeaderInput.of(block), action_root=block.action_root)
+    event = receipt = None
     try:
-        blobs = {block.receipts_root: await source.blob(block.receipts_root)}
-        for segment in block.segments:
-            blobs[segment.content_hash] = await source.blob(segment.content_hash)
-        events = read_events(block.segments, blobs.__getitem__)
-        receipts = decode(ReceiptList, blobs[block.receipts_root], limit=BUNDLE_LIMIT).receipts
+        index = differing_segment(block.segments, execution.block.segments)
+        if index is not None:
+            stated = read_events(block.segments[index : index + 1], await _blobs(source, block.segments, index))
+            executed = read_events(execution.block.segments[index : index + 1], execution.blobs.__getitem__)
+            event = compare_events(stated, executed, places=places_of(bundle.batch))
+        if block.receipts_root != execution.block.receipts_root:
+            data = await source.blob(block.receipts_root)
+            receipt = compare_receipts(decode(ReceiptList, data, limit=BUNDLE_LIMIT).receipts, execution.receipts)
     except AgentWorldError:
         # Whoever makes a wrong block need not say what it believes; the mismatch itself is told all the same.
         return None
-    return first_difference(events, receipts, execution)
+    return earliest(event, receipt, execution.receipts)
+
+
+async def _blobs(source: WorldSource, segments: Sequence[JournalSegmentRef], index: int) -> Callable[[str], bytes]:
+    """Returns what gives the bytes of the segment of an index, where there is one."""
+    found = {item.content_hash: await source.blob(item.content_hash) for item in segments[index : index + 1]}
+    return found.__getitem__
 
 
 @contextmanager
 def _typed(folder: Path) -> Iterator[None]:
-    """Turns what the disk refuses into an error that names the folder; a missing file stays one."""
+    """Turns what the disk refuses into an error that names the folder."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise InvalidField(f"cannot be used: {error.strerror}", field="store", value=folder) from error

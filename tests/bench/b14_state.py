@@ -16,7 +16,8 @@ from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import ActionEnvelope, BlockBundle
 from agentworld_core.world.actions import check_envelope
 from agentworld_core.world.tree import Tree
-from tests.bench.harness import Case, LeftOut, Setting, cpu
+from tests.bench.divergence import divergence_case
+from tests.bench.harness import Case, Setting, cpu
 from tests.bench.material import VALIDATOR, moves, next_block, populated
 from tests.unit.node.material import WORLD, make_genesis
 
@@ -24,7 +25,7 @@ SEED = 20_250_104
 DIRTY = 100
 
 
-def cases(setting: Setting) -> Iterator[Case | LeftOut]:
+def cases(setting: Setting) -> Iterator[Case]:
     """Yields the incremental root at growing sizes, its growth, and replay against live execution."""
     sizes = (300, 1_000) if setting.quick else (1_000, 10_000, 100_000, 1_000_000)
     states = {size: _State(size) for size in sizes}
@@ -51,11 +52,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     )
     states.clear()
     yield _replay(setting)
-    yield LeftOut(
-        id="B14",
-        case="the first divergent action in O(log n) probes",
-        reason="a divergence is reported by height and field; there is no search for the action within the block",
-    )
+    yield divergence_case(setting)
 
 
 class _State:

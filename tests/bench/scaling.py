@@ -45,7 +45,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     )
     del small, large
     low, high = 100, setting.size(4_000, 200)
-    with _Chain(setting.folder / "low", genesis, low) as short, _Chain(setting.folder / "high", genesis, high) as long:
+    with Chain(setting.folder / "low", genesis, low) as short, Chain(setting.folder / "high", genesis, high) as long:
         yield Case(
             id="scale",
             case=f"a committed block at height {high:,}",
@@ -85,18 +85,31 @@ class _Growing:
         return None if same else "a block does not replay to its state"
 
 
-class _Chain:
+class Chain:
     """A ledger on the disk with so many blocks, that goes on from there."""
+
+    AT_ONCE = 1_000
 
     def __init__(self, folder: Path, genesis: Genesis, height: int):
         self._ledger = Ledger.open(folder, genesis)
         self._loop = asyncio.new_event_loop()
-        self._nonces = itertools.count(10**9, BLOCKS * BLOCK)
+        self._nonces = itertools.count(1, max(BLOCKS * BLOCK, self.AT_ONCE))
+        self.grow(height)
+
+    @property
+    def height(self) -> int:
+        """The height of its last block."""
+        return self._ledger.height
+
+    def grow(self, height: int) -> None:
+        """Goes on to a height with blocks of one action, and does not wait for the disk."""
         # No actor is registered: the moves are refused, which is an event, a receipt and a nonce all the same.
         with unsynced():
-            self._loop.run_until_complete(self._apply([[action] for action in moves(height)]))
+            while (missing := height - self.height) > 0:
+                actions = moves(min(missing, self.AT_ONCE), first_nonce=next(self._nonces))
+                self._loop.run_until_complete(self._apply([[action] for action in actions]))
 
-    def __enter__(self) -> _Chain:
+    def __enter__(self) -> Chain:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -6,7 +6,7 @@ With the state it is also enough to execute the next block.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from agentworld_core.errors import InvalidField, NotFound, StateMismatch
 from agentworld_core.ledger.errors import DirectoryPending
@@ -92,6 +92,17 @@ class ChainState(ChainLinks):
     tree: Tree
     snapshot_tree: Tree
     sandbox: Sandbox | None = field(default=None, compare=False, repr=False)
+
+
+def with_state(links: ChainLinks, tree: Tree, *, since: Tree, sandbox: Sandbox | None = None) -> ChainState:
+    """Returns the head of a chain together with its state; ``since`` is the state of the last snapshot before it."""
+    at_snapshot = links.height % links.parameters.snapshot_interval == 0
+    return ChainState(
+        **{item.name: getattr(links, item.name) for item in fields(ChainLinks)},
+        tree=tree,
+        snapshot_tree=tree if at_snapshot else since,
+        sandbox=sandbox,
+    )
 
 
 def governance_of(directory: Directory) -> Governance:

@@ -67,8 +67,11 @@ class ChainSource:
         return self.blobs[content_hash]
 
 
-def a_chain() -> Chain:
-    """Eight blocks of two agents: a second directory at height 2, snapshots at 3 and 6, mail, an object, a refusal."""
+def a_chain(*, last: Sequence[ActionEnvelope] = ()) -> Chain:
+    """Eight blocks of two agents: a second directory at height 2, snapshots at 3 and 6, mail, an object, a refusal.
+
+    ``last`` are other actions of the last block.
+    """
     made = Chain()
     made.commit(register("ada"), register("bob"))
     made.commit(directory=successor(made.genesis.directory, Changes()))
@@ -77,7 +80,8 @@ def a_chain() -> Chain:
     made.commit(action("bob", "message.send", {"to": "ada", "body": "hello"}, 1))
     made.commit(action("ada", "object.update", {"object_id": "lamp", "data": {"lit": True}}, 3))
     made.commit(action("bob", "object.update", {"object_id": "lamp", "data": 0}, 2))
-    made.commit(action("ada", "mailbox.clear", {"up_to": 1}, 4), action("bob", "agent.move", {"to": [5, 5]}, 3))
+    usual = [action("ada", "mailbox.clear", {"up_to": 1}, 4), action("bob", "agent.move", {"to": [5, 5]}, 3)]
+    made.commit(*(last or usual))
     return made
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from agentworld_core.codec import encode
 from agentworld_core.ledger.genesis import genesis_hash
-from agentworld_node.cli import auditing, inspecting
+from agentworld_node.cli import auditing, comparing, inspecting
 from agentworld_node.cli.app import FAILED, NO_ANSWER, NOT_VERIFIED, USAGE, app
 from agentworld_node.ledger import Ledger
 from agentworld_node.records import COMMIT
@@ -23,7 +23,7 @@ from tests.unit.client.chain_source import a_chain, forged
 from tests.unit.core.ledger.chains import Chain, with_fields
 from tests.unit.core.world.agents import action
 
-COMMANDS = (auditing, inspecting)
+COMMANDS = (auditing, comparing, inspecting)
 """They register themselves when they are imported."""
 
 
@@ -54,6 +54,13 @@ def data(chain: Chain, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fill(tmp_path_factory.mktemp("node") / "data", chain)
 
 
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data folder of a node that has another block 8."""
+    other = a_chain(last=[action("ada", "agent.move", {"to": [3, 3]}, 4)])
+    return fill(tmp_path_factory.mktemp("fork") / "data", other)
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -61,6 +68,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 def document(result: Result) -> Any:
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
+
+
+def written(folder: Path, chain: Chain, bundles: list[Any], blobs: dict[str, bytes] | None = None) -> Path:
+    """A data folder with these blocks in its log, whatever they are worth."""
+    with WriteAheadLog.open(folder / "log") as wal:
+        for bundle in bundles:
+            wal.append(COMMIT, encode(bundle))
+            wal.sync_now()
+    genesis = {genesis_hash(chain.genesis): encode(chain.genesis)}
+    for content_hash, blob in (genesis | (blobs or {})).items():
+        path = folder / "blobs" / content_hash[:2] / content_hash[2:4] / content_hash
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(blob)
+    return folder
 
 
 class TestVerify:
@@ -91,7 +112,7 @@ class TestVerify:
     def test_a_log_with_a_changed_block_is_exit_code_4_with_height_and_field(
         self, tmp_path: Path, chain: Chain
     ) -> None:
-        folder = self.written(tmp_path, chain, [*chain.bundles[:4], with_fields(chain.bundles[4], "block", tick=9)])
+        folder = written(tmp_path, chain, [*chain.bundles[:4], with_fields(chain.bundles[4], "block", tick=9)])
         result = invoke("verify", folder, "-o", "json")
         error = json.loads(result.stderr)["error"]
         assert (result.exit_code, error["height"]) == (NOT_VERIFIED, 5)
@@ -101,7 +122,7 @@ class TestVerify:
         move = action("bob", "agent.move", {"to": [8, 8]}, 4)
         receipt = dataclasses.replace(chain.executions[0].receipts[0], position=0, message="forged")
         bundle, blobs = forged(chain, [move], receipt=receipt)
-        folder = self.written(tmp_path, chain, [*chain.bundles, bundle], blobs)
+        folder = written(tmp_path, chain, [*chain.bundles, bundle], blobs)
         assert document(invoke("verify", folder, "-o", "json"))["height"] == 9
         result = invoke("verify", folder, "--replay", "-o", "json")
         error = json.loads(result.stderr)["error"]
@@ -109,21 +130,8 @@ class TestVerify:
         assert error["difference"]["position"] == 0
         assert move.action_id in invoke("verify", folder, "--replay").stderr
 
-    def written(self, folder: Path, chain: Chain, bundles: list[Any], blobs: dict[str, bytes] | None = None) -> Path:
-        """A data folder with these blocks in its log, whatever they are worth."""
-        with WriteAheadLog.open(folder / "log") as wal:
-            for bundle in bundles:
-                wal.append(COMMIT, encode(bundle))
-                wal.sync_now()
-        genesis = {genesis_hash(chain.genesis): encode(chain.genesis)}
-        for content_hash, blob in (genesis | (blobs or {})).items():
-            path = folder / "blobs" / content_hash[:2] / content_hash[2:4] / content_hash
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(blob)
-        return folder
-
     def test_a_damaged_log_is_told(self, tmp_path: Path, chain: Chain) -> None:
-        folder = self.written(tmp_path, chain, list(chain.bundles))
+        folder = written(tmp_path, chain, list(chain.bundles))
         (path,) = (folder / "log").glob("*.wal")
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
@@ -132,7 +140,7 @@ class TestVerify:
         assert (result.exit_code, json.loads(result.stderr)["error"]["code"]) == (FAILED, CorruptLog.code)
 
     def test_a_torn_tail_is_left_out_and_told(self, tmp_path: Path, chain: Chain) -> None:
-        folder = self.written(tmp_path, chain, list(chain.bundles))
+        folder = written(tmp_path, chain, list(chain.bundles))
         (path,) = (folder / "log").glob("*.wal")
         path.write_bytes(path.read_bytes()[:-9])
         result = invoke("verify", folder, "-o", "json")
@@ -142,7 +150,7 @@ class TestVerify:
         for place in (tmp_path / "none", tmp_path):
             result = invoke("verify", place)
             assert (result.exit_code, result.stderr.startswith("error ")) == (FAILED, True)
-        self.written(tmp_path / "empty", a_chain(), [])
+        written(tmp_path / "empty", a_chain(), [])
         result = invoke("verify", tmp_path / "empty")
         assert (result.exit_code, "no block yet" in result.stderr) == (FAILED, True)
 
@@ -249,3 +257,43 @@ class TestArchives:
         assert [path.name for path in tmp_path.iterdir()] == ["world.tar"]
         assert invoke("import", tmp_path / "none.tar", "--data", tmp_path / "data").exit_code == FAILED
         assert invoke("import", tmp_path / "world.tar").exit_code == USAGE
+
+
+class TestCompare:
+    """`agentworld compare` finds where two sources part."""
+
+    def test_what_is_the_same(self, data: Path) -> None:
+        found = document(invoke("compare", data, "--source", data, "-o", "json"))
+        assert found == {"agreed": 8, "compared": 8, "probes": 1, "divergence": None}
+        assert "The same up to height 8" in invoke("compare", data, "-s", data).stdout
+
+    def test_what_is_not(self, data: Path, forked: Path) -> None:
+        result = invoke("compare", forked, "--source", data, "--replay", "-o", "json")
+        assert result.exit_code == NOT_VERIFIED
+        found = json.loads(result.stdout)["divergence"]
+        assert (found["height"], found["position"]) == (8, 0)
+        assert [item["right"] for item in found["verdicts"]] == [True, True]
+        text = invoke("compare", forked, "--source", data, "--replay")
+        assert text.exit_code == NOT_VERIFIED
+        assert "They part at height 8 (found by comparing 4 of 8 heights)" in text.stdout
+        assert "the batches differ from position 0 on" in text.stdout
+        assert "right: execution and the quorum's certificate agree" in text.stdout
+        assert invoke("compare", forked, "--source", data, "--to", 7).exit_code == 0
+        assert invoke("compare", forked, "--source", data, "--to", 9).exit_code == NO_ANSWER
+
+    def test_another_result(self, data: Path, chain: Chain, tmp_path: Path) -> None:
+        moves = [action("ada", "agent.move", {"to": [9, 9]}, 5), action("bob", "agent.move", {"to": [8, 8]}, 4)]
+        longer = a_chain()
+        longer.commit(*moves)
+        right = fill(tmp_path / "right", longer)
+        event = next(item for item in longer.executions[-1].events if item.caused_by == moves[1].action_id)
+        bundle, blobs = forged(chain, moves, event=dataclasses.replace(event, tick=77))
+        wrong = written(tmp_path / "wrong", chain, [*chain.bundles, bundle], blobs)
+        result = invoke("compare", wrong, "--source", right, "--replay", "-o", "json")
+        assert result.exit_code == NOT_VERIFIED, result.output
+        found = json.loads(result.stdout)["divergence"]
+        assert (found["height"], found["position"], found["difference"]["position"]) == (9, -1, 1)
+        assert found["difference"]["action_id"] == moves[1].action_id
+        assert [item["right"] for item in found["verdicts"]] == [True, False]
+        text = invoke("compare", wrong, "--source", right, "--replay").stdout
+        assert f"the first difference is of action {moves[1].action_id} (position 1)" in text

@@ -16,7 +16,7 @@ from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.block import action_root_of
 from agentworld_core.ledger.chain import ChainState
-from agentworld_core.ledger.difference import first_difference
+from agentworld_core.ledger.difference import Difference, compare_events, compare_receipts, earliest
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.restart import chain_from_snapshot
 from agentworld_core.ledger.segments import Journal, cut_events, event_root_of, read_events, receipts_blob
@@ -137,6 +137,13 @@ def others(items: Sequence[Any], field: str) -> list[tuple[int, tuple[Any, ...]]
     ]
 
 
+def first_difference(events: Sequence[WorldEvent], receipts: Sequence[Receipt]) -> Difference | None:
+    """Where a result departs from the execution."""
+    places = {receipt.action_id: receipt.position for receipt in EXECUTION.receipts}
+    event = compare_events(events, EXECUTION.events, places=places)
+    return earliest(event, compare_receipts(receipts, EXECUTION.receipts), EXECUTION.receipts)
+
+
 class TestWhatTheQuorumClaims:
     """Receipts and events that a quorum has signed, but execution does not give: replay names the very field."""
 
@@ -149,7 +156,7 @@ class TestWhatTheQuorumClaims:
             error = refusal(replay_bundle, bundle)
             assert isinstance(error, ExecutionMismatch)
             assert error.field == "block.receipts_root"
-            found = first_difference(EXECUTION.events, receipts, EXECUTION)
+            found = first_difference(EXECUTION.events, receipts)
             assert found is not None
             assert (found.what, found.number, found.field) == ("receipt", index, field)
             assert found.action_id == ACTIONS[index].action_id
@@ -162,20 +169,32 @@ class TestWhatTheQuorumClaims:
             error = refusal(replay_bundle, sealed(RIGHT, **fields))
             assert isinstance(error, ExecutionMismatch)
             assert error.field in ("block.event_root", "block.journal_ref", "block.segments")
-            found = first_difference(events, EXECUTION.receipts, EXECUTION)
+            found = first_difference(events, EXECUTION.receipts)
             assert found is not None
             assert (found.what, found.field) == ("event", field)
             assert found.action_id == EXECUTION.events[index].caused_by
 
     def test_missing_and_added_ones(self) -> None:
         for events in (EXECUTION.events[:-1], (*EXECUTION.events, EXECUTION.events[-1])):
-            found = first_difference(events, EXECUTION.receipts, EXECUTION)
+            found = first_difference(events, EXECUTION.receipts)
             assert found is not None
             assert "nothing" in (found.stated, found.executed)
-        found = first_difference(EXECUTION.events, EXECUTION.receipts[:1], EXECUTION)
+        found = first_difference(EXECUTION.events, EXECUTION.receipts[:1])
         assert found is not None
         assert (found.what, found.number, found.stated) == ("receipt", 1, "nothing")
-        assert first_difference(EXECUTION.events, EXECUTION.receipts, EXECUTION) is None
+        assert first_difference(EXECUTION.events, EXECUTION.receipts) is None
+
+    def test_an_event_less_is_of_the_action_that_lacks_it(self) -> None:
+        place = next(index for index, event in enumerate(EXECUTION.events) if event.caused_by == ACTIONS[0].action_id)
+        events = (*EXECUTION.events[:place], *EXECUTION.events[place + 1 :])
+        found = first_difference(events, EXECUTION.receipts)
+        assert found is not None
+        assert (found.action_id, found.position) == (ACTIONS[0].action_id, 0)
+        # One more is of the action it is added to, and not of the next one, which it displaces.
+        events = (*EXECUTION.events[: place + 1], EXECUTION.events[place], *EXECUTION.events[place + 1 :])
+        found = first_difference(events, EXECUTION.receipts)
+        assert found is not None
+        assert (found.action_id, found.position) == (ACTIONS[0].action_id, 0)
 
 
 class TestStoredContent:
