@@ -110,7 +110,7 @@ _T = TypeVar("_T")
 class _Keeping:
     """A message that keeps its encoding, because it is encoded again and again; nothing of it can change."""
 
-    __slots__ = ("_encoding",)
+    __slots__ = ("_content_id", "_encoding")
 
 
 @dataclass_transform(frozen_default=True)
