@@ -235,38 +235,22 @@ def _nested(cls: type[Any]) -> FieldCodec:
 
 
 def _one_of(classes: tuple[type[Any], ...]) -> FieldCodec:
-    """Returns the codec of a field that holds one of several messages; the schema number says which."""
+    """Returns the codec of a field that holds one of several messages; what is none is refused as the first of them."""
     by_number = {cls.SCHEMA_NUMBER: cls for cls in classes}
-    says = " or ".join(cls.__name__ for cls in classes)
 
-    def class_of(plain: Any) -> type[Any] | None:
+    def of(value: Any) -> type[Any]:
+        return type(value) if type(value) in classes else classes[0]
+
+    def of_plain(plain: Any) -> type[Any]:
         number = plain[0] if type(plain) is list and plain else None
-        return by_number.get(number) if type(number) is int else None
+        return by_number.get(number, classes[0]) if type(number) is int else classes[0]
 
-    def encode(value: Any, path: str) -> Any:
-        if type(value) not in classes:
-            raise MalformedEncoding(f"must be {says}", field=path, value=type(value).__name__)
-        return plain_of(value, type(value), path)
-
-    def decode(plain: Any, path: str) -> Any:
-        cls = class_of(plain)
-        if cls is None:
-            raise MalformedEncoding(f"is neither {says.replace(' or ', ' nor ')}", field=path)
-        return message_of(cls, plain, path)
-
-    def quick_encode(value: Any) -> Any:
-        if type(value) not in classes:
-            raise Refused
-        return plan_of(type(value)).to_plain(value)
-
-    def quick_decode(plain: Any) -> Any:
-        cls = class_of(plain)
-        if cls is None:
-            raise Refused
-        return plan_of(cls).build(plain)
-
-    codec = FieldCodec(encode, decode)
-    codec.quick_encode, codec.quick_decode = quick_encode, quick_decode
+    codec = FieldCodec(
+        lambda value, path: plain_of(value, of(value), path),
+        lambda plain, path: message_of(of_plain(plain), plain, path),
+    )
+    codec.quick_encode = lambda value: plan_of(of(value)).to_plain(value)
+    codec.quick_decode = lambda plain: plan_of(of_plain(plain)).build(plain)
     codec.has_value = any(plan_of(cls).has_values for cls in classes)
     return codec
 
