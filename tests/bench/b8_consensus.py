@@ -142,10 +142,14 @@ def _pysyncobj(setting: Setting, ours: Validators, nodes: PySyncObjNodes) -> Ite
     )
 
 
-def _growth(setting: Setting) -> Iterator[Case]:
+def _growth(setting: Setting) -> Iterator[Case | LeftOut]:
     """Messages and processor time of a block of one action, per validator, with more of them."""
     commits = setting.size(12, 2)
-    costs = {count: _per_commit(setting, count, commits) for count in (VALIDATORS, *OTHERS)}
+    try:
+        costs = {count: _per_commit(setting, count, commits) for count in (VALIDATORS, *OTHERS)}
+    except TimeoutError as late:
+        yield LeftOut(id="B8", case="growth with the number of validators", reason=str(late))
+        return
     few_messages, few_cpu = costs[VALIDATORS]
     for count in OTHERS:
         messages, cpu = costs[count]

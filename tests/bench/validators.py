@@ -71,7 +71,7 @@ class Validators:
                     )
                 )
         try:
-            wait_for(lambda: asyncio.run(self._are_ready()), "the validators are ready")
+            wait_for(lambda: asyncio.run(self._are_ready()), "the validators are ready", seconds=_PATIENCE)
             self.load(ACTORS, chunk=16, in_flight=1)
         except BaseException:
             end_all(self._processes)
