@@ -134,6 +134,7 @@ def main() -> None:
         auditing,
         comparing,
         consensus,
+        effects,
         evidence,
         governance,
         inspecting,

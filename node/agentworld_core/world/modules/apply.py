@@ -12,6 +12,7 @@ from agentworld_core.codec import Value
 from agentworld_core.errors import StateMismatch
 from agentworld_core.messages import WorldEvent
 from agentworld_core.world.event_fields import existing, take
+from agentworld_core.world.modules.receipts import params_hash_of
 from agentworld_core.world.modules.records import (
     APPLIED,
     APPROVED,
@@ -30,6 +31,7 @@ from agentworld_core.world.modules.records import (
     CapabilityRecord,
     ChangesRecord,
     EffectCount,
+    EffectDue,
     EffectRecord,
     ManifestRecord,
     ModuleStateRecord,
@@ -42,6 +44,7 @@ from agentworld_core.world.modules.records import (
     artifact_key,
     capability_key,
     changes_key,
+    effect_due_key,
     effect_key,
     module_state_key,
     piece_key,
@@ -71,6 +74,7 @@ RESOURCES_GRANTED = "resources.granted"
 RESOURCES_CHARGED = "resources.charged"
 EFFECT_QUEUED = "effect.queued"
 EFFECT_SETTLED = "effect.settled"
+EFFECT_EXPIRED = "effect.expired"
 MODULE_STATE_UPDATED = "module.state_updated"
 MODULE_CALL_FAILED = "module.call_failed"
 MODULE_EMITTED = "module.emitted"
@@ -196,7 +200,8 @@ def _manifest_updated(draft: Draft, _event: WorldEvent, payload: Payload) -> Non
 
 
 def _capability_granted(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    record = CapabilityRecord(take(payload, "kinds", list), take(payload, "expires_tick", int))
+    signers = take(payload, "signers", list) if "signers" in payload else []
+    record = CapabilityRecord(take(payload, "kinds", list), take(payload, "expires_tick", int), signers)
     draft.put(capability_key(take(payload, "capability", str)), record)
 
 
@@ -238,16 +243,28 @@ def _effect_queued(draft: Draft, event: WorldEvent, payload: Payload) -> None:
     count = draft.record(EFFECTS_KEY, EffectCount) or EffectCount()
     if number != count.next:
         raise StateMismatch(f"the next intent is {count.next}", field="payload.intent", value=number)
-    record = EffectRecord(take(payload, "module_id", str), take(payload, "kind", str), event.tick)
+    record = EffectRecord(
+        module_id=take(payload, "module_id", str),
+        kind=take(payload, "kind", str),
+        tick=event.tick,
+        cap_ref=take(payload, "cap_ref", str),
+        params_hash=params_hash_of(payload.get("params")),
+        expires_tick=take(payload, "expires_tick", int),
+        ref=take(payload, "ref", str),
+    )
     draft.put(effect_key(number), record)
+    if record.expires_tick:
+        draft.put(effect_due_key(record.expires_tick, number), EffectDue(number))
     draft.put(EFFECTS_KEY, EffectCount(number + 1, count.pending + 1))
 
 
-def _effect_settled(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = effect_key(take(payload, "intent", int))
-    existing(draft, key, EffectRecord)
+def _effect_closed(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
+    number = take(payload, "intent", int)
+    record = existing(draft, effect_key(number), EffectRecord)
     count = existing(draft, EFFECTS_KEY, EffectCount)
-    draft.put(key, None)
+    draft.put(effect_key(number), None)
+    if record.expires_tick:
+        draft.put(effect_due_key(record.expires_tick, number), None)
     draft.put(EFFECTS_KEY, replace(count, pending=count.pending - 1))
 
 
@@ -276,7 +293,8 @@ MODULE_EVENTS: dict[str, Callable[[Draft, WorldEvent, Payload], None]] = {
     RESOURCES_CHARGED: _resources_charged,
     MODULE_STATE_UPDATED: _module_state_updated,
     EFFECT_QUEUED: _effect_queued,
-    EFFECT_SETTLED: _effect_settled,
+    EFFECT_SETTLED: _effect_closed,
+    EFFECT_EXPIRED: _effect_closed,
     MODULE_CALL_FAILED: _reported,
     MODULE_EMITTED: _reported,
     POLICY_DECIDED: _reported,
