@@ -106,10 +106,14 @@ def test_a_module_is_published_acts_and_is_upgraded(
     assert done("module", "publish", COUNTER, "--manifest", MANIFEST, *gov)["proposal"] == 3
     put_into_force(3, gov)
     assert done("module", "show", "counter")["manifest"]["version"] == "1.0.0", "a version is put into force again"
+    assert done("module", "rollback", "counter", "--reason", "a mistake", *gov)["proposal"] == 4
+    put_into_force(4, gov)
+    assert done("module", "show", "counter")["manifest"]["version"] == "1.1.0"
+    assert count(node) == [8, 3], "with the state that it had then"
     (tmp_path / "other.json").write_text(json.dumps({**newer, "name": "Another"}))
     other = invoke("module", "publish", COUNTER, "--manifest", tmp_path / "other.json", *gov)
     assert (other.exit_code, "another manifest" in other.stderr) == (FAILED, True), other.output
-    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied"] * 3
+    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied"] * 4
     for words in (
         ("module", "list"),
         ("module", "show", "counter@1.0.0"),

@@ -36,6 +36,7 @@ from agentworld_core.world.modules.records import (
     ManifestRecord,
     ModuleStateRecord,
     PolicyRecord,
+    PreviousRecord,
     ProposalCount,
     ProposalRecord,
     RegistryRecord,
@@ -48,6 +49,7 @@ from agentworld_core.world.modules.records import (
     effect_key,
     module_state_key,
     piece_key,
+    previous_key,
     proposal_key,
     registry_key,
     resource_key,
@@ -66,6 +68,7 @@ MODULE_REGISTERED = "module.registered"
 MODULE_UPGRADED = "module.upgraded"
 MODULE_ACTIVATED = "module.activated"
 MODULE_DEACTIVATED = "module.deactivated"
+MODULE_ROLLED_BACK = "module.rolled_back"
 MANIFEST_UPDATED = "manifest.updated"
 CAPABILITY_GRANTED = "capability.granted"
 CAPABILITY_REVOKED = "capability.revoked"
@@ -174,18 +177,37 @@ def _module_registered(draft: Draft, event: WorldEvent, payload: Payload) -> Non
     draft.put(artifact, replace(record, uses=record.uses + 1))
 
 
-def _module_activated(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = active_key(take(payload, "module_id", str))
-    if draft.record(key, ActiveRecord) is None:
-        _count_active(draft, 1)
-    draft.put(key, ActiveRecord(take(payload, "version", str)))
+def _module_activated(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id, version = take(payload, "module_id", str), take(payload, "version", str)
+    active = draft.record(active_key(module_id), ActiveRecord)
+    if active is None or active.version != version:
+        _switch(draft, module_id, ActiveRecord(version), tick=event.tick)
 
 
-def _module_deactivated(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = active_key(take(payload, "module_id", str))
-    existing(draft, key, ActiveRecord)
-    draft.put(key, None)
-    _count_active(draft, -1)
+def _module_deactivated(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id = take(payload, "module_id", str)
+    existing(draft, active_key(module_id), ActiveRecord)
+    _switch(draft, module_id, None, tick=event.tick)
+
+
+def _module_rolled_back(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id = take(payload, "module_id", str)
+    before = existing(draft, previous_key(module_id), PreviousRecord)
+    _switch(draft, module_id, ActiveRecord(before.version) if before.version else None, tick=event.tick)
+    draft.put(module_state_key(module_id), ModuleStateRecord(before.state) if before.state else None)
+
+
+def _switch(draft: Draft, module_id: str, to: ActiveRecord | None, *, tick: int) -> None:
+    """Puts another version of a module in force, or none, and keeps what a rollback needs."""
+    active = draft.record(active_key(module_id), ActiveRecord)
+    state = draft.record(module_state_key(module_id), ModuleStateRecord)
+    kept = PreviousRecord(
+        version="" if active is None else active.version, state=b"" if state is None else state.state, tick=tick
+    )
+    draft.put(previous_key(module_id), kept)
+    draft.put(active_key(module_id), to)
+    if (to is None) != (active is None):
+        _count_active(draft, 1 if active is None else -1)
 
 
 def _count_active(draft: Draft, by: int) -> None:
@@ -285,6 +307,7 @@ MODULE_EVENTS: dict[str, Callable[[Draft, WorldEvent, Payload], None]] = {
     MODULE_UPGRADED: _module_registered,
     MODULE_ACTIVATED: _module_activated,
     MODULE_DEACTIVATED: _module_deactivated,
+    MODULE_ROLLED_BACK: _module_rolled_back,
     MANIFEST_UPDATED: _manifest_updated,
     CAPABILITY_GRANTED: _capability_granted,
     CAPABILITY_REVOKED: _capability_revoked,

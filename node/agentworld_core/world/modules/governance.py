@@ -20,7 +20,7 @@ from agentworld_core.world.errors import ActionRefused
 from agentworld_core.world.modules import apply as events
 from agentworld_core.world.modules import governance_actions as actions
 from agentworld_core.world.modules.artifacts import Produced, put_piece, remove_artifact
-from agentworld_core.world.modules.changes import Changes, parse_changes
+from agentworld_core.world.modules.changes import Changes, Rollback, parse_changes
 from agentworld_core.world.modules.effects import settle
 from agentworld_core.world.modules.errors import SandboxMissing
 from agentworld_core.world.modules.receipts import parse_receipt
@@ -31,15 +31,19 @@ from agentworld_core.world.modules.records import (
     PROPOSALS_KEY,
     PROPOSED,
     SHADOWED,
+    ActiveRecord,
     CapabilityRecord,
     ChangesRecord,
     ManifestRecord,
+    PreviousRecord,
     ProposalCount,
     ProposalRecord,
     ResourceRecord,
+    active_key,
     capability_key,
     changes_key,
     manifest_hash,
+    previous_key,
     proposal_key,
     resource_key,
 )
@@ -155,8 +159,22 @@ def _apply(office: Office, _action: ActionEnvelope, payload: Payload) -> Produce
     produced += [
         (events.MODULE_DEACTIVATED, {"module_id": item.module_id, "reason": item.reason}) for item in changes.deactivate
     ]
+    produced += [(events.MODULE_ROLLED_BACK, _rolled_back(office, item)) for item in changes.rollback]
     updated: Payload = {"version": version, "content": content, "manifest_hash": found}
     return [*produced, (events.MANIFEST_UPDATED, updated)]
+
+
+def _rolled_back(office: Office, item: Rollback) -> Payload:
+    before = office.draft.record(previous_key(item.module_id), PreviousRecord)
+    active = office.draft.record(active_key(item.module_id), ActiveRecord)
+    assert before is not None, "the shadow report has said so"
+    return {
+        "module_id": item.module_id,
+        "from_version": "" if active is None else active.version,
+        "to_version": before.version,
+        "since_tick": before.tick,
+        "reason": item.reason,
+    }
 
 
 def _reject(office: Office, action: ActionEnvelope, payload: Payload) -> Produced:

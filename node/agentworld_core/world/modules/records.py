@@ -7,6 +7,7 @@
 ``module/<id>@<version>``             a registered manifest (``RegistryRecord``)
 ``active/<id>``                       the version that is in force (``ActiveRecord``)
 ``modstate/<id>``                     what a reducer keeps (``ModuleStateRecord``)
+``previous/<id>``                     what a rollback brings back: version and state (``PreviousRecord``)
 ``manifest``                          version and content of the world's manifest (``ManifestRecord``)
 ``proposal/<n, 20 digits>``           a proposal and what became of it (``ProposalRecord``)
 ``proposal/<n>/changes``              what an open proposal would change (``ChangesRecord``)
@@ -85,6 +86,11 @@ def active_key(module_id: str) -> bytes:
 def module_state_key(module_id: str) -> bytes:
     """Returns the state key of what a module keeps."""
     return b"modstate/" + module_id.encode()
+
+
+def previous_key(module_id: str) -> bytes:
+    """Returns the state key of what a module was before its active version changed last."""
+    return b"previous/" + module_id.encode()
 
 
 def proposal_key(number: int) -> bytes:
@@ -186,6 +192,15 @@ class ModuleStateRecord(FlatRecord):
     """What a reducer keeps between calls."""
 
     state: bytes
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PreviousRecord(FlatRecord):
+    """What a module was until this tick: the version that was active (empty: none), and the state that it kept."""
+
+    version: str
+    state: bytes
+    tick: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

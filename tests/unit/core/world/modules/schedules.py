@@ -115,6 +115,7 @@ class Schedule:
             {"register": [self._manifest(name, version)]},
             {"activate": active},
             {"deactivate": [{"module_id": name, "reason": "whim"}]},
+            {"rollback": [{"module_id": name, "reason": "whim"}]},
             {"patch": [{"set": {"path": ["x"], "value": 1}}]},
         ])  # fmt: skip
 
