@@ -29,7 +29,7 @@ from agentworld_node.storage.blob_store import (
     check_size,
     checked_hash,
 )
-from agentworld_node.storage.errors import BlobCorrupt, BlobHashMismatch, BlobNotFound, typed_errors
+from agentworld_node.storage.errors import BlobCorrupt, BlobHashMismatch, BlobNotFound, StorageFailed, typed_errors
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem, make_folders
 
 log = logging.getLogger(__name__)
@@ -55,6 +55,7 @@ class FileBlobStore:
         self._numbers = itertools.count()
         self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
         self._made_folders: set[Path] = set()  # that were there when they were last looked for; at most 65,536
+        self._unsynced: dict[str, bytes] = {}  # what a failed sync took away: one at a time, or few of many threads
         self._counting = Counting()
         self._room = Room()
 
@@ -138,6 +139,7 @@ class FileBlobStore:
 
     def delete(self, blob_hash: str) -> bool:
         path = self._path(blob_hash)
+        self._unsynced.pop(blob_hash, None)
         with typed_errors("deleting a blob", path):
             size = self._files.size(path) if self._room.is_limited else None
             removed = self._remove(path)
@@ -164,7 +166,12 @@ class FileBlobStore:
         folders: dict[Path, None] = {}
         for blob_hash in dict.fromkeys(blob_hashes):
             path = self._path(blob_hash)
+            again = self._unsynced.get(blob_hash)
+            if again is not None:
+                with typed_errors("storing a blob", path):
+                    self._write(path, again)
             self._sync_file(blob_hash, path)
+            self._unsynced.pop(blob_hash, None)
             folders[path.parent] = None
         with typed_errors("syncing the blob folders", self._root):
             for folder in folders:
@@ -307,11 +314,21 @@ class FileBlobStore:
             try:
                 file.sync()
             except OSError:
-                # A second sync might wrongly succeed. Without the file nobody can take it for durable.
+                # A second sync might wrongly succeed. Without the file nobody can take it for durable; its bytes are
+                # written anew when the sync is tried again, as it is by whoever waits for room.
+                self._keep_to_write_again(blob_hash, path)
                 self._remove(path)
                 raise
             finally:
                 file.close()
+
+    def _keep_to_write_again(self, blob_hash: str, path: Path) -> None:
+        try:
+            data = self._read(path)
+        except (_Unreadable, TooLarge, StorageFailed):
+            return
+        if data is not None and content_id(data) == blob_hash:
+            self._unsynced[blob_hash] = data
 
     def _set_aside(self, blob_hash: str) -> bytes:
         """Moves a damaged file to the quarantine and raises BlobCorrupt; returns bytes that were healed meanwhile."""

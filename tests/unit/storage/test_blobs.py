@@ -456,6 +456,25 @@ def test_a_blob_whose_sync_failed_is_never_taken_for_durable(tmp_path, root, see
     assert FileBlobStore.open(root, files=disk).get(blob_hash) == b"payload" * 10
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_sync_that_finds_no_room_can_be_tried_again(tmp_path, root, seed, times):
+    """Who waits for room has not got the bytes any more: the store must not lose them meanwhile."""
+    disk = CrashDisk(tmp_path, seed=seed)
+    store = FileBlobStore.open(root, files=disk)
+    hashes = store.put_many([b"payload" * 10, b"other" * 10, b"third" * 10])
+    disk.failing_syncs, disk.sync_error = times, errno.ENOSPC
+    for _ in range(times):
+        with pytest.raises(StorageFull):
+            store.sync(hashes)
+    store.sync(hashes)
+    disk.crash()
+    assert FileBlobStore.open(root, files=disk).get(hashes[0]) == b"payload" * 10
+    store.delete(hashes[0])
+    with pytest.raises(BlobNotFound):
+        store.sync(hashes)
+
+
 def test_a_folder_sync_that_fails_is_told(tmp_path, root):
     disk = CrashDisk(tmp_path)
     store = FileBlobStore.open(root, files=disk)
