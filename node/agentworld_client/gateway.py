@@ -9,7 +9,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -17,7 +17,7 @@ from agentworld_client.errors import GatewayError, GatewayUnreachable
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import Evidence
-from agentworld_core.errors import HashMismatch
+from agentworld_core.errors import HashMismatch, InvalidField
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import (
     ActionEnvelope,
@@ -40,11 +40,11 @@ class GatewayClient:
     """A connection to one gateway, for instance ``http://127.0.0.1:8080``; use it as an async context manager.
 
     Reads, and submissions, which are idempotent by action id, are tried again with backoff while the error is retryable
-    and ``patience`` seconds have not passed.
+    and ``patience`` seconds have not passed. InvalidField for what is no address of a server.
     """
 
     def __init__(self, url: str, *, patience: float = 10.0, request_timeout: float = 60.0):
-        self.url = url.rstrip("/")
+        self.url = _checked_address(url)
         self._patience = patience
         self._timeout = aiohttp.ClientTimeout(total=request_timeout, sock_connect=5)
         self._session: aiohttp.ClientSession | None = None
@@ -260,6 +260,22 @@ async def _documents(response: aiohttp.ClientResponse) -> AsyncIterator[dict[str
                     raise _nonsense("/v1/events", "a JSON object expected") from error
         if len(buffer) > MAX_ANSWER_BYTES:
             raise _nonsense("/v1/events", f"more than {MAX_ANSWER_BYTES} bytes in one line")
+
+
+def _checked_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        right = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, or above 65535
+        right = False
+    if not right:
+        raise InvalidField(
+            "is not the address of a gateway",
+            field="gateway",
+            value=url,
+            remedy="give one like http://127.0.0.1:8080",
+        )
+    return url.rstrip("/")
 
 
 def _nonsense(path: str, reason: str) -> GatewayError:

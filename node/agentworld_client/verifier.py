@@ -79,11 +79,11 @@ class BundleStore:
 
     def get(self, height: int) -> BlockBundle | None:
         """Returns the stored block of a height; damaged files count as absent and are fetched again."""
-        try:
-            with _typed(self._folder):
+        with _typed(self._folder):
+            try:
                 data = self._path(height).read_bytes()
-        except FileNotFoundError:
-            return None
+            except FileNotFoundError:
+                return None
         try:
             return decode(BlockBundle, data, limit=BUNDLE_LIMIT)
         except AgentWorldError:
@@ -313,10 +313,8 @@ async def _blobs(source: WorldSource, segments: Sequence[JournalSegmentRef], ind
 
 @contextmanager
 def _typed(folder: Path) -> Iterator[None]:
-    """Turns what the disk refuses into an error that names the folder; a missing file stays one."""
+    """Turns what the disk refuses into an error that names the folder."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
         raise InvalidField(f"cannot be used: {error.strerror}", field="store", value=folder) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from agentworld_node.supervisor.ports import free_port
 from tests.chart.crd import FILES, ROOT, crd
 
 SECONDS_TO_START = 60
@@ -93,14 +93,6 @@ def _object(text: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {"message": str(value)}
 
 
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as held:
-        sockets = [held.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-
-
 @contextlib.contextmanager
 def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=log.parent) as process:
@@ -117,7 +109,7 @@ def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 @contextlib.contextmanager
 def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
     """Runs an API server as long as the block; raises with the end of its log when it does not come up."""
-    etcd, peer, port = _free_ports(3)
+    etcd, peer, port = free_port(), free_port(), free_port()
     token = secrets.token_hex(16)
     (home / "tokens.csv").write_text(f"{token},admin,1,system:masters\n")
     key = home / "service-accounts.key"

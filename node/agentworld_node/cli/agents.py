@@ -15,7 +15,7 @@ from agentworld_client.submit import Agent, submit_all
 from agentworld_core.errors import InvalidField, TimedOut
 from agentworld_node.cli.app import FAILED, NO_ANSWER, Target, app, client_command, run
 from agentworld_node.cli.local import world_behind
-from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
+from agentworld_node.cli.output import Output, console, errors, print_json, print_pairs, print_rows, short
 from agentworld_node.cli.world_view import print_world
 from agentworld_node.supervisor.state import WorldState
 
@@ -175,7 +175,7 @@ def status(target: Target) -> None:
 @client_command(app)
 def follow(
     target: Target,
-    start: Annotated[int | None, typer.Option("--from", help="First height; default: the next block.")] = None,
+    start: Annotated[int | None, typer.Option("--from", min=1, help="First height; default: the next block.")] = None,
     count: Annotated[int | None, typer.Option("--count", "-n", min=1, help="Stop after this many blocks.")] = None,
 ) -> None:
     """Print blocks and their events as they are committed, until interrupted."""
@@ -183,6 +183,8 @@ def follow(
     async def command() -> None:
         seen = 0
         async with GatewayClient(target.gateway) as client:
+            if start is not None and start > (newest := (await client.status())["head"]["height"]) + 1:
+                errors.print(f"[dim]the newest height is {newest}; waiting for {start}[/]")
             async for document in client.events(start):
                 if target.output is Output.json:
                     print_json(document)

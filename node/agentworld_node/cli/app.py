@@ -126,9 +126,8 @@ def exit_code(error: AgentWorldError) -> int:
     return FAILED
 
 
-def main() -> None:
-    """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
-    # Commands register themselves when their modules are imported.
+def load_commands() -> None:
+    """Puts every command into ``app``: they register themselves when their modules are imported."""
     from agentworld_node.cli import (  # noqa: F401
         agents,
         auditing,
@@ -146,6 +145,10 @@ def main() -> None:
         writer,
     )
 
+
+def main() -> None:
+    """Runs the command line; whatever happens is told in one sentence, unless AGENTWORLD_DEBUG asks for more."""
+    load_commands()
     try:
         app()
     except BrokenPipeError:

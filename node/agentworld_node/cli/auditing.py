@@ -133,7 +133,11 @@ def diff(
         return
     shown = [item for item in found.keys if everything or item.group not in ("meta", "nonce")]
     console.print(f"[bold]Height {start} to {end}[/]: state root {short(found.from_root)} to {short(found.to_root)}")
-    print_rows(["", "Key", "What", "Events", "Last event", "Height", "Action"], [_change_row(item) for item in shown])
+    if shown:
+        columns = ["", "Key", "What", "Events", "Last event", "Height", "Action"]
+        print_rows(columns, [_change_row(item) for item in shown])
+    elif not found.keys:
+        console.print("nothing changed")
     hidden = len(found.keys) - len(shown)
     if hidden:
         console.print(f"[dim]and {hidden} keys of counters and used nonces; --all shows them[/]")

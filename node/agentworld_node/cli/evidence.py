@@ -13,6 +13,7 @@ from agentworld_client.gateway import GatewayClient
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import evidence_id
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound
+from agentworld_core.ids import check_hash
 from agentworld_core.ledger.evidence_file import EvidenceFile, check_evidence_file
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.messages import PREVOTE, Equivocation
@@ -89,6 +90,8 @@ def check_evidence(
     """
 
     async def command() -> dict[str, Any]:
+        if genesis is not None:
+            check_hash(genesis, field="--genesis")
         found = _read(file)
         try:
             directory = check_evidence_file(found, trusted_genesis=genesis)

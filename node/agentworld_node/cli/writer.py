@@ -23,7 +23,7 @@ from agentworld_node.supervisor.home import WorldHome
 
 VALID_MS = 60_000
 
-writer_app = typer.Typer(help="See and choose who writes.", no_args_is_help=True)
+writer_app = typer.Typer(help="Choose who writes.", no_args_is_help=True)
 app.add_typer(writer_app, name="writer")
 
 

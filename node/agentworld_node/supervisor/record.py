@@ -96,7 +96,8 @@ def find_supervisor(folder: Path) -> SupervisorRecord | None:
     if not is_running(folder):
         return None
     fields = _read(folder / RECORD)
-    return None if fields is None else SupervisorRecord(**fields)
+    # One that was killed leaves its record, which is still there when the next one has just taken the lock.
+    return SupervisorRecord(**fields) if fields is not None and _lives(fields["pid"]) else None
 
 
 def running_supervisor(folder: Path) -> SupervisorRecord:
@@ -124,6 +125,16 @@ def _locks(descriptor: int) -> bool:
         else:
             return True
     return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # somebody else's, who lives
+    return True
 
 
 def _read(path: Path) -> dict[str, Any] | None:

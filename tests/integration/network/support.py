@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -24,6 +23,7 @@ from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.libp2p.session import Session
 from agentworld_node.network.memory import MemoryHub, MemoryNetwork
 from agentworld_node.network.port import Limits, Network, Peer, PeerUnavailable
+from agentworld_node.supervisor.ports import free_port
 
 ROOT = Path(__file__).parents[3]
 TOPIC = "aw.w.action"
@@ -68,12 +68,6 @@ async def ask_until(network: Network, peer_id: str, payload: bytes) -> bytes:
         except PeerUnavailable:
             assert time.monotonic() < deadline, "the peer did not become reachable in time"
             await asyncio.sleep(0.05)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Group:

@@ -21,13 +21,13 @@ from agentworld_node.network.libp2p.addresses import parse_peer_id
 from agentworld_node.network.libp2p.frames import PIECE, Kind
 from agentworld_node.network.libp2p.session import Session
 from agentworld_node.network.port import Peer
+from agentworld_node.supervisor.ports import free_port
 from tests.integration.network.support import (
     PATIENCE,
     TOPIC,
     Group,
     ask_until,
     eventually,
-    free_port,
     fresh_seed,
     group,
     in_network,

@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,17 +19,12 @@ import aiohttp
 from agentworld_client.errors import GatewayError, GatewayUnreachable
 from agentworld_client.gateway import GatewayClient
 from agentworld_core.messages import ActionEnvelope
+from agentworld_node.supervisor.ports import free_port
 from tests.unit.node.material import Material
 
 PATIENCE = 60.0
 POLL_SECONDS = 0.1
 CLI = (sys.executable, "-m", "agentworld_node")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(look: Callable[[], Any], what: str, *, seconds: float = PATIENCE) -> Any:

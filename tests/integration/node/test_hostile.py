@@ -16,7 +16,8 @@ from agentworld_core.names import topic
 from agentworld_core.signing import sign
 from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.port import Peer, RequestFailed
-from tests.integration.node.cluster_of_nodes import Cluster, cluster, free_port, run_cli, until
+from agentworld_node.supervisor.ports import free_port
+from tests.integration.node.cluster_of_nodes import Cluster, cluster, run_cli, until
 from tests.unit.node.material import Material, agent, identity, peer_id, registrations, signer
 
 TOPICS = (

@@ -18,42 +18,15 @@ from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
 from agentworld_core.signing import unsigned_id
-from agentworld_node.cli import (
-    agents,
-    auditing,
-    consensus,
-    evidence,
-    governance,
-    inspecting,
-    keys,
-    modules,
-    nodes,
-    store,
-    worlds,
-    writer,
-)
-from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, main
+from agentworld_node.cli.app import FAILED, INTERRUPTED, NO_ANSWER, NOT_VERIFIED, USAGE, app, load_commands, main
+from agentworld_node.cli.nodes import read_config
 from agentworld_node.node import Node
 from tests.unit.client.scripted import ScriptedGateway, hang_up, refusal, scripted
 from tests.unit.node.conftest import ALONE
 from tests.unit.node.material import Material, next_epoch, revocation, signer
 from tests.unit.node.running import MemoryWorld
 
-COMMANDS = (
-    agents,
-    auditing,
-    consensus,
-    evidence,
-    governance,
-    inspecting,
-    keys,
-    modules,
-    nodes,
-    store,
-    worlds,
-    writer,
-)
-"""They register themselves when they are imported."""
+load_commands()
 SECONDS = 30
 
 
@@ -225,6 +198,13 @@ class TestReading:
         assert [document["height"] for document in lines(result)] == [1, 2]
         assert invoke("follow", "--from", 2, "--count", 1).stdout.startswith("2 ")
 
+    def test_a_height_that_is_far_ahead_is_said_to_be_waited_for(self, background: Background) -> None:
+        answers = web.json_response({"head": {"height": 3}}), web.Response(body=b"")
+        with background_gateway(background, *answers) as gateway:
+            result = invoke("follow", "--from", 99, "--gateway", gateway.url)
+        assert "the newest height is 3; waiting for 99" in result.stderr
+        assert invoke("follow", "--from", 0).exit_code == USAGE
+
     def test_a_stream_that_ends_is_exit_code_3(self, background: Background) -> None:
         with background_gateway(background, web.Response(body=b"")) as gateway:
             result = invoke("follow", "--gateway", gateway.url)
@@ -269,6 +249,19 @@ class TestVerifying:
     def test_a_height_that_is_not_there_yet_is_exit_code_3(self, node: Node) -> None:
         assert invoke("verify", "--height", 7).exit_code == NO_ANSWER
         assert invoke("verify", "--height", -1).exit_code == USAGE
+
+    def test_two_states_that_do_not_differ_are_said_not_to(self, node: Node, ada: tuple[str, ...]) -> None:
+        invoke("submit", *ada, "agent.register", '{"position": [0, 0]}')
+        result = invoke("diff", 1, 1)
+        assert (result.exit_code, "nothing changed" in result.stdout) == (0, True)
+        assert "nothing changed" not in invoke("diff", 0, 1).stdout
+
+    def test_a_folder_that_cannot_be_made_is_named(self, node: Node, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        for folder in (tmp_path / "file" / "store", Path("/proc/store")):
+            result = invoke("verify", "--store", folder)
+            assert (result.exit_code, str(folder) in result.stderr) == (FAILED, True)
+            assert result.stderr.startswith("error (invalid_field) store: cannot be used: ")
 
 
 class TestInspecting:
@@ -323,6 +316,12 @@ class TestWrongGateways:
         assert result.exit_code == NO_ANSWER
         assert "no answer from http://127.0.0.1:1" in result.stderr
         assert "Traceback" not in result.output
+
+    @pytest.mark.parametrize("address", ["nonsense", "ftp://host", "http://", "http://host:99999", "http://host:x"])
+    def test_what_is_no_address_is_told(self, address: str) -> None:
+        result = invoke("head", "--gateway", address)
+        assert result.exit_code == FAILED
+        assert f"gateway: is not the address of a gateway (got '{address}')" in result.stderr
 
     @pytest.mark.parametrize("words", [("head",), ("status",), ("verify",), ("keys", "list"), ("follow",)])
     @pytest.mark.parametrize(
@@ -398,7 +397,7 @@ class TestNode:
         config = material.config("v0")
         path = tmp_path / "node.yml"
         path.write_text(json.dumps(config.to_dict(), indent=2))
-        assert nodes.read_config(path) == config
+        assert read_config(path) == config
 
 
 class TestMain:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,18 @@ def test_the_record_of_a_dead_supervisor_counts_as_none(tmp_path: Path) -> None:
         running_supervisor(tmp_path)
     (tmp_path / "supervisor.json").write_text(json.dumps({"pid": 1}))
     assert find_supervisor(tmp_path) is None
+    lock.release()
+
+
+def test_the_record_of_a_killed_supervisor_is_not_taken_for_that_of_the_next_one(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as killed:
+        pass
+    write_record(tmp_path, dataclasses.replace(RECORD, pid=killed.pid))
+    lock = Lock(tmp_path)
+    lock.acquire()
+
+    with pytest.raises(NotAvailable, match="still starting"):
+        running_supervisor(tmp_path)
     lock.release()
 
 
