@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 ROOT = Path(__file__).parents[3]
 LIVES = 4
 ONE = os.environ.get("CRASH_SEED")
-SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("CRASH_RUNS", "6")))
+SEEDS = [int(ONE)] if ONE else range(int(os.environ.get("CRASH_RUNS", "4")))
 
 
 class Producer:

@@ -79,7 +79,7 @@ class Office:
 
 def govern(office: Office, action: ActionEnvelope, payload: Payload) -> Produced:
     """Returns the events of a governance action; raises ActionRefused, SandboxMissing for code to check."""
-    if action.action_kind not in ANYBODY_S and key_id_of(action.public_key) not in office.governance.key_ids:
+    if action.action_kind not in BROUGHT_BY_ANYBODY and key_id_of(action.public_key) not in office.governance.key_ids:
         raise ActionRefused("unauthorized", f"no governance key signs {action.action_kind}")
     return _HANDLERS[action.action_kind](office, action, payload)
 
@@ -282,5 +282,5 @@ _HANDLERS: dict[str, Callable[[Office, ActionEnvelope, Payload], Produced]] = {
     actions.EFFECT_SETTLE: _settle_effect,
 }
 GOVERNANCE_KINDS = frozenset(_HANDLERS)
-ANYBODY_S = frozenset({actions.EFFECT_SETTLE})
+BROUGHT_BY_ANYBODY = frozenset({actions.EFFECT_SETTLE})
 """The kinds that any agent may bring: what counts is who signed what they carry."""

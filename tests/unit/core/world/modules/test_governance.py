@@ -202,7 +202,7 @@ def test_as_many_keys_must_sign_as_the_governance_threshold_says():
     assert world.do("one", "proposal.apply", {"proposal": 1}).ok
 
 
-@pytest.mark.parametrize("kind", sorted(governance.GOVERNANCE_KINDS - governance.ANYBODY_S))
+@pytest.mark.parametrize("kind", sorted(governance.GOVERNANCE_KINDS - governance.BROUGHT_BY_ANYBODY))
 def test_nothing_is_governed_without_a_governance_key(kind):
     world, artifact = a_world()
     world.enter("eve")
