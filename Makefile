@@ -21,6 +21,9 @@ QUICK ?=
 # Inputs for each decoder of the fuzzer, and seconds for all of them; 0 seconds is no limit.
 COUNT ?= 100000
 SECONDS ?= 0
+# Minutes and validators of the black box.
+MINUTES ?= 30
+NODES ?= 4
 # Processes for the unit tests, for example auto; one when empty.
 PROCESSES ?=
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
@@ -91,6 +94,15 @@ mutations: setup ## Plants every bug in the core and says how many simulated see
 .PHONY: integration
 integration: setup ## Real processes, disks and sockets on loopback
 	@$(PYTEST) tests/integration $(ARGS)
+
+.PHONY: blackbox
+blackbox: setup ## Real processes under faults, and a judge: MINUTES=30 SEED=1 NODES=4, ARGS='--kinds kill,split'
+	@$(BIN)/python -m tests.integration.blackbox --minutes $(MINUTES) --seed $(or $(SEED),1) --nodes $(NODES) $(ARGS)
+
+.PHONY: handover
+handover: COUNT = 50
+handover: setup ## How long no block comes when the writer is transferred and when it is killed, COUNT=50 times each
+	@$(BIN)/python -m tests.integration.blackbox --handover $(COUNT) --minutes $(MINUTES) --seed $(or $(SEED),1) --nodes $(NODES) $(ARGS)
 
 .PHONY: chart
 chart: setup ## The Helm chart and the resource definitions, without a cluster

@@ -294,5 +294,9 @@ def _error(body: bytes, status: int) -> GatewayError:
 
 
 def _unreachable(url: str, error: Exception) -> GatewayUnreachable:
+    if isinstance(error, TimeoutError):
+        # Of a process that is stopped, the kernel still takes connections.
+        remedy = "it may be stopped, overloaded or cut off; ask another node"
+        return GatewayUnreachable(f"no answer from {url} in time", remedy=remedy)
     reason = str(error) or type(error).__name__
     return GatewayUnreachable(f"no answer from {url}: {reason}", remedy="check the address and that the node runs")

@@ -25,6 +25,7 @@ from agentworld_core.codec import (
     items_up_to,
     message,
 )
+from agentworld_core.genesis_module import MAX_GENESIS_MODULES, GenesisModule
 
 PREVOTE = 1
 PRECOMMIT = 2
@@ -137,13 +138,14 @@ class Parameters:
 
 @message(9, "genesis")
 class Genesis:
-    """Where a world begins: its parameters and its first directory; its content id is the parent of block 1."""
+    """Where a world begins: parameters, first directory, first modules; its content id is the parent of block 1."""
 
     world_id: Id
     created_at_ms: I64
     parameters: Parameters
     directory: Directory
     signatures: Annotated[tuple[KeySignature, ...], items_up_to(64)]
+    modules: Annotated[tuple[GenesisModule, ...], items_up_to(MAX_GENESIS_MODULES)] = ()
 
 
 @message(10, "batch", keeps_encoding=True)

@@ -44,7 +44,12 @@ async def import_archive(
             await asyncio.to_thread(sync_tree, temporary)
             # What was made meanwhile is refused by the system: only an empty folder can be replaced.
             LOCAL_FILES.rename(temporary, target)
-            LOCAL_FILES.sync_folder(target.parent)
+            try:
+                LOCAL_FILES.sync_folder(target.parent)
+            except OSError:
+                # Nobody knows whether a crash would leave it, so it must not look as if it were in place.
+                LOCAL_FILES.rename(target, temporary)
+                raise
     except FolderLocked:
         raise  # it belongs to another import
     except BaseException:

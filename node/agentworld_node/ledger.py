@@ -26,14 +26,13 @@ from agentworld_core.ledger.block import Execution
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import genesis_hash
-from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_core.ledger.validate import replay_bundle
 from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
-from agentworld_core.world.modules.execution import warm_up
+from agentworld_core.world.modules.loading import warm_up
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
-from agentworld_node.ledger_reads import LedgerReads
 from agentworld_node.ledger_recovery import Recovery
-from agentworld_node.ledger_stores import DROPPED_KEY, PINS, LedgerStores
+from agentworld_node.ledger_retention import LedgerRetention
+from agentworld_node.ledger_stores import LedgerStores
 from agentworld_node.records import (
     COMMIT,
     EVIDENCE,
@@ -45,35 +44,33 @@ from agentworld_node.records import (
     StoredVote,
     stored_lock,
 )
-from agentworld_node.storage.errors import PinsDamaged, StorageFull
+from agentworld_node.storage.errors import StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
-from agentworld_node.storage.pins import PinStore
 
 log = logging.getLogger(__name__)
 
 ROOM_RETRY_SECONDS = 1.0
-RETAIN_SNAPSHOTS = 10
+PINS_ATTEMPTS = 10
 
 
-class Ledger(LedgerReads):
+class Ledger(LedgerRetention):
     """Holds the chain of one world; what changes it is called on one event loop."""
 
     def __init__(self, *, genesis: Genesis, stores: LedgerStores, recovery: Recovery, chain: ChainState):
         super().__init__(genesis=genesis, stores=stores, chain=chain, commits=recovery.commits)
+        self._marked = recovery.marked
         self.revocations = recovery.revocations
         self.evidence = recovery.evidence
         self.durable_votes = DurableVotes()
         self.full = False
         self.room_retry_seconds = ROOM_RETRY_SECONDS
         self.waits_for_room = True
-        self.retain_snapshots = RETAIN_SNAPSHOTS
         self._applying = asyncio.Lock()
         self._grown = asyncio.Event()
         self._broken = asyncio.Event()
         self._listeners: list[Callable[[BlockBundle], None]] = []
         self._snapshot: asyncio.Task[None] | None = None
-        self._marked = recovery.marked
         self._writing = threading.Lock()  # held while a thread writes blobs or index, so that closing waits for it
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -113,17 +110,6 @@ class Ledger(LedgerReads):
         """
         self._stores.blobs.limit_total(max_bytes)
         self._found_room()
-
-    def retain(self, snapshots: int) -> None:
-        """Keeps this many snapshots from now on and removes older ones, which makes room; before anything is committed.
-
-        Where that is not possible now, the next snapshot tries again.
-        """
-        self.retain_snapshots = snapshots
-        try:
-            self._drop_old_snapshots()
-        except StorageFull as error:
-            log.warning("old snapshots stay until the next one is made: %s", error)
 
     async def settle(self) -> None:
         """Returns when no commit and no snapshot is being written."""
@@ -250,7 +236,9 @@ class Ledger(LedgerReads):
                 self._found_room()
                 return sequence
 
-    async def _write(self, write: Callable[[], None]) -> None:
+    async def _write(
+        self, write: Callable[[], None], *, retried: tuple[type[AgentWorldError], ...] = (StorageFull, Busy)
+    ) -> None:
         """Runs a function that writes blobs and index rows in a thread, again while there is no room."""
 
         def locked() -> None:
@@ -260,8 +248,10 @@ class Ledger(LedgerReads):
         while True:
             try:
                 await asyncio.to_thread(locked)
-            except (StorageFull, Busy) as error:
+            except retried as error:
                 await self._wait_for_room(error)
+            except Busy:
+                raise
             except AgentWorldError as error:
                 self.fail(error)
                 raise
@@ -326,8 +316,8 @@ class Ledger(LedgerReads):
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
             self._marked = max(self._marked, block.height)
-            async with self._applying:  # a block that is being committed may share what would be removed
-                await self._write(self._drop_old_snapshots)
+            await asyncio.to_thread(self._stores.wal.keep_note)
+            await self._retire_snapshots()
         except AgentWorldError as error:
             # The ledger has failed, and whoever waits for that hears of it.
             log.error("the snapshot of height %d failed: %s", block.height, error)  # noqa: TRY400
@@ -342,45 +332,36 @@ class Ledger(LedgerReads):
         index.put_snapshot(SnapshotEntry(block.height, block.state_root))
         index.checkpoint()
 
-    def _drop_old_snapshots(self) -> None:
-        """Removes what only snapshots need that are not retained any more, but for what a pin keeps."""
-        # Only one that the log has a mark of can be begun from; those of later rows count among the blocks after it.
-        heights = [item.height for item in self._stores.index.snapshots() if item.height <= self._marked]
-        old, kept = heights[: -self.retain_snapshots], heights[-self.retain_snapshots :]
-        if not old:
-            return
+    async def _retire_snapshots(self) -> None:
+        """Removes what only old snapshots need as soon as nobody holds the pins; no commit waits for that."""
         try:
-            with PinStore.open(self._stores.folder / PINS) as pins, pins.held():
-                self._drop_snapshots(old, kept, pins)
-        except (PinsDamaged, Busy) as error:
-            log.warning("old snapshots stay until the next one is made: %s", error)
-
-    def _drop_snapshots(self, old: list[int], kept: list[int], pins: PinStore) -> None:
-        # Blocks after the newest snapshot may hold one that has not been noted yet.
-        needed = {blob for height in (*kept, *range(kept[-1] + 1, len(self._commits) + 1))
-                  for blob in self._snapshot_blobs(height)}  # fmt: skip
-        # Noted first, so that a crash on the way leaves blobs that nothing needs, not snapshots that lack some.
-        self._stores.index.set_meta(DROPPED_KEY, str(kept[0]))
-        self._stores.index.checkpoint()
-        for height in old:
-            # The manifest, which tells what there is to remove, goes last.
-            for blob in reversed(self._snapshot_blobs(height)):
-                if blob not in needed and not pins.keeps(blob):
-                    self._stores.blobs.delete(blob)
-        self._stores.index.prune_snapshots(kept[0])
-
-    def _snapshot_blobs(self, height: int) -> list[str]:
-        """Returns the content ids of a block's snapshot, its manifest first; only that when it is damaged or gone."""
-        bundle = self.bundle(height)
-        reference = None if bundle is None else bundle.block.snapshot_ref
-        if reference is None:
-            return []
-        try:
-            manifest = load_manifest(reference, self._stores.blobs.get)
+            if not self._old_snapshots()[0]:
+                return
+            pins = await asyncio.to_thread(self._open_pins)
         except AgentWorldError as error:
-            log.warning("the snapshot of height %d cannot be read: %s", height, error)
-            return [reference]
-        return [reference, *(chunk.content_hash for chunk in manifest.chunks)]
+            self.fail(error)
+            raise
+        if pins is None:
+            return
+        with pins:
+            for _ in range(PINS_ATTEMPTS):
+                try:
+                    async with self._applying:  # a block that is being committed may share what would be removed
+                        await self._write(lambda: self._drop_snapshots(pins), retried=(StorageFull,))
+                except Busy:
+                    await asyncio.sleep(pins.patience_seconds / PINS_ATTEMPTS)
+                else:
+                    await self._compact()
+                    return
+        log.warning("old snapshots stay until the next one is made: somebody holds the pins")
+
+    async def _compact(self) -> None:
+        """Gives the disk the room of removed blobs back; commits go on meanwhile, and closing the blobs ends it."""
+        try:
+            await asyncio.to_thread(self._stores.blobs.compact)
+        except AgentWorldError as error:
+            self.fail(error)
+            raise
 
     def _blobs_of(self, height: int) -> list[str]:
         """Returns the content ids of everything that belongs to a committed block."""

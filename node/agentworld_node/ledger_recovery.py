@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Reads a log once and brings chain, votes, revocations and evidence back from it.
+    """Reads the end of a log and brings chain, votes, revocations and evidence back from it.
 
     ``commits`` holds for each height, from 1 on, the place of its block in the log.
     """
@@ -51,14 +51,13 @@ class Recovery:
         self.commits = array.array("Q")
         self.revocations = RevocationSet()
         self.evidence = EvidenceSet()
-        self._marks: list[SnapshotMark] = []
         self._open: list[Record] = []
         self._read_log()
 
     @property
     def marked(self) -> int:
         """The height of the newest snapshot that the log has a mark of, 0 without one."""
-        return max((mark.height for mark in self._marks), default=0)
+        return next((mark.height for mark in self._marks()), 0)
 
     def start_chain(self, *, heights: Container[int] | None = None) -> ChainState:
         """Returns the chain at the newest whole snapshot, of these heights if they are given, or at genesis."""
@@ -68,7 +67,7 @@ class Recovery:
             if bundle.block.prev_block_hash != first.block_hash:
                 raise other_world(self._stores.folder, bundle.block.prev_block_hash, first.block_hash)
         if not self._stores.empty_index:
-            for mark in reversed(self._marks):
+            for mark in self._marks():
                 if heights is not None and mark.height not in heights:
                     continue
                 try:
@@ -119,21 +118,22 @@ class Recovery:
         )
 
     def _read_log(self) -> None:
-        """Notes where everything is; what is history by the end is never decoded."""
-        for record in self._stores.wal.records():
-            match record.kind:
-                case kind if kind == COMMIT:
-                    self.commits.append(record.sequence)
-                    # A height is voted on only when the one below it is in the log.
-                    self._open.clear()
-                case kind if kind in (VOTE, PROPOSAL):
-                    self._open.append(record)
-                case kind if kind == REVOCATION:
-                    self.revocations.add(decode(Revocation, record.payload, limit=RECORD_LIMIT))
-                case kind if kind == EVIDENCE:
-                    self.evidence.add(decode(Equivocation, record.payload, limit=RECORD_LIMIT))
-                case kind if kind == SNAPSHOT:
-                    self._marks.append(decode(SnapshotMark, record.payload))
+        """Notes where everything is; what is history by the end is never read."""
+        wal = self._stores.wal
+        self.commits = wal.sequences(COMMIT)
+        # A height is voted on only when the one below it is in the log.
+        last = self.commits[-1] if self.commits else 0
+        signed = (*wal.sequences(VOTE), *wal.sequences(PROPOSAL))
+        self._open = [wal.record(sequence) for sequence in sorted(signed) if sequence > last]
+        for sequence in wal.sequences(REVOCATION):
+            self.revocations.add(decode(Revocation, wal.record(sequence).payload, limit=RECORD_LIMIT))
+        for sequence in wal.sequences(EVIDENCE):
+            self.evidence.add(decode(Equivocation, wal.record(sequence).payload, limit=RECORD_LIMIT))
+
+    def _marks(self) -> Iterator[SnapshotMark]:
+        """Yields the marks of snapshots, the newest first."""
+        for sequence in reversed(self._stores.wal.sequences(SNAPSHOT)):
+            yield decode(SnapshotMark, self._stores.wal.record(sequence).payload)
 
     def _restore(self, mark: SnapshotMark) -> ChainState:
         entry = self._stores.index.block_at(mark.height)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -39,18 +40,20 @@ class LedgerStores:
         Raises FolderLocked when another process has the folder, and what opening the stores raises.
         """
         wal = WriteAheadLog.open(folder / LOG, files=files)
-        index = None
+        index = blobs = None
         try:
             blobs = FileBlobStore.open(folder / BLOBS, files=files)
+            blobs.own()
             index, rebuilt = Index.open(folder / INDEX)
             found = index.meta(GENESIS_KEY)
             if found not in (None, genesis_hash):
                 raise other_world(folder, found, genesis_hash)
             return cls(folder, wal, blobs, index, empty_index=rebuilt or found is None)
         except BaseException:
-            if index is not None:
-                index.close()
-            wal.close()
+            with contextlib.ExitStack() as closing:
+                for store in (wal, blobs, index):
+                    if store is not None:
+                        closing.callback(store.close)
             raise
 
     def note_filled(self, genesis_hash: str) -> None:
@@ -60,13 +63,14 @@ class LedgerStores:
 
     def committed(self, sequence: int) -> BlockBundle:
         """Returns the block that a commit record of the log holds."""
-        record = next(iter(self.wal.records(after=sequence - 1)))
-        return decode(BlockBundle, record.payload, limit=RECORD_LIMIT)
+        return decode(BlockBundle, self.wal.record(sequence).payload, limit=RECORD_LIMIT)
 
     def close(self) -> None:
-        """Closes index and log, the log also when it cannot write what waits; closing twice does nothing."""
-        self.index.close()
-        self.wal.close()
+        """Closes all three, each also when another cannot write what waits; closing twice does nothing."""
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.wal.close)
+            closing.callback(self.blobs.close)
+            closing.callback(self.index.close)
 
 
 def other_world(folder: object, found: str, expected: str) -> InvalidField:

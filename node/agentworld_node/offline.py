@@ -14,13 +14,13 @@ from pathlib import Path
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode
 from agentworld_core.errors import HashMismatch, NotFound
-from agentworld_core.hashing import content_id
 from agentworld_core.ids import check_hash, is_hash
 from agentworld_core.ledger.block import block_hash_of
 from agentworld_core.messages import BlockBundle, Directory, Genesis
-from agentworld_node.ledger_stores import RECORD_LIMIT
+from agentworld_node.ledger_stores import BLOBS, RECORD_LIMIT
 from agentworld_node.records import COMMIT
-from agentworld_node.storage.errors import typed_errors
+from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.errors import BlobNotFound, typed_errors
 from agentworld_node.storage.files import LOCAL_FILES
 from agentworld_node.storage.wal_segments import SegmentFolder
 
@@ -34,6 +34,7 @@ class FolderSource:
         if not (folder / "log").is_dir():
             raise NotFound("is not the data folder of a node", field="source", value=folder)
         self._log = SegmentFolder(folder / "log", files=LOCAL_FILES)
+        self._blobs = FileBlobStore.reading(folder / BLOBS)
         self._commits = array.array("Q")
         with typed_errors("reading the log", folder):
             self._log.scan()
@@ -94,12 +95,11 @@ class FolderSource:
     async def blob(self, content_hash: str) -> bytes:
         """Returns the bytes of a content id."""
         check_hash(content_hash, field="hash")
-        path = self._folder / "blobs" / content_hash[:2] / content_hash[2:4] / content_hash
-        with typed_errors("reading a blob", path):
-            if not path.exists():
-                raise NotFound("the folder has no such blob", field="hash", value=content_hash)
-            data = path.read_bytes()
-        if content_id(data) != content_hash:
+        try:
+            data = self._blobs.peek(content_hash)
+        except BlobNotFound:
+            raise NotFound("the folder has no such blob", field="hash", value=content_hash) from None
+        if data is None:
             raise HashMismatch("the stored bytes are others", field="hash", value=content_hash)
         return data
 

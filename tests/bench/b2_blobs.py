@@ -74,7 +74,7 @@ def _put_case(setting: Setting, blobs: Sequence[bytes], sources: Sequence[str], 
         id="B2",
         case=f"put of 4 KiB, half known, {'each synced' if durable else 'not synced'}",
         peer="git loose objects",
-        ours=lambda: wall(lambda: _put(setting.folder, blobs, durable), items=len(blobs)),
+        ours=lambda: _put(setting.folder, blobs, durable),
         theirs=lambda: _git_put(setting.folder, sources, durable),
         goal=None if durable else 3.0,
         check=lambda: _wrong(setting, blobs),
@@ -82,13 +82,20 @@ def _put_case(setting: Setting, blobs: Sequence[bytes], sources: Sequence[str], 
 
 
 def _store(folder: Path) -> FileBlobStore:
-    return FileBlobStore.open(folder / f"blobs-{next(_numbers)}")
+    store = FileBlobStore.open(folder / f"blobs-{next(_numbers)}")
+    store.own()
+    return store
 
 
-def _put(folder: Path, blobs: Sequence[bytes], durable: bool) -> None:
+def _put(folder: Path, blobs: Sequence[bytes], durable: bool) -> float:
+    """Making the folders of a store is not measured, as that of a repository of git is not."""
     store = _store(folder)
-    for blob in blobs:
-        store.put(blob, durable=durable)
+
+    def put() -> None:
+        for blob in blobs:
+            store.put(blob, durable=durable)
+
+    return wall(put, items=len(blobs))
 
 
 def _write_sources(folder: Path, blobs: Sequence[bytes]) -> list[str]:

@@ -51,7 +51,10 @@ def test_the_real_server_says_the_same(api: ApiServer, case: Case) -> None:
 
 
 def test_the_examples_are_taken_strictly(api: ApiServer) -> None:
-    for path in sorted((ROOT / "examples" / "kubernetes").glob("*.yaml")):
+    for path in [
+        *sorted((ROOT / "examples" / "kubernetes").glob("*.yaml")),
+        ROOT / "examples" / "modules" / "world.yaml",
+    ]:
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8")):
             query = "?fieldValidation=Strict&dryRun=All"
             answer = api.call("POST", collection(manifest) + query, manifest)

@@ -98,6 +98,12 @@ def test_a_missing_program_is_named(machine: Machine) -> None:
     assert "kind is not on the PATH" in done.stderr
 
 
+def test_faults_are_left_to_docker(machine: Machine) -> None:
+    done = machine.tool.try_run("fault", "freeze", "kube-apiserver")
+    assert done.returncode == 1
+    assert "with docker" in done.stderr
+
+
 def test_an_unknown_target_is_refused(machine: Machine) -> None:
     done = machine.tool.try_run("image", "everything")
     assert done.returncode == 1

@@ -110,8 +110,12 @@ def test_up_starts_again_only_what_has_died(tool: Tool) -> None:
     tool.run("up", "--nodes", "2")
     pids = Remains(tool.name).folders.pids
     before = {path.name: path.read_text() for path in pids.iterdir()}
+    tool.run("fault", "freeze", "kube-apiserver")
+    assert tool.try_run("kubectl", "get", "nodes", "--request-timeout=1s").returncode != 0
+    tool.run("fault", "thaw", "kube-apiserver")
+    tool.run("kubectl", "get", "nodes", "--request-timeout=10s")
     for name in ("kube-scheduler", "node2"):
-        os.kill(int(before[name].split()[0]), signal.SIGKILL)
+        tool.run("fault", "kill", name)
     assert tool.try_run("status").returncode == 3
     tool.run("up")
     after = {path.name: path.read_text() for path in pids.iterdir()}

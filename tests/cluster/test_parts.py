@@ -117,6 +117,27 @@ def test_a_process_that_ignores_sigterm_is_killed(processes: Processes) -> None:
     assert stat_of(pid) is None
 
 
+def test_a_process_is_frozen_thawed_and_killed_by_its_name(processes: Processes) -> None:
+    pid = processes.spawn("one", ["sleep", "60"])
+
+    def comes_to(states: str) -> None:
+        wait_until(lambda: _state(pid) in states, what=f"a state of {states}", seconds=10)
+
+    processes.signal("one", signal.SIGSTOP)
+    comes_to("T")
+    processes.signal("one", signal.SIGCONT)
+    comes_to("SR")
+    processes.signal("one", signal.SIGKILL)
+    comes_to("-")
+    with pytest.raises(ClusterError, match="one does not run; there are one"):
+        processes.signal("one", signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    stat = stat_of(pid)
+    return "-" if stat is None else stat.state
+
+
 @pytest.fixture
 def stranger() -> Iterator[subprocess.Popen[bytes]]:
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as process:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.e2e.counter import COUNTER, make_counter
 from tests.e2e.kube import Cluster, Namespace, RunningWorld, world
 
 DEFAULT_NAME = "aw-e2e"
@@ -39,10 +40,16 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[Name
 
 @pytest.fixture(scope="session")
 def aurora(cluster: Cluster) -> RunningWorld:
-    """The six-line world with four validators, made once; tests leave it as a world of four that works."""
+    """A world of four validators that begins with a module, made once; tests leave it as a world of four that works.
+
+    The ConfigMap of the module is gone as soon as the world is initialized: everything after that does without it.
+    """
     namespace = Namespace(cluster, "aurora")
     namespace.create()
-    namespace.apply(world("aurora", validators={"replicas": 4}))
+    make_counter(namespace)
+    namespace.apply(world("aurora", validators={"replicas": 4}, genesis={"modules": [COUNTER]}))
     running = RunningWorld(namespace, "aurora")
+    running.wait("it is initialized", lambda: namespace.is_true("aw", "aurora", "Initialized"), seconds=120)
+    namespace.kubectl("delete", "configmap", "counter")
     running.wait_ready()
     return running

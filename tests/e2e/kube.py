@@ -202,13 +202,38 @@ class RunningWorld:
 
     def kill(self, pod: str) -> None:
         """Sends SIGKILL to the node process of a pod, without telling Kubernetes."""
+        self.signal(pod, signal.SIGKILL)
+
+    @contextmanager
+    def frozen(self, pod: str) -> Iterator[None]:
+        """Stops the node process of a pod in its tracks, without telling Kubernetes, and lets it go on at the end."""
+        self.signal(pod, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.signal(pod, signal.SIGCONT)
+
+    def signal(self, pod: str, number: signal.Signals) -> None:
+        """Sends a signal to the node process of a pod; it is a process of this machine."""
         uid = self.namespace.get("pod", pod)["metadata"]["uid"]
-        killed = 0
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit() and _is_node_of(entry, uid):
-                os.kill(int(entry.name), signal.SIGKILL)
-                killed += 1
-        assert killed, f"no process of pod {pod} ({uid}) was found"
+        found = [entry for entry in Path("/proc").iterdir() if entry.name.isdigit() and _is_node_of(entry, uid)]
+        assert found, f"no process of pod {pod} ({uid}) was found"
+        for entry in found:
+            os.kill(int(entry.name), number)
+
+    def urls(self) -> dict[str, str]:
+        """Returns where each validator answers this machine without the API server in between."""
+        pods = self.namespace.find("pods", f"agentworld.dev/world={self.name},agentworld.dev/validator")
+        return {pod["metadata"]["name"]: f"http://{pod['status']['podIP']}:8080" for pod in pods}
+
+    def gateway_url(self) -> str:
+        """Returns where the gateway's Service answers this machine without the API server in between."""
+        spec = self.namespace.get("service", f"{self.name}-gateway")["spec"]
+        return f"http://{spec['clusterIP']}:{spec['ports'][0]['port']}"
+
+    def transfer(self, target: str) -> None:
+        """Asks for another writer by the annotation."""
+        self.namespace.kubectl("annotate", "aw", self.name, f"agentworld.dev/transfer-to={target}")
 
     @contextmanager
     def gateway(self) -> Iterator[str]:

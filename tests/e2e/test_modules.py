@@ -1,10 +1,9 @@
-"""Actions that go through a WebAssembly module, brought in and upgraded by proposals while other actions flow."""
+"""Actions that go through a WebAssembly module that a world begins with, and that is upgraded while actions flow."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import json
 from pathlib import Path
 
 from agentworld_client import keys
@@ -14,14 +13,12 @@ from agentworld_client.submit import Agent, submit_all
 from agentworld_core.codec import Value, decode_value
 from agentworld_core.signing import Ed25519Signer
 from agentworld_core.world.modules.records import ModuleStateRecord, module_state_key
-from tests.e2e.kube import RunningWorld
+from tests.e2e.counter import CODE, COUNTER, MANIFEST, make_counter
+from tests.e2e.kube import Namespace, RunningWorld, world
 from tests.e2e.test_keys import active
 from tests.e2e.test_world import verify
 from tests.e2e.traffic import Traffic, assert_each_once
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "modules" / "counter"
-CODE = (EXAMPLE / "counter.wasm").read_bytes()
-MANIFEST: dict[str, Value] = json.loads((EXAMPLE / "manifest.json").read_text())
 ADDS = 20
 
 
@@ -76,10 +73,11 @@ async def total(url: str) -> Value:
     return decode_value(ModuleStateRecord.from_value(value).state)
 
 
-def test_a_module_is_brought_in_and_upgraded_while_actions_flow(aurora: RunningWorld, tmp_path: Path) -> None:
+def test_the_module_of_the_genesis_runs_and_is_upgraded_while_actions_flow(
+    aurora: RunningWorld, tmp_path: Path
+) -> None:
     signer = governance_key(aurora, tmp_path)
     with aurora.gateway() as url, Traffic(url) as traffic:
-        asyncio.run(put_in_force(url, signer, "1.0.0"))
         promised = asyncio.run(add(url))
         asyncio.run(put_in_force(url, signer, "1.1.0"))
         promised += asyncio.run(add(url))
@@ -87,9 +85,32 @@ def test_a_module_is_brought_in_and_upgraded_while_actions_flow(aurora: RunningW
         assert asyncio.run(total(url)) == [2 * ADDS, 2 * ADDS]
         assert_each_once(url, [*traffic.committed, *promised])
         report = asyncio.run(verify(url))
+    assert report.genesis_hash == aurora.status["genesisHash"]
     aurora.wait(
         "the status shows the verified head",
         lambda: aurora.status.get("head", {}).get("stateRoot") == report.state_root,
         seconds=30,
     )
     assert aurora.namespace.is_true("aw", "aurora", "Ready")
+
+
+def test_a_world_waits_for_its_modules_and_says_for_what(namespace: Namespace) -> None:
+    namespace.apply(world("late", validators={"replicas": 1}, genesis={"modules": [COUNTER]}))
+    running = RunningWorld(namespace, "late")
+
+    def said() -> str:
+        return str(namespace.condition("aw", "late", "Initialized").get("message"))
+
+    running.wait("the missing ConfigMap is named", lambda: "there is no such ConfigMap" in said(), seconds=60)
+    assert "spec.genesis.modules[0].artifact.configMapKeyRef.name" in said()
+    assert namespace.condition("aw", "late", "Ready")["reason"] == "InvalidGenesis"
+    assert namespace.find("pods") == []
+
+    namespace.kubectl("create", "configmap", "counter", "--from-literal=counter.wasm=text")
+    running.wait("the wrong one is judged", lambda: "has no manifest beside it" in said(), seconds=60)
+    namespace.kubectl("delete", "configmap", "counter")
+    make_counter(namespace)
+    running.wait_ready()
+    with running.gateway() as url:
+        asyncio.run(add(url))
+        assert asyncio.run(total(url)) == [ADDS, ADDS]

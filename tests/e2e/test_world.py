@@ -40,7 +40,7 @@ async def verify(url: str) -> VerificationReport:
             return await verifier.verify(client)
 
 
-def test_six_lines_become_a_world_that_verifies_from_outside(aurora: RunningWorld) -> None:
+def test_a_short_manifest_becomes_a_world_that_verifies_from_outside(aurora: RunningWorld) -> None:
     namespace = aurora.namespace
     with aurora.gateway() as url:
         asyncio.run(act(url, 50))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from agentworld_core.consensus import certificates, verify, votes, voting
+from agentworld_core.consensus import certificates, decided, verify, votes, voting
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import (
     CandidateJudged,
@@ -29,31 +30,40 @@ from agentworld_core.messages import (
     ActionBatch,
     ActionEnvelope,
     BlockBundle,
+    CommitCertificate,
     Directory,
     ProposalBody,
     Vote,
     WorldBlock,
 )
-from agentworld_core.ordering.lease import LeaseKeeper, LeaseRecord
+from agentworld_core.ordering.lease import HandOver, LeaseKeeper, LeaseRecord
 from agentworld_core.signing import sign
 from agentworld_core.world import kernel as world_kernel
+from agentworld_core.world.modules.sandbox import CallResult, ModuleCall
 from agentworld_core.world.nonces import NonceWindow
-from agentworld_node.records import PROPOSAL, REVOCATION
+from agentworld_node.records import EVIDENCE, PROPOSAL, REVOCATION
 from tests.simulation import chain, node
+from tests.simulation.governor import StandIn
+from tests.simulation.history import Frame
 from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
+from tests.simulation.order import Place, place_of
 from tests.simulation.storms import (
     a_lease_that_comes_and_goes,
     a_writer_that_changes,
     five_with_a_twin,
     four_and_a_liar,
+    four_and_a_rare_twin,
     four_and_a_revoked_twin,
     four_in_a_disaster,
     four_in_a_noise,
     four_in_a_storm,
     four_on_slow_disks,
     four_that_change,
+    four_that_govern,
+    four_that_hand_over,
     heavy_ones,
+    seven_and_a_twin,
     taking_turns_with_a_liar,
 )
 from tests.simulation.world import Adjust, as_drawn
@@ -167,6 +177,7 @@ def count_again(patch: pytest.MonkeyPatch) -> None:
         return add(self, vote, weight, revoked=revoked)
 
     patch.setattr(votes.Tally, "add", count)
+    patch.setattr(ConsensusEngine, "is_news", lambda *_: True)
 
 
 def count_heads(patch: pytest.MonkeyPatch) -> None:
@@ -314,7 +325,7 @@ class RefusesProofsUnderRevokedKeys(SimNode):
 
 
 class TakesDirectoriesAtOnce(SimNode):
-    def start_height(self) -> None:
+    def start_height(self, certificate: CommitCertificate | None = None) -> None:
         height = self.chain.height + 1
         self.update_work()
         self.step(HeightStarted(height, self.chain.keyring.newest, self.chain.term))
@@ -329,7 +340,7 @@ class TakesDirectoriesAtOnce(SimNode):
 
 
 class KeepsTheFirstDirectory(SimNode):
-    def start_height(self) -> None:
+    def start_height(self, certificate: CommitCertificate | None = None) -> None:
         height, keyring = self.chain.height + 1, self.chain.keyring
         members = keyring.at(1).members
         self.update_work()
@@ -359,6 +370,117 @@ def keep_the_term(patch: pytest.MonkeyPatch) -> None:
         return write(self, holder, 1 if self._record is None or holder is None else self._record.term)
 
     patch.setattr(LeaseKeeper, "_write", same)
+
+
+# Evidence, gateways, modules, the hand-over
+
+
+def forget_decided_votes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(decided.DecidedHeights, "may_prove", lambda *_: False)
+
+
+def accuse_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(votes, "evidence_of", lambda *_: None)
+
+
+class KeepsProofsToItself(SimNode):
+    def send(self, frame: Frame) -> None:
+        if frame[0] != "evidence":
+            super().send(frame)
+
+    def handle(self, source: str, kind: str, data: bytes) -> None:
+        if kind != "proofs-wanted":
+            super().handle(source, kind, data)
+
+
+class ForgetsProofs(SimNode):
+    def boot(self) -> None:
+        records = self.disk.records
+        self.disk.records = lambda: [item for item in records() if item.kind != EVIDENCE]  # type: ignore[method-assign]
+        super().boot()
+
+
+class ConfirmsWhatItHasTakenIn(SimNode):
+    def submit(self, action: ActionEnvelope) -> None:
+        super().submit(action)
+        if action.action_id in self.mempool:
+            self.world.oracles.acknowledged(self, action.action_id)
+
+
+class ReadsWhatItRemembers(SimNode):
+    def read(self, actor: str) -> tuple[int, Place]:
+        height, place = super().read(actor)
+        return height, self.remembered.setdefault(actor, place)
+
+    @functools.cached_property
+    def remembered(self) -> dict[str, Place]:
+        return {}
+
+
+class ForgetsItsHeight(SimNode):
+    def read(self, actor: str) -> tuple[int, Place]:
+        height = max(self.chain.height - self.rng.randrange(2), 0)
+        tree = self.world.beginning.state.tree if height == 0 else self.chain.state.tree
+        return (height, place_of(tree, actor)) if height in (0, self.chain.height) else (height, None)
+
+
+def forget_module_state(patch: pytest.MonkeyPatch) -> None:
+    """A module that remembers its last call, so that what it returns depends on what this process did before."""
+    call = StandIn.call
+
+    def remembering(self: StandIn, given: ModuleCall) -> CallResult:
+        calls = self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
+        result = call(self, given)
+        return dataclasses.replace(result, fuel_used=result.fuel_used + calls % 7)
+
+    patch.setattr(StandIn, "call", remembering)
+
+
+def hold_what_was_given(patch: pytest.MonkeyPatch) -> None:
+    decide = LeaseKeeper.decide
+
+    def greedy(self: LeaseKeeper, now_ms: int, **given: Any) -> Any:
+        until = self._held_until_ms
+        decision = decide(self, now_ms, **given)
+        if isinstance(decision, HandOver):
+            self._held_until_ms = until
+        return decision
+
+    patch.setattr(LeaseKeeper, "decide", greedy)
+    patch.setattr(LeaseKeeper, "observe", _observe_nothing_new(LeaseKeeper.observe))
+    patch.setattr(LeaseKeeper, "written", _keep_holding(LeaseKeeper.written))
+
+
+def _keep_holding(written: Callable[..., None]) -> Callable[..., None]:
+    def keep(self: LeaseKeeper, started_ms: int, record: LeaseRecord) -> None:
+        until = self._held_until_ms
+        written(self, started_ms, record)
+        if record.holder not in (None, self.holder_id):
+            self._held_until_ms = until
+
+    return keep
+
+
+def _observe_nothing_new(observe: Callable[..., None]) -> Callable[..., None]:
+    def keep(self: LeaseKeeper, now_ms: int, record: LeaseRecord | None) -> None:
+        until = self._held_until_ms
+        observe(self, now_ms, record)
+        if record is not None and record.term == self._held_term + 1:
+            self._held_until_ms = until
+
+    return keep
+
+
+def hand_over_in_the_same_term(patch: pytest.MonkeyPatch) -> None:
+    decide = LeaseKeeper.decide
+
+    def same(self: LeaseKeeper, now_ms: int, **given: Any) -> Any:
+        decision = decide(self, now_ms, **given)
+        if isinstance(decision, HandOver) and self._record is not None:
+            return HandOver(dataclasses.replace(decision.write, term=self._record.term))
+        return decision
+
+    patch.setattr(LeaseKeeper, "decide", same)
 
 
 BUGS = (
@@ -398,5 +520,15 @@ BUGS = (
     Bug("weighs by the first directory", ("I3", "LIVE"), KeepsTheFirstDirectory, where=four_that_change),
     Bug("holds the lease too long", ("LEASE",), patch=hold_too_long, where=a_lease_that_comes_and_goes),
     Bug("takes the lease before it has expired", ("LEASE",), patch=take_too_early, where=a_lease_that_comes_and_goes),
+    Bug("forgets the votes of decided heights", ("I14",), patch=forget_decided_votes, where=four_and_a_rare_twin),
+    Bug("accuses nobody", ("I14",), patch=accuse_nobody, where=five_with_a_twin),
+    Bug("keeps proofs to itself", ("I14",), KeepsProofsToItself, where=seven_and_a_twin),
+    Bug("forgets proofs in a crash", ("I14",), ForgetsProofs, where=four_and_a_rare_twin),
+    Bug("confirms what it has only taken in", ("I7",), ConfirmsWhatItHasTakenIn),
+    Bug("reads what it remembers", ("I7",), ReadsWhatItRemembers),
+    Bug("forgets how far it has come", ("I7",), ForgetsItsHeight),
+    Bug("runs modules that remember", ("I6", "LIVE", "ERROR"), patch=forget_module_state, where=four_that_govern),
+    Bug("holds the lease that it has handed over", ("LEASE",), patch=hold_what_was_given, where=four_that_hand_over),
+    Bug("hands over in the same term", ("I1",), patch=hand_over_in_the_same_term, where=four_that_hand_over),
     Bug("takes the lease without raising the term", ("I1",), patch=keep_the_term, where=a_lease_that_comes_and_goes),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from agentworld_core.codec import encode
@@ -26,6 +27,7 @@ from agentworld_core.messages import (
 from agentworld_core.ordering.batch import BatchLimits, draft_batch
 from agentworld_core.signing import Signer, add_signature, sign
 from agentworld_core.world.actions import AGENT_MOVE, AGENT_REGISTER, make_action, sign_action
+from agentworld_core.world.modules.sandbox import Sandbox
 from tests.unit.core.membership.worlds import WORLD, signer
 
 LIMITS = BatchLimits(max_actions=8, max_bytes=64 * 1024)
@@ -76,6 +78,27 @@ class Executions:
         return verdict
 
 
+class Admissions:
+    """Judges every action once for each state, whoever asks: the answer depends on nothing else."""
+
+    def __init__(self) -> None:
+        self._answers: dict[tuple[str, int], tuple[ActionEnvelope, AgentWorldError | None]] = {}
+
+    def check(self, state: ChainState, action: ActionEnvelope, judge: Callable[..., None]) -> None:
+        """Raises what production's ``check_admission`` (``judge``) raises for this very object on this state."""
+        key = (state.state_root, id(action))
+        answer = self._answers.get(key)
+        if answer is None:
+            error: AgentWorldError | None = None
+            try:
+                judge(state.tree, action, world_id=WORLD, register_pending=True)
+            except AgentWorldError as refused:
+                error = refused.with_traceback(None)
+            answer = self._answers[key] = (action, error)
+        if answer[1] is not None:
+            raise answer[1]
+
+
 @dataclass(frozen=True)
 class Beginning:
     """Where all nodes begin."""
@@ -84,10 +107,10 @@ class Beginning:
     state: ChainState
 
 
-def beginning(directory: Directory, *, leaseless: bool) -> Beginning:
+def beginning(directory: Directory, *, leaseless: bool, sandbox: Sandbox | None = None) -> Beginning:
     """Returns the genesis document and the chain of height 0."""
     genesis = genesis_of(directory, leaseless=leaseless)
-    return Beginning(genesis, chain_from_genesis(genesis))
+    return Beginning(genesis, chain_from_genesis(genesis, sandbox=sandbox))
 
 
 class Chain:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
+from agentworld_core.errors import AgentWorldError
 from agentworld_core.membership.builder import Changes, with_member, without_member
 from agentworld_core.membership.directory import CRASH, quorum_weight
 from agentworld_core.messages import Directory
-from tests.simulation.node import GENERATIONS, LEASE, SimNode, key_of
+from tests.simulation.node import GENERATIONS, LEASE, WALL_START_MS, SimNode, key_of
+from tests.simulation.transfer import wish_of
 from tests.unit.core.membership.worlds import member, statement, successor
 
 if TYPE_CHECKING:
@@ -183,6 +186,19 @@ class Chaos:
             holder = self.rng.choice((record.holder, None, "stranger", self.rng.choice(self.world.nodes).name))
             term = max(record.term + self.rng.choice((-3, -1, 0, 1, 1000)), 0)
             self.world.lease_store.edit(holder=holder, term=term)
+
+    def _hand_over(self) -> None:
+        """Governance wants somebody else to write; the holder is told, if it is there to hear it."""
+        record = self.world.lease_store.record
+        if record is None or record.holder is None:
+            return
+        names = [member.member_id for member in self._newest().members if member.member_id != record.holder]
+        wish = wish_of(self.rng.choice(names), record.term, now_ms=WALL_START_MS + self.kernel.now) if names else None
+        for node in self.world.nodes:
+            if wish is not None and node.name == record.holder and node.up:
+                self.kernel.note(node.end, "told", f"to hand the lease over to {wish.target_id}")
+                with contextlib.suppress(AgentWorldError):  # the term is over, or its clock is wrong
+                    node.transfer.wished(wish)
 
     # Membership
 

@@ -8,11 +8,21 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentworld_core.codec import decode, decode_value
-from agentworld_core.messages import PREVOTE, ActionEnvelope, Blocks, Directory, ProposalBody, Revocation, Vote
+from agentworld_core.consensus.evidence import Evidence
+from agentworld_core.messages import (
+    PREVOTE,
+    ActionEnvelope,
+    Blocks,
+    Directory,
+    Equivocation,
+    ProposalBody,
+    Revocation,
+    Vote,
+)
 
 Frame = tuple[str, bytes]
 MARKS_KEPT = 60
-CHATTER = ("head", "action", "want")
+CHATTER = ("head", "action", "want", "proofs-wanted")
 """Messages that are sent again and again and rarely tell anything; left out of a history unless it is a full one."""
 
 
@@ -98,6 +108,11 @@ def describe(frame: Frame) -> tuple[str, int]:
         case "directory":
             directory = decode(Directory, data)
             return f"epoch {directory.epoch}: " + ", ".join(f"{m.member_id}x{m.weight}" for m in directory.members), 0
+        case "evidence":
+            proof = decode(Equivocation, data).first
+            return f"{proof.validator_id} voted twice at {proof.height} ({proof.term}.{proof.attempt})", proof.height
+        case "proofs":
+            return f"{len(decode(Evidence, data).items)} of them", 0
         case "revocation":
             return f"of key {decode(Revocation, data).key_id[:8]}", 0
         case _:

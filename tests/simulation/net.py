@@ -87,7 +87,7 @@ class Net:
         )
 
     def _leave(self, source: str, target: str, frame: Frame, sent: Sent | None) -> None:
-        if (source, target) in self._cut:
+        if self._cut and (source, target) in self._cut:
             if sent is not None:
                 sent.legs.append(Leg(target, None, "cut off"))
             return
@@ -106,7 +106,9 @@ class Net:
             low, high = weather.latency
             if weather.slow and self._draw() < weather.slow:
                 low, high = high, weather.slowest
-            delay = low + int(self._draw() * (high - low + 1)) + self._extra.get((source, target), 0)
+            delay = low + int(self._draw() * (high - low + 1))
+            if self._extra:
+                delay += self._extra.get((source, target), 0)
             if self._clogged:
                 delay = max(delay, self._clogged.get(target, 0) - self._kernel.now)
             leg = None

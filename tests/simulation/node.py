@@ -36,20 +36,35 @@ from agentworld_core.consensus.events import (
     VoteReceived,
     WorkPending,
 )
+from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
 from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed, StateMismatch, Unauthorized
 from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import check_next_directory
 from agentworld_core.membership.revocation import check_revocation
-from agentworld_core.messages import ActionEnvelope, BlockBundle, Blocks, Directory, ProposalBody, Revocation, Vote
+from agentworld_core.messages import (
+    ActionEnvelope,
+    BlockBundle,
+    Blocks,
+    CommitCertificate,
+    Directory,
+    Equivocation,
+    ProposalBody,
+    Revocation,
+    Vote,
+)
 from agentworld_core.ordering.lease import LeaseKeeper, LeaseTimings, LeaseWrite, Wait
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from agentworld_core.ordering.transfer import Readiness
 from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_core.world.actions import check_admission
-from agentworld_node.records import COMMIT, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
+from agentworld_node.records import COMMIT, EVIDENCE, PROPOSAL, REVOCATION, VOTE, StoredVote, locked_value
 from tests.simulation.chain import LIMITS, Chain
 from tests.simulation.disk import Disk
 from tests.simulation.history import Frame
+from tests.simulation.order import Place, place_of
+from tests.simulation.proofs import Proofs
+from tests.simulation.transfer import Transfer
 from tests.unit.core.membership.worlds import WORLD, signer
 
 if TYPE_CHECKING:
@@ -120,6 +135,8 @@ class SimNode:
         self.work: bool | None = None
         self.view: tuple[int, str | None] = (0, None)
         self.chain = Chain(self.world.beginning, self.world.executions)
+        self.proofs = Proofs(self)
+        self.transfer = Transfer(self)
         self.stored = self.read_disk()
         self.mempool = Mempool(MEMPOOL, LIMITS)
         self.keeper = LeaseKeeper(self.name, LEASE)
@@ -135,6 +152,7 @@ class SimNode:
         self.start_height()
         self.every(300, self.keep_lease)
         self.every(500, self.announce)
+        self.kernel.progress += 1
         self.kernel.note(self.end, "boots", f"at height {self.chain.height}")
         self.world.oracles.booted(self)
 
@@ -146,6 +164,7 @@ class SimNode:
     def crash(self) -> None:
         """Loses memory and whatever was not synced."""
         self.kernel.note(self.end, "crashes", "")
+        self.world.oracles.crashed(self)
         self.up = False
         self.life += 1
         self.disk.crash()
@@ -196,6 +215,8 @@ class SimNode:
                     proposals.append(self.world.decode(ProposalBody, record.payload))
                 case kind if kind == REVOCATION:
                     self.chain.keyring.revocations.add(self.world.decode(Revocation, record.payload))
+                case kind if kind == EVIDENCE:
+                    self.proofs.held.add(self.world.decode(Equivocation, record.payload))
                 case kind if kind == COMMIT:
                     bundle = self.world.decode(BlockBundle, record.payload)
                     if bundle.block.height == self.chain.height + 1:
@@ -219,11 +240,11 @@ class SimNode:
         key_id = keyring.signing_key(height, member_id=self.name, available=tuple(self.keys), active=None)
         return self.keys[key_id] if key_id is not None else None
 
-    def start_height(self) -> None:
-        """Tells the engine that the next height begins."""
+    def start_height(self, certificate: CommitCertificate | None = None) -> None:
+        """Tells the engine that the next height begins, and how the one before was decided."""
         height = self.chain.height + 1
         self.update_work()
-        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term))
+        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term, certificate))
 
     def step(self, event: Event) -> None:
         """Gives the engine an event and carries out what it asks for."""
@@ -261,6 +282,7 @@ class SimNode:
                     self.commit(BlockBundle(body.block, body.batch, certificate))
                 case RecordEvidence(evidence):
                     self.world.oracles.evidence_found(self, evidence)
+                    self.proofs.found(evidence)
                 case RequestSync():
                     self.send(("want", encode_value(self.chain.height + 1)))
 
@@ -291,7 +313,7 @@ class SimNode:
 
     def build(self, effect: BuildCandidate) -> None:
         key = self.signer_at(effect.height)
-        if effect.height != self.chain.height + 1 or key is None:
+        if effect.height != self.chain.height + 1 or key is None or not self.transfer.builds:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
@@ -343,12 +365,13 @@ class SimNode:
         self.committing = False
         self.world.oracles.committing(self, bundle)
         self.chain.append(bundle)
+        self.kernel.progress += 1
         self.mempool.remove(action.action_id for action in bundle.batch.actions)
         block, certificate = bundle.block, bundle.certificate
         says = f"{block.height} {self.chain.state.block_hash[:8]} decided in ({certificate.term}.{certificate.attempt})"
         self.kernel.note(self.end, "commits", says, height=block.height)
         self.acknowledge(bundle)
-        self.start_height()
+        self.start_height(certificate)
 
     def acknowledge(self, bundle: BlockBundle) -> None:
         self.world.oracles.confirmed(self, bundle.block.height)
@@ -362,11 +385,15 @@ class SimNode:
         elif self.take_in(action):
             self.send(("action", encode(action)))
 
+    def read(self, actor: str) -> tuple[int, Place]:
+        """Answers a client where an agent is, and at which height that is so."""
+        return self.chain.height, place_of(self.chain.state.tree, actor)
+
     def take_in(self, action: ActionEnvelope) -> bool:
         if action.action_id in self.chain.applied or action.action_id in self.mempool:
             return False
         try:
-            check_admission(self.chain.state.tree, action, world_id=WORLD, register_pending=True)
+            self.world.admissions.check(self.chain.state, action, check_admission)
             new = self.mempool.add(action)
         except (Busy, ActorLimit, NonceUsed, Unauthorized):
             self.kernel.reach("mempool refuses")
@@ -380,6 +407,7 @@ class SimNode:
         """Says how far it has come, and repeats some of what waits."""
         self.world.oracles.remembered(self)
         self.send(("head", encode_value(self.chain.height)))
+        self.proofs.announce()
         for action in self.mempool.take_batch()[:4]:
             self.send(("action", encode(action)))
         for statement in self.chain.keyring.revocations.missing_from(()):
@@ -395,7 +423,9 @@ class SimNode:
         if not store.away:
             self.keeper.observe(self.now, store.read(self.name))
             wanted = self.engine.is_validator and not self.engine.should_yield and self.rng.random() < 0.98
-            decision = self.keeper.decide(self.now, wanted=wanted, term_floor=self.engine.highest_term)
+            decision = self.keeper.decide(
+                self.now, wanted=wanted, term_floor=self.engine.highest_term, successor=self.transfer.heir
+            )
             if not isinstance(decision, Wait):
                 self.write_lease(decision.write)
         self.report_lease()
@@ -409,6 +439,8 @@ class SimNode:
                 self.keeper.written(started, stored)
                 self.world.oracles.lease_checked()
                 self.report_lease()
+                if stored.holder not in (None, self.name):
+                    self.transfer.written(stored.term)
 
         self.later(self.rng.choice((1, 5, 100)), arrive)
 
@@ -457,9 +489,22 @@ class SimNode:
                 self.handle_revocation(self.world.decode(Revocation, data))
             case "directory":
                 self.handle_directory(self.world.decode(Directory, data))
+            case "evidence":
+                self.proofs.heard(self.world.decode(Equivocation, data))
+            case "proofs-wanted":
+                self.proofs.asked(source, data)
+            case "proofs":
+                self.proofs.heard_all(self.world.decode(Evidence, data))
+            case "ready-wanted":
+                self.transfer.asked(source)
+            case "ready":
+                self.transfer.answered(source, self.world.decode(Readiness, data))
+            case "lease-changed":
+                self.keep_lease()
 
     def handle_vote(self, vote: Vote) -> None:
-        if self.chain.height < vote.height <= self.chain.height + 2:
+        self.world.oracles.vote_heard(self, vote)
+        if vote.height <= self.chain.height + 2 and self.engine.is_news(vote):
             self.step(receive_vote(self.chain.keyring.at(vote.height), self.revoked(), vote))
 
     def handle_proposal(self, body: ProposalBody) -> None:
@@ -488,10 +533,11 @@ class SimNode:
 
     def know_revocation(self, statement: Revocation) -> None:
         self.chain.keyring.revocations.add(statement)
+        self.kernel.progress += 1
         self.world.oracles.revocation_known(self, statement.key_id)
 
     def handle_directory(self, directory: Directory) -> None:
-        if directory.epoch <= self.chain.keyring.newest.epoch:
+        if directory.epoch <= self.chain.keyring.newest.epoch or directory is self.wanted_directory:
             return
         check_next_directory(self.chain.keyring.newest, directory)
         self.wanted_directory = directory

@@ -14,6 +14,7 @@ from agentworld_core.consensus.events import VoteReceived
 from agentworld_core.consensus.evidence import check_equivocation
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
+from agentworld_core.ledger.block import Execution
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.ledger.restart import chain_from_snapshot
@@ -30,7 +31,9 @@ from agentworld_core.messages import (
     Round,
     Vote,
 )
+from tests.simulation.accusations import Accusations
 from tests.simulation.kernel import Violation
+from tests.simulation.order import Order
 
 if TYPE_CHECKING:
     from tests.simulation.node import SimNode
@@ -44,9 +47,11 @@ ORACLES = {
     "I4": "no honest validator signs two votes or two proposals for one place, whatever crashes; none is accused",
     "I5": "what was acknowledged stays, and every action is applied exactly once",
     "I6": "replay from genesis and restart from a snapshot give the state of every node",
+    "I7": "what clients are told fits one order: no action before one confirmed earlier, no read of another state",
     "I8": "a revocation that is known is heeded",
     "I9": "after healing every node knows every revocation",
     "I12": "what a node remembers is bounded by its members, not by what it is sent",
+    "I14": "who shows a node two votes that could split the world is named by it, and in the end by all",
     "VALID": "a committed block follows its parent, holds what clients and governance made, under the right directory",
     "LOCK": "a lock is left only for a later quorum",
     "LEASE": "one holder at a time, unless the service itself forgot or was split",
@@ -86,6 +91,8 @@ class Oracles:
         self.seen: dict[bytes, None] = {}
         self.lease_term = 0
         self.holders: dict[int, str] = {}
+        self.order = Order()
+        self.accusations = Accusations()
 
     # Votes
 
@@ -158,8 +165,20 @@ class Oracles:
                 return True
         return False
 
+    def vote_heard(self, node: SimNode, vote: Vote) -> None:
+        """A vote has arrived, maybe a forged one."""
+        if node.honest and self.world.faulty:
+            self.accusations.heard(node, vote)
+
+    def crashed(self, node: SimNode) -> None:
+        if node.honest and node.up:
+            self.accusations.crashed(node)
+
     def evidence_found(self, node: SimNode, evidence: Equivocation) -> None:
-        check_equivocation(evidence, node.chain.keyring.at(evidence.first.height))
+        directory = node.chain.keyring.epoch(evidence.first.directory_epoch)
+        if directory is None:
+            raise Violation("I4", f"evidence of an epoch that {node.name} does not know")
+        check_equivocation(evidence, directory)
         accused = evidence.first.validator_id
         if accused not in self.world.faulty:
             raise Violation("I4", f"evidence against the honest {accused}")
@@ -181,6 +200,8 @@ class Oracles:
     def committing(self, node: SimNode, bundle: BlockBundle) -> None:
         if node.honest:
             self._check_block(node, bundle, term=node.chain.term)
+            certificate = bundle.certificate
+            self.accusations.decided(node, certificate.height, Round(certificate.term, certificate.attempt))
 
     def _check_block(self, node: SimNode, bundle: BlockBundle, *, term: int) -> None:
         block, height = bundle.block, bundle.block.height
@@ -239,6 +260,7 @@ class Oracles:
     def acknowledged(self, node: SimNode, action_id: str) -> None:
         if node.honest:
             self.acks[action_id] = None
+            self.order.confirmed(action_id, self.world.kernel.now)
 
     def confirmed(self, node: SimNode, height: int) -> None:
         self.confirmed_heights[node.end] = max(height, self.confirmed_heights.get(node.end, 0))
@@ -292,6 +314,7 @@ class Oracles:
 
     def finish(self) -> None:
         """Checks what can only be judged at the end."""
+        self.order.check_order(self.bundles[height] for height in sorted(self.bundles))
         final = self._replay()
         for node in self.world.honest:
             state = node.chain.state
@@ -302,13 +325,14 @@ class Oracles:
             for key_id in known:
                 if key_id not in node.chain.keyring.revoked_key_ids:
                     raise Violation("I9", f"{node.name} does not know of the revocation of {key_id[:8]}")
+        self.accusations.check(self.world.honest)
 
     def _replay(self) -> dict[int, tuple[str, str]]:
         """Replays the committed blocks, without what the nodes remember, and judges the events that come of them."""
         begun = self.world.beginning
         chain: ChainState = begun.state
         states = {0: (chain.block_hash, chain.state_root)}
-        turns: dict[str, int] = {}
+        turns: dict[str, tuple[int, int]] = {}
         blobs: dict[str, bytes] = {}
         snapshot: BlockBundle | None = None
         for height in sorted(self.bundles):
@@ -319,14 +343,10 @@ class Oracles:
                 raise Violation("I6", f"replay refuses block {height}: {error}") from error
             chain = execution.chain_after(bundle.block)
             states[height] = (chain.block_hash, chain.state_root)
+            self.order.check_reads(height, chain.tree)
             blobs.update(execution.blobs)
             snapshot = bundle if bundle.block.snapshot_ref is not None else snapshot
-            for event in execution.events:
-                refused = isinstance(event.payload, dict) and event.payload.get("code") == "nonce_used"
-                if event.caused_by and not refused:
-                    if event.caused_by in turns:
-                        raise Violation("I5", f"an action is applied at {turns[event.caused_by]} and again at {height}")
-                    turns[event.caused_by] = height
+            self._count_turns(execution, height, turns)
         for action_id in self.acks:
             if action_id not in turns:
                 raise Violation("I5", f"the acknowledged action {action_id[:8]} is in no block")
@@ -334,12 +354,26 @@ class Oracles:
             self._check_snapshot(snapshot, chain, blobs, states)
         return states
 
+    def _count_turns(self, execution: Execution, height: int, turns: dict[str, tuple[int, int]]) -> None:
+        """Notes at which place of which block every action has had its effects, but for those through modules."""
+        first = {receipt.first_event_id: receipt.position for receipt in execution.receipts}
+        position = -1
+        for event in execution.events:
+            position = first.get(event.event_id, position)
+            refused = isinstance(event.payload, dict) and event.payload.get("code") == "nonce_used"
+            if event.caused_by and not refused and not event.kind.startswith("module."):
+                turn = (height, position)
+                if turns.setdefault(event.caused_by, turn) != turn:
+                    raise Violation("I5", f"an action is applied at {turns[event.caused_by]} and again at {turn}")
+
     def _check_snapshot(
         self, bundle: BlockBundle, chain: ChainState, blobs: dict[str, bytes], states: dict[int, tuple[str, str]]
     ) -> None:
         directories = [entry.directory for entry in chain.directories]
         genesis = self.world.beginning.genesis
-        restored = chain_from_snapshot(genesis, bundle, directories=directories, fetch=blobs.__getitem__)
+        restored = chain_from_snapshot(
+            genesis, bundle, directories=directories, fetch=blobs.__getitem__, sandbox=chain.sandbox
+        )
         if states[restored.height] != (restored.block_hash, restored.state_root):
             raise Violation("I6", f"the snapshot at {restored.height} gives another state than replay")
         self.world.kernel.reach("restarted from a snapshot")

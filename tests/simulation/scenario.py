@@ -26,6 +26,7 @@ FAULTS = {
     "lease-lost": "somebody deletes the lease",
     "lease-split": "nodes see two leases that disagree",
     "lease-edit": "somebody edits the lease by hand: a lower or higher term, an unknown holder",
+    "hand-over": "governance wants another validator to write",
     "revoke": "the key of a malicious validator is revoked",
     "membership": "validators are added, removed, weighted anew, given new keys, one change at a time",
 }
@@ -79,6 +80,7 @@ class Scenario:
     block_interval_ms: int = 0
     pauses_between_actions: tuple[int, ...] = (50, 400, 3000)
     actors: int = 3
+    governs: bool = False
     most_actions: int | None = None
     skip: frozenset[int] = frozenset()
 
@@ -108,6 +110,8 @@ class Scenario:
         defaults = Scenario({})
         names = ("torn_writes", "drift", "leaseless", "block_interval_ms", "pauses_between_actions")
         lines += [f"{name} {getattr(self, name)}" for name in names if getattr(self, name) != getattr(defaults, name)]
+        if self.governs:
+            lines.append("governance changes the modules of the world")
         if self.most_actions is not None:
             lines.append(f"at most {self.most_actions} actions")
         if self.skip:
@@ -146,6 +150,7 @@ def draw(rng: random.Random) -> Scenario:
         block_interval_ms=rng.choice((0, 0, 200)),
         pauses_between_actions=rng.choice(((50, 400, 3000), (50, 400, 3000), (10, 30), (2000,))),
         actors=rng.choice((1, 3, 8)),
+        governs=rng.random() < 0.3,
     )
 
 

@@ -50,4 +50,5 @@ def install(replace: Callable[[Any, str, Any], None]) -> None:
     check_envelope = functools.lru_cache(REMEMBERED)(actions.check_envelope)
     for module in (actions, validate):
         replace(module, "check_envelope", check_envelope)
+    replace(node, "decode_value", functools.lru_cache(REMEMBERED)(codec.decode_value))
     replace(directory, "directory_hash", functools.lru_cache(REMEMBERED)(directory.directory_hash))

@@ -106,3 +106,33 @@ def a_writer_that_changes(scenario: Scenario) -> Scenario:
     """Four honest validators that lose the lease again and again, so that some lock on a block and others do not."""
     stormy = four_in_a_storm(scenario)
     return stormy.with_(faults={"lease-lost": 1.0}, every_ms=(50, 300), leaseless=False)
+
+
+def four_and_a_rare_twin(scenario: Scenario) -> Scenario:
+    """Four validators, one of which is malicious, in a world with little to do, where messages come late."""
+    stormy = four_in_a_storm(scenario)
+    return stormy.with_(
+        faulty=("v3",),
+        faults={"crash": 0.5, "isolate": 1.0},
+        weather=Weather(slow=0.3),
+        every_ms=(1000, 4000),
+        chaos_ms=5000,
+        pauses_between_actions=(2000,),
+    )
+
+
+def four_that_govern(scenario: Scenario) -> Scenario:
+    """Four honest validators that crash now and then, under a governance that changes the modules of the world."""
+    return four_in_a_storm(scenario).with_(faults={"crash": 1.0}, weather=Weather(loss=0.05), governs=True)
+
+
+def four_that_hand_over(scenario: Scenario) -> Scenario:
+    """Four honest validators that hand the writer's lease over all the time."""
+    stormy = four_in_a_storm(scenario)
+    return stormy.with_(faults={"hand-over": 1.0}, weather=CALM, every_ms=(300, 1500), leaseless=False)
+
+
+def seven_and_a_twin(scenario: Scenario) -> Scenario:
+    """Seven validators, one of which is malicious, where much is lost and little is to be decided."""
+    rare = four_and_a_rare_twin(scenario)
+    return rare.with_(members=equals(7), faulty=("v6",), faults={"isolate": 1.0}, weather=Weather(loss=0.3))

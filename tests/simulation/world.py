@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -10,14 +11,16 @@ from agentworld_core.codec import decode
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import ActionEnvelope, Directory
 from tests.simulation.adversary import Liar, Twin
-from tests.simulation.chain import Executions, action, beginning
+from tests.simulation.chain import Admissions, Executions, action, beginning
 from tests.simulation.chaos import Chaos
+from tests.simulation.governor import Governor, StandIn
 from tests.simulation.history import History
 from tests.simulation.kernel import Kernel, Violation
 from tests.simulation.lease_store import LeaseStore
 from tests.simulation.net import Net
 from tests.simulation.node import SimNode
 from tests.simulation.oracles import Oracles
+from tests.simulation.order import Read
 from tests.simulation.scenario import CALM, Scenario, draw
 from tests.unit.core.membership.worlds import first_directory
 
@@ -60,8 +63,10 @@ class World:
         self.rng = self.kernel.rng("world")
         self.scenario = setup.adjust(draw(self.kernel.rng("scenario")))
         self.first_directory: Directory = first_directory(self.scenario.members, fault_model=self.scenario.fault_model)
-        self.beginning = beginning(self.first_directory, leaseless=self.scenario.leaseless)
+        self.sandbox = StandIn()
+        self.beginning = beginning(self.first_directory, leaseless=self.scenario.leaseless, sandbox=self.sandbox)
         self.executions = Executions()
+        self.admissions = Admissions()
         self.net = Net(self.kernel, self.scenario.weather)
         self.lease_store = LeaseStore(self.kernel)
         self.faulty = self.scenario.faulty
@@ -100,6 +105,8 @@ class World:
         for liar in self.liars:
             liar.start()
         self._client()
+        if self.scenario.governs:
+            Governor(self).turn()
         self.kernel.after(self.rng.randint(0, 500), self.chaos.step)
         self.kernel.run(self.scenario.chaos_ms)
         self.chaos.stop()
@@ -115,23 +122,34 @@ class World:
             return
         clients = self.clients
         self.kernel.after(self.rng.choice(self.scenario.pauses_between_actions), self._client)
-        for waiting in list(clients.waiting.values())[:RETRIED_AT_ONCE]:
+        for waiting in list(itertools.islice(clients.waiting.values(), RETRIED_AT_ONCE)):
             if waiting.action_id in self.oracles.acks:
                 del clients.waiting[waiting.action_id]
             elif self.rng.random() < 0.3:
-                self._submit(waiting)
+                self.submit(waiting)
+        if self.rng.random() < 0.3:
+            self._read()
         if self.scenario.most_actions is not None and clients.made >= self.scenario.most_actions:
             return
         made = action(f"actor-{clients.made % self.scenario.actors}", clients.made // self.scenario.actors)
         clients.made += 1
         clients.by_id[made.action_id] = made
         clients.waiting[made.action_id] = made
-        self._submit(made)
+        self.submit(made)
 
-    def _submit(self, made: ActionEnvelope) -> None:
+    def submit(self, made: ActionEnvelope) -> None:
+        """Hands an action in to somebody."""
         node = self.rng.choice(self.honest)
         if node.up and node.paused_until <= self.kernel.now:
+            self.oracles.order.handed_in(made.action_id, self.kernel.now)
             node.submit(made)
+
+    def _read(self) -> None:
+        node = self.rng.choice(self.honest)
+        if node.up and node.paused_until <= self.kernel.now:
+            actor = f"actor-{self.rng.randrange(self.scenario.actors)}"
+            height, place = node.read(actor)
+            self.oracles.order.was_read(Read(node.end, height, actor, place))
 
     # Recovery
 
@@ -143,7 +161,7 @@ class World:
 
         def submit() -> None:
             # A client tries again, elsewhere, what it has no answer to: the first node may be full or fall behind.
-            self._submit(last)
+            self.submit(last)
             self.kernel.after(1000, submit)
 
         def done() -> bool:
@@ -151,7 +169,7 @@ class World:
 
         def informed() -> bool:
             known = [node.chain.keyring.revoked_key_ids for node in self.honest]
-            return all(keys == known[0] for keys in known)
+            return all(keys == known[0] for keys in known) and self.oracles.accusations.all_named(self.honest)
 
         submit()
         if not self.kernel.run(healed + RECOVERY_MS, done=done):

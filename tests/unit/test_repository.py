@@ -201,6 +201,19 @@ def test_tests_do_not_sleep() -> None:
     assert not sleeping, "wait on a condition with a deadline\n" + "\n".join(sleeping)
 
 
+def test_loops_that_wait_can_be_cancelled() -> None:
+    """Python 3.11's wait_for forgets a cancellation that comes together with the end of what it waits for."""
+    forgetful = [
+        place(path, node.lineno)
+        for path, tree in parsed("node", "operator")
+        for loop in ast.walk(tree)
+        if isinstance(loop, ast.While)
+        for node in ast.walk(loop)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "wait_for"
+    ]
+    assert not forgetful, "use asyncio.timeout\n" + "\n".join(forgetful)
+
+
 def test_errors_are_not_swallowed() -> None:
     silent = [
         place(path, node.lineno)

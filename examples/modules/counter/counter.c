@@ -15,22 +15,21 @@ static void refuse(aw_output *output, aw_span actor, aw_span reason) {
   aw_put_text(w, reason);
 }
 
-AW_EXPORT(reduce) uint64_t reduce(uint32_t at, uint32_t size) {
-  aw_input input = aw_input_of(at, size);
+static aw_output count(const aw_input *input) {
   aw_output output = {0};
   int64_t total = 0, changes = 0, by = 0;
-  if (input.state.size) {
-    aw_reader r = aw_read(input.state);
+  if (input->state.size) {
+    aw_reader r = aw_read(input->state);
     if (aw_array(&r) != 2) aw_trap();
     total = aw_int(&r);
     changes = aw_int(&r);
   }
-  if (!aw_same(input.kind, AW_TEXT("counter.add")))
-    refuse(&output, input.actor, AW_TEXT("no such action"));
-  else if (!aw_find_int(input.payload, AW_TEXT("by"), -MOST, MOST, &by))
-    refuse(&output, input.actor, AW_TEXT("by must be an integer within 1000000 of 0"));
+  if (!aw_same(input->kind, AW_TEXT("counter.add")))
+    refuse(&output, input->actor, AW_TEXT("no such action"));
+  else if (!aw_find_int(input->payload, AW_TEXT("by"), -MOST, MOST, &by))
+    refuse(&output, input->actor, AW_TEXT("by must be an integer within 1000000 of 0"));
   else if (__builtin_add_overflow(total, by, &total))
-    refuse(&output, input.actor, AW_TEXT("the total would be too large"));
+    refuse(&output, input->actor, AW_TEXT("the total would be too large"));
   else {
     output.changed = true;
     aw_put_array(&output.state, 2);
@@ -41,9 +40,11 @@ AW_EXPORT(reduce) uint64_t reduce(uint32_t at, uint32_t size) {
     aw_put_text(w, AW_TEXT("by"));
     aw_put_int(w, by);
     aw_put_text(w, AW_TEXT("actor"));
-    aw_put_text(w, input.actor);
+    aw_put_text(w, input->actor);
     aw_put_text(w, AW_TEXT("total"));
     aw_put_int(w, total);
   }
-  return aw_finish(&output);
+  return output;
 }
+
+AW_ENTRIES(reduce, reduce_batch, count)

@@ -67,10 +67,9 @@ static decision judge(const aw_input *input) {
   return d;
 }
 
-AW_EXPORT(call) uint64_t call(uint32_t at, uint32_t size) {
-  aw_input input = aw_input_of(at, size);
+static aw_output decide(const aw_input *input) {
   aw_output output = {0};
-  decision d = judge(&input);
+  decision d = judge(input);
   aw_writer *w = aw_emit(&output, AW_TEXT("rule.decision"));
   aw_put_map(w, d.payload.size ? 5 : 4);
   aw_put_text(w, AW_TEXT("cost"));
@@ -84,14 +83,16 @@ AW_EXPORT(call) uint64_t call(uint32_t at, uint32_t size) {
   aw_put_text(w, AW_TEXT("verdict"));
   aw_put_text(w, d.verdict);
   aw_put_text(w, AW_TEXT("action_id"));
-  aw_put_text(w, input.id);
+  aw_put_text(w, input->id);
   if (d.payload.size) {
     aw_put_text(w, AW_TEXT("override_action"));
     aw_put_map(w, 2);
     aw_put_text(w, AW_TEXT("kind"));
-    aw_put_text(w, input.kind);
+    aw_put_text(w, input->kind);
     aw_put_text(w, AW_TEXT("payload"));
     aw_put_raw(w, d.payload);
   }
-  return aw_finish(&output);
+  return output;
 }
+
+AW_ENTRIES(call, call_batch, decide)

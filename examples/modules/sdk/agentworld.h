@@ -12,7 +12,8 @@
 #define AW_EXPORT(name) __attribute__((export_name(#name), used))
 #define aw_trap() __builtin_trap()
 
-/* ---- memory: taken from the end of what the linker placed, never given back, because an instance lives for one call */
+/* ---- memory: taken from the end of what the linker placed; given back only between the items of a batch, because an
+ * instance lives for one call */
 
 extern uint8_t __heap_base;
 static uint32_t aw_top;
@@ -235,26 +236,38 @@ typedef struct {
   aw_span state;   /* empty for a pure module and at the first call */
 } aw_input;
 
-static aw_input aw_input_of(uint32_t at, uint32_t size) {
-  aw_span whole = {(const uint8_t *)(uintptr_t)at, size};
+/* Fills in what an encoded action or event says. */
+static void aw_occasion(aw_input *input, aw_span document, bool action) {
+  aw_reader r;
+  if (action) {
+    if (!aw_find(document, AW_TEXT("action_id"), &r)) aw_trap();
+    input->id = aw_text(&r);
+    if (!aw_find(document, AW_TEXT("actor_id"), &r)) aw_trap();
+    input->actor = aw_text(&r);
+  }
+  if (!aw_find(document, AW_TEXT("kind"), &r)) aw_trap();
+  input->kind = aw_text(&r);
+  if (!aw_find(document, AW_TEXT("payload"), &r)) aw_trap();
+  input->payload = aw_skip(&r);
+}
+
+/* Reads what all inputs have: ctx, and the state of a reducer. */
+static aw_input aw_common(aw_span whole) {
   aw_input input = {0};
   aw_reader r;
   if (!aw_find(whole, AW_TEXT("ctx"), &r)) aw_trap();
   input.ctx = aw_skip(&r);
   if (aw_find(whole, AW_TEXT("state"), &r)) input.state = aw_bytes(&r);
+  return input;
+}
+
+static aw_input aw_input_of(uint32_t at, uint32_t size) {
+  aw_span whole = {(const uint8_t *)(uintptr_t)at, size};
+  aw_input input = aw_common(whole);
+  aw_reader r;
   bool action = aw_find(whole, AW_TEXT("action"), &r);
   if (!action && !aw_find(whole, AW_TEXT("event"), &r)) aw_trap();
-  aw_span document = aw_bytes(&r);
-  if (action) {
-    if (!aw_find(document, AW_TEXT("action_id"), &r)) aw_trap();
-    input.id = aw_text(&r);
-    if (!aw_find(document, AW_TEXT("actor_id"), &r)) aw_trap();
-    input.actor = aw_text(&r);
-  }
-  if (!aw_find(document, AW_TEXT("kind"), &r)) aw_trap();
-  input.kind = aw_text(&r);
-  if (!aw_find(document, AW_TEXT("payload"), &r)) aw_trap();
-  input.payload = aw_skip(&r);
+  aw_occasion(&input, aw_bytes(&r), action);
   return input;
 }
 
@@ -307,25 +320,81 @@ static __attribute__((unused)) void aw_effect(aw_output *output, aw_span kind, a
   aw_effect_within(output, kind, params, cap_ref, (aw_span){0}, 0);
 }
 
-/* Returns what an entry returns: the place of the output in the upper half, its length in the lower. */
-static uint64_t aw_finish(const aw_output *output) {
-  aw_writer w = {0};
-  aw_put_map(&w, (output->emitted > 0) + (output->queued > 0) + output->changed);
+/* Writes the output document. */
+static void aw_put_output(aw_writer *w, const aw_output *output) {
+  aw_put_map(w, (output->emitted > 0) + (output->queued > 0) + output->changed);
   if (output->emitted) {
-    aw_put_text(&w, AW_TEXT("emits"));
-    aw_put_array(&w, output->emitted);
-    aw_put_raw(&w, aw_written(&output->emits));
+    aw_put_text(w, AW_TEXT("emits"));
+    aw_put_array(w, output->emitted);
+    aw_put_raw(w, aw_written(&output->emits));
   }
   if (output->queued) {
-    aw_put_text(&w, AW_TEXT("effects"));
-    aw_put_array(&w, output->queued);
-    aw_put_raw(&w, aw_written(&output->effects));
+    aw_put_text(w, AW_TEXT("effects"));
+    aw_put_array(w, output->queued);
+    aw_put_raw(w, aw_written(&output->effects));
   }
   if (output->changed) {
-    aw_put_text(&w, AW_TEXT("new_state"));
-    aw_put_bytes(&w, aw_written(&output->state));
+    aw_put_text(w, AW_TEXT("new_state"));
+    aw_put_bytes(w, aw_written(&output->state));
   }
-  return (uint64_t)(uint32_t)(uintptr_t)w.data << 32 | w.size;
 }
+
+/* What an entry returns: the place of the output in the upper half, its length in the lower. */
+static uint64_t aw_answer(const uint8_t *data, uint32_t size) { return (uint64_t)(uint32_t)(uintptr_t)data << 32 | size; }
+
+static uint64_t aw_finish(const aw_output *output) {
+  aw_writer w = {0};
+  aw_put_output(&w, output);
+  return aw_answer(w.data, w.size);
+}
+
+/* ---- many at once: the same function answers one after the other, each from the state that the one before it left */
+
+enum { AW_HEAD = 5 }; /* room for the length of a list or of bytes */
+
+/* Answers a batch. What an item took is given back before the next one; outputs and state are kept below that. Where they
+ * have no room any more the batch ends: who calls asks again for what has no answer. */
+static inline __attribute__((always_inline, unused)) uint64_t aw_batch(uint32_t at, uint32_t size,
+                                                                       aw_output (*handle)(const aw_input *)) {
+  aw_span whole = {(const uint8_t *)(uintptr_t)at, size};
+  aw_input input = aw_common(whole);
+  aw_reader items;
+  bool actions = aw_find(whole, AW_TEXT("actions"), &items);
+  if (!actions && !aw_find(whole, AW_TEXT("events"), &items)) aw_trap();
+  uint32_t left = aw_array(&items), answered = 0;
+  uint32_t room = 2 * size + 4096, state_room = 2 * input.state.size + 1024;
+  uint8_t *answers = aw_take(AW_HEAD + room), *state = aw_take(state_room);
+  aw_writer out = {answers + AW_HEAD, 0, room};
+  uint32_t mark = aw_top;
+  for (; left; left--) {
+    aw_top = mark;
+    aw_occasion(&input, aw_bytes(&items), actions);
+    aw_output output = handle(&input);
+    aw_writer one = {0};
+    aw_put_output(&one, &output);
+    if (out.room - out.size < one.size + AW_HEAD) break;
+    aw_put_bytes(&out, aw_written(&one));
+    answered++;
+    if (!output.changed) continue;
+    if (output.state.size > state_room) break;
+    memcpy(state, output.state.data, output.state.size);
+    input.state = (aw_span){state, output.state.size};
+  }
+  aw_writer head = {answers, 0, AW_HEAD};
+  aw_put_array(&head, answered);
+  uint8_t *start = out.data - head.size; /* the head goes right before the first answer */
+  for (uint32_t i = head.size; i--;) start[i] = answers[i];
+  return aw_answer(start, head.size + out.size);
+}
+
+/* Exports both entries of a module, `one` and `many`, made of one function. It must keep nothing but its state: an item of
+ * a batch is to be answered as if it were alone. */
+#define AW_ENTRIES(one, many, handle)                              \
+  AW_EXPORT(one) uint64_t one(uint32_t at, uint32_t size) {        \
+    aw_input input = aw_input_of(at, size);                        \
+    aw_output output = handle(&input);                             \
+    return aw_finish(&output);                                     \
+  }                                                                \
+  AW_EXPORT(many) uint64_t many(uint32_t at, uint32_t size) { return aw_batch(at, size, handle); }
 
 #endif

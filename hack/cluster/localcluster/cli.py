@@ -81,10 +81,10 @@ def _run(arguments: list[str]) -> int:
             return 0 if provider.status() else 3
         case "logs":
             provider.logs(options.component, lines=options.lines, follow=options.follow)
-        case "kubeconfig":
-            print(provider.kubeconfig())
-        case "provider":
-            print(provider.kind)
+        case "fault":
+            provider.fault(options.deed, options.component)
+        case "kubeconfig" | "provider" as word:
+            print(provider.kubeconfig() if word == "kubeconfig" else provider.kind)
         case "kubectl" | "helm":
             _pass_on(provider, where, options.command, rest)
     return 0
@@ -148,6 +148,9 @@ def _parser() -> argparse.ArgumentParser:
         "--lines", "-n", type=int, default=100, metavar="N", help="the last N lines (default: %(default)s)"
     )
     logs.add_argument("--follow", "-f", action="store_true", help="go on as it grows")
+    fault = command("fault", "kill, freeze or thaw a component, as a test of what runs on it; `up` starts the killed")
+    fault.add_argument("deed", choices=("kill", "freeze", "thaw"))
+    fault.add_argument("component", metavar="COMPONENT", help="as `status` names it, such as kube-apiserver or node2")
     command("kubeconfig", "print the path of the credentials")
     command("provider", "print which kind of cluster this is: local or kind")
     for word in PASSED_ON:

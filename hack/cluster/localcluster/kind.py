@@ -109,6 +109,11 @@ class Kind:
             access = ["kubectl", f"--kubeconfig={self.kubeconfig()}", *words, *(["--follow"] if follow else [])]
             subprocess.run(access, check=False)
 
+    def fault(self, deed: str, component: str) -> None:
+        """Docker does that to the container of a node; the components inside are not ours."""
+        says = "pause, unpause or kill the container of a node with docker"
+        raise ClusterError(f"cannot {deed} {component}: {says}")
+
     def kubeconfig(self) -> Path:
         """The file with the administrator's credentials."""
         if not self.folders.kubeconfig.exists():

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import time
 from contextlib import AbstractContextManager
@@ -14,6 +15,8 @@ from .node import Machine, Node
 from .processes import Processes
 from .progress import elapsed, say, step
 from .settings import MAX_NODES, Addresses, Folders
+
+_DEEDS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
 
 
 class Local:
@@ -132,6 +135,16 @@ class Local:
             machine = self._machine(addresses)
             with step(f"loading {_count(len(archives), 'image')} into {_count(len(numbers))}"):
                 node.together([Node(machine, number) for number in numbers], lambda each: each.load(archives))
+
+    def fault(self, deed: str, component: str) -> None:
+        """Kills, freezes or thaws a component; of a node only the plug can be pulled. `up` starts what is dead."""
+        _need_root()
+        if deed != "kill" and component.removeprefix("node").isdigit():
+            raise ClusterError(
+                f"a node can only be killed; to {deed} a part of it name that, such as {component}-kubelet"
+            )
+        self.processes.signal(component, _DEEDS[deed])
+        say(f"cluster {self.folders.name}: {deed} {component}")
 
     def status(self) -> bool:
         """Prints addresses, processes and nodes; True when everything that was started runs and every node is ready."""

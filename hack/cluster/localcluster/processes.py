@@ -145,6 +145,15 @@ class Processes:
         path = self.logs / f"{name}.log"
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Sends a signal to what runs under a name, with the rest of its session; ClusterError when nothing does."""
+        record = self.recorded(name)
+        members = [] if record is None else _members(record)
+        if not members:
+            raise ClusterError(f"{name} does not run; there are {', '.join(self.names()) or 'no components'}")
+        for pid in members:
+            signal_process(pid, number)
+
     def stop(self, names: Iterable[str], *, seconds: float) -> None:
         """Ends these together: SIGTERM, and SIGKILL after `seconds`; forgets them once they are gone."""
         records = {name: record for name in names if (record := self.recorded(name)) is not None}

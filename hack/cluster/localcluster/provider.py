@@ -30,6 +30,9 @@ class Provider(Protocol):
     def logs(self, component: str | None, *, lines: int, follow: bool) -> None:
         """Prints what a component wrote, or which components there are."""
 
+    def fault(self, deed: str, component: str) -> None:
+        """Kills, freezes or thaws a component, as a failing machine would; ClusterError when that cannot be done."""
+
     def kubeconfig(self) -> Path:
         """The file with the administrator's credentials; ClusterError when there is no cluster."""
 

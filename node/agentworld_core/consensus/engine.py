@@ -7,6 +7,7 @@ came of them as events; it never reports a vote or a proposal as durable before 
 from __future__ import annotations
 
 from agentworld_core.consensus.buffer import NextHeight
+from agentworld_core.consensus.decided import DecidedHeights
 from agentworld_core.consensus.events import (
     CandidateBuilt,
     CandidateJudged,
@@ -18,6 +19,7 @@ from agentworld_core.consensus.events import (
     LeaseObserved,
     ProposalDurable,
     ProposalReceived,
+    RecordEvidence,
     RequestSync,
     TimerFired,
     VoteDurable,
@@ -25,12 +27,12 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.proposers import Proposers
-from agentworld_core.consensus.timers import Timers
+from agentworld_core.consensus.timers import Patience, Timers
 from agentworld_core.consensus.view import HeightView, view_of
 from agentworld_core.consensus.votes import round_of
 from agentworld_core.consensus.voting import HeightVoting, Step
 from agentworld_core.errors import StateMismatch
-from agentworld_core.messages import PRECOMMIT, PREVOTE, Round
+from agentworld_core.messages import PRECOMMIT, PREVOTE, Round, Vote
 
 YIELD_AFTER_ATTEMPTS = 3
 
@@ -49,6 +51,8 @@ class ConsensusEngine:
         self._durable = DurableVotes()
         self._voting: HeightVoting | None = None
         self._next = NextHeight()
+        self._decided = DecidedHeights()
+        self._patience = Patience()
         self._work_pending = False
         self._opens_at_ms = 0
         self._ticks: tuple[Round, int] = (Round(0, 0), 0)
@@ -97,6 +101,18 @@ class ConsensusEngine:
         """Returns a picture of the height being decided; None before the first HeightStarted."""
         return None if self._voting is None else view_of(self._voting)
 
+    def is_news(self, vote: Vote) -> bool:
+        """False for a vote that would change nothing if it verified: known, or of a decided height and no proof.
+
+        Cheap, and meant to be asked before its signature is looked at: most votes arrive more than once.
+        """
+        voting = self._voting
+        if voting is None or vote.height > voting.height:
+            return True
+        if vote.height < voting.height:
+            return self._decided.may_prove(vote)
+        return not voting.book.knows(vote)
+
     # Inputs
 
     def start(self, now_ms: int, durable: DurableVotes) -> list[Effect]:
@@ -111,7 +127,7 @@ class ConsensusEngine:
         """Takes one event and returns what to do, in order."""
         effects: list[Effect] = []
         if isinstance(event, HeightStarted):
-            self._start_height(now_ms, event)
+            effects.extend(self._start_height(now_ms, event))
         elif isinstance(event, LeaseObserved):
             self._proposers.observe(event.term, event.holder)
             if self._voting is not None:
@@ -126,6 +142,7 @@ class ConsensusEngine:
             self._voting.opened = self._voting.opened or now_ms >= self._opens_at_ms
             self._voting.advance()
             effects.extend(self._voting.take_effects())
+            self._patience.note(self._voting.round, busy=self._voting.in_progress)
             effects.extend(self._timers.want(self._wanted_timers(self._voting, now_ms)))
         return effects
 
@@ -167,11 +184,16 @@ class ConsensusEngine:
             self._ticks = (voting.round, tick + 1)
             voting.on_rebroadcast(tick)
 
-    def _start_height(self, now_ms: int, started: HeightStarted) -> None:
-        if self._voting is not None and started.height <= self._voting.height:
-            return
+    def _start_height(self, now_ms: int, started: HeightStarted) -> list[Effect]:
+        effects: list[Effect] = []
+        if self._voting is not None:
+            if started.height <= self._voting.height:
+                return []
+            late = self._decided.add(self._voting.height, self._voting.book, started.certificate)
+            effects.extend(RecordEvidence(item) for item in late)
         self._opens_at_ms = max(now_ms, self._opens_at_ms + (self.settings.block_interval_ms if self._voting else 0))
         self._ticks = (Round(0, 0), 0)
+        self._patience = Patience()
         voting = HeightVoting(self.settings, started, self._proposers)
         voting.on_work(self._work_pending)
         self._durable = _from_height(self._durable, started.height)
@@ -182,11 +204,13 @@ class ConsensusEngine:
             else:
                 voting.on_proposal(event)
         self._voting = voting
+        return effects
 
     def _beyond(self, voting: HeightVoting, height: int, event: VoteReceived | ProposalReceived) -> list[Effect]:
-        """Keeps what is for the next height, and notices when others are far ahead."""
+        """Compares what is late, keeps what is for the next height, and notices when others are far ahead."""
         if height < voting.height:
-            return []
+            late = self._decided.compare(event.vote) if isinstance(event, VoteReceived) else []
+            return [RecordEvidence(item) for item in late]
         if height == voting.height + 1:
             self._next.add(event)
         decided = self._next.note_height(voting.directory, event, own=voting.height)
@@ -201,13 +225,14 @@ class ConsensusEngine:
         if not voting.opened:
             wanted[f"pace:{voting.height}"] = self._opens_at_ms - now_ms
         round_, timeouts = voting.round, self.settings.timeouts
+        tries = self._patience.tries(round_)
         place = f"{voting.height}:{round_.term}.{round_.attempt}"
         if voting.step is Step.PROPOSE and voting.opened:
-            wanted[f"propose:{place}"] = timeouts.propose(round_.attempt)
+            wanted[f"propose:{place}"] = timeouts.propose(tries)
         if voting.step is Step.PREVOTE and voting.book.tally(round_, PREVOTE).weight >= voting.book.quorum:
-            wanted[f"prevote:{place}"] = timeouts.vote(round_.attempt)
+            wanted[f"prevote:{place}"] = timeouts.vote(tries)
         if voting.book.tally(round_, PRECOMMIT).weight >= voting.book.quorum:
-            wanted[f"precommit:{place}"] = timeouts.vote(round_.attempt)
+            wanted[f"precommit:{place}"] = timeouts.vote(tries)
         tick = self._tick(voting)
         wanted[f"rebroadcast:{place}:{tick}"] = timeouts.rebroadcast(tick)
         return wanted

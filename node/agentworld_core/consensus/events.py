@@ -89,12 +89,14 @@ class DurableVotes:
 class HeightStarted:
     """The parent is committed and durable here; ``directory`` is in force at ``height``.
 
-    ``parent_term`` is the term in the parent block (0 at the first height): lower terms are fenced off.
+    ``parent_term`` is the term in the parent block (0 at the first height): lower terms are fenced off. ``certificate``
+    is the checked one of the parent, where the caller has it: its votes are compared with those that were heard.
     """
 
     height: int
     directory: Directory
     parent_term: int
+    certificate: CommitCertificate | None = None
 
 
 @dataclass(frozen=True)

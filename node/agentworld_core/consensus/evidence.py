@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Annotated
 
-from agentworld_core.codec import Id, encode, items_up_to, message
+from agentworld_core.codec import Id, Value, encode, encode_value, items_up_to, message
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import StateMismatch
 from agentworld_core.hashing import content_id
@@ -90,8 +90,16 @@ class EvidenceSet:
 
     @property
     def hash(self) -> str:
-        """The content id of the set: equal on two nodes that hold the same proofs."""
-        return content_id("".join(sorted(self._items)).encode())
+        """A digest of what is proven: equal on two nodes as soon as neither lacks anything that the other holds.
+
+        Not of the proofs: who voted in three ways has made three for one place, of which every node keeps the first
+        that it saw; and who has been proven guilty often enough is so by whichever proofs.
+        """
+        says: list[Value] = [
+            [name, "enough"] if len(places) >= PER_VALIDATOR else [name, *(list(place) for place in sorted(places))]
+            for name, places in sorted(self._places.items())
+        ]
+        return content_id(encode_value("full" if len(self._items) >= MAX_EVIDENCE else says))
 
     def as_message(self, world_id: str) -> Evidence:
         """Returns all proofs, sorted by their content ids."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agentworld_core.consensus.events import CancelTimer, SetTimer
+from agentworld_core.messages import Round
 
 
 class Timers:
@@ -31,3 +32,26 @@ class Timers:
             return False
         del self._running[name]
         return True
+
+
+class Patience:
+    """How often a height has been tried, terms that have ended included: what timeouts grow with.
+
+    Were it the attempts of the term alone, a lease that changes hands before timeouts have grown to what the network
+    needs would keep them short for ever.
+    """
+
+    def __init__(self) -> None:
+        self._earlier = 0
+        self._round = Round(0, 0)
+        self._busy = False
+
+    def note(self, round_: Round, *, busy: bool) -> None:
+        """Takes in the round after every step; a term counts as tried if its end found the height being decided."""
+        if round_.term != self._round.term and self._busy:
+            self._earlier += self._round.attempt + 1
+        self._round, self._busy = round_, busy
+
+    def tries(self, round_: Round) -> int:
+        """Returns how often the height was tried before this round."""
+        return self._earlier + round_.attempt

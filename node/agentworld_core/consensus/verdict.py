@@ -20,6 +20,7 @@ IDLE, MOVING = "Idle", "Moving"
 STARTING, NODE_FAILED, STORAGE_FULL, CATCHING_UP = "Starting", "NodeFailed", "StorageFull", "CatchingUp"
 COMMITTING, FETCHING_BLOCK, PACING, BUILDING = "Committing", "FetchingBlock", "Pacing", "Building"
 NO_QUORUM, NO_WRITER, WRITER_AWAY, LEASE_UNREACHABLE = "NoQuorum", "NoWriter", "WriterAway", "LeaseUnreachable"
+UNKNOWN_WRITER = "UnknownWriter"
 NO_PROPOSAL, JUDGING, BLOCK_REFUSED = "NoProposal", "Judging", "BlockRefused"
 PREVOTES, PRECOMMITS, SPLIT_VOTES = "Prevotes", "Precommits", "SplitVotes"
 
@@ -138,11 +139,8 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
     if view.proposal is not None:
         return None
     lease = situation.lease
-    if lease is not None and not situation.leaseless:
-        if not lease.answers:
-            return LEASE_UNREACHABLE, "the store of the writer lease does not answer this node"
-        if lease.holder is None:
-            return NO_WRITER, "nobody holds the writer lease"
+    if lease is not None and not situation.leaseless and (trouble := _lease(lease, view)):
+        return trouble
     whose = view.may_propose or (None if lease is None else lease.holder)
     if whose is not None and whose != view.own_id and whose not in situation.connected:
         return WRITER_AWAY, f"{whose} has the turn to propose and is not in touch with this node"
@@ -153,6 +151,17 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
             return NO_PROPOSAL, "this node had no block in time; the next attempt follows"
         return BUILDING, "this node builds the next block"
     return NO_PROPOSAL, f"waits for the proposal of {whose or 'the writer'}"
+
+
+def _lease(lease: LeaseSight, view: HeightView) -> tuple[str, str] | None:
+    if not lease.answers:
+        return LEASE_UNREACHABLE, "the store of the writer lease does not answer this node"
+    if lease.holder is None:
+        return NO_WRITER, "nobody holds the writer lease"
+    if lease.holder not in [item.validator_id for item in view.ballots]:
+        says = f"the writer lease names {lease.holder}, which is no validator; one takes it once it has expired"
+        return UNKNOWN_WRITER, says
+    return None
 
 
 def _round(view: HeightView) -> tuple[str, str]:

@@ -38,6 +38,10 @@ class Tally:
         """Returns the first vote seen of the validator."""
         return self._first.get(validator_id)
 
+    def has(self, value: str | None, validator_id: str) -> bool:
+        """True when the validator's vote for the value is counted."""
+        return validator_id in self._by_value.get(value, ())
+
     def add(self, vote: Vote, weight: int, *, revoked: bool = False) -> bool:
         """Counts the vote; False when it is known, or a further contradiction that nobody else voted for."""
         voters = self._by_value.get(vote.block_hash)
@@ -123,7 +127,17 @@ class VoteBook:
         self._tallies: dict[tuple[Round, int], Tally] = {}
         self._rounds: dict[str, dict[Round, None]] = {}
         self._reported: set[str] = set()
+        self._latest: tuple[Round | None] | None = None
         self._agreed: dict[int, dict[Round, str]] = {PREVOTE: {}, PRECOMMIT: {}}
+
+    def knows(self, vote: Vote) -> bool:
+        """True when the member's vote for this block, or for none, in this place has been counted."""
+        return self.tally(round_of(vote), vote.phase).has(vote.block_hash, vote.validator_id)
+
+    def may_prove(self, vote: Vote) -> bool:
+        """True when the vote contradicts another one of a member against whom there is no proof yet."""
+        first = self.tally(round_of(vote), vote.phase).first_of(vote.validator_id)
+        return first is not None and first.block_hash != vote.block_hash and vote.validator_id not in self._reported
 
     def counts(self, vote: Vote) -> bool:
         """True when the vote is by a member of the epoch with a key that it lists."""
@@ -143,7 +157,10 @@ class VoteBook:
         new = tally.add(vote, self._weights[vote.validator_id], revoked=revoked)
         if new and vote.block_hash is not None and self._is_agreed(tally, vote.phase, vote.block_hash):
             self._agreed[vote.phase].setdefault(round_, vote.block_hash)
-        self._rounds.setdefault(vote.validator_id, {})[round_] = None
+        rounds = self._rounds.setdefault(vote.validator_id, {})
+        if round_ not in rounds:
+            rounds[round_] = None
+            self._latest = None
         if first is None or first.block_hash == vote.block_hash or vote.validator_id in self._reported:
             return Added(new=new)
         self._reported.add(vote.validator_id)
@@ -179,13 +196,9 @@ class VoteBook:
 
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
-        latest = sorted(((max(rounds), name) for name, rounds in self._rounds.items() if rounds), reverse=True)
-        weight = 0
-        for round_, name in latest:
-            weight += self._weights[name]
-            if weight >= self.honest:
-                return round_
-        return None
+        if self._latest is None:
+            self._latest = (self._reached_by(self.honest),)
+        return self._latest[0]
 
     def last_exit(self, before: Round) -> Round | None:
         """Returns the latest earlier round that a quorum has precommitted in, which is why it could be left."""
@@ -206,11 +219,21 @@ class VoteBook:
                 for phase, found in self._agreed.items():
                     self._tallies.pop((round_, phase), None)
                     found.pop(round_, None)
+        self._latest = None
         for rounds in self._rounds.values():
             for round_ in [item for item in rounds if item < current and item not in kept]:
                 # The last known round of a validator says how far it has come, even where its votes are gone.
                 if len(rounds) > 1:
                     del rounds[round_]
+
+    def _reached_by(self, needed: int) -> Round | None:
+        latest = sorted(((max(rounds), name) for name, rounds in self._rounds.items() if rounds), reverse=True)
+        weight = 0
+        for round_, name in latest:
+            weight += self._weights[name]
+            if weight >= needed:
+                return round_
+        return None
 
     def _is_agreed(self, tally: Tally, phase: int, block_hash: str) -> bool:
         weight = tally.proven(block_hash) if phase == PREVOTE else tally.weight_of(block_hash)

@@ -12,11 +12,13 @@ from agentworld_core.ledger.chain import ChainState, ScheduledDirectory
 from agentworld_core.ledger.segments import MAX_SEGMENTS
 from agentworld_core.membership.directory import check_first_directory, check_threshold, directory_hash
 from agentworld_core.messages import MAX_ACTIONS_PER_BATCH, Genesis, Parameters
+from agentworld_core.world.modules.beginning import check_modules, put_modules
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import (
     META_KEY,
     WORLD_KEY,
     DirectoryRecord,
+    Draft,
     Meta,
     Record,
     WorldRecord,
@@ -36,13 +38,17 @@ def genesis_hash(genesis: Genesis) -> str:
 
 
 def check_genesis(genesis: Genesis) -> None:
-    """Raises a typed error unless the document can begin a world: parameters in range, directory right, both signed."""
+    """Raises a typed error unless the document can begin a world: parameters in range, directory and modules right.
+
+    Document and directory must be signed. The code of modules is judged as far as that goes without a sandbox.
+    """
     check_id(genesis.world_id, field="world_id")
     if genesis.directory.world_id != genesis.world_id:
         raise WrongWorld("is another world", field="directory.world_id", value=genesis.directory.world_id)
     check_parameters(genesis.parameters)
     check_first_directory(genesis.directory)
     check_threshold(genesis, genesis.directory)
+    check_modules(genesis.modules)
 
 
 def check_parameters(parameters: Parameters) -> None:
@@ -67,20 +73,25 @@ def check_parameters(parameters: Parameters) -> None:
 
 
 def genesis_state(genesis: Genesis) -> Tree:
-    """Returns the state before block 1."""
+    """Returns the state before block 1, with the modules that the world begins with in force."""
     first = genesis.directory
     records: Mapping[bytes, Record] = {
         META_KEY: Meta(tick=0, time_ms=genesis.created_at_ms, next_event=1),
         WORLD_KEY: WorldRecord(genesis.world_id, genesis_hash(genesis)),
         directory_key(first.epoch): DirectoryRecord(directory_hash(first), FIRST_HEIGHT),
     }
-    return Tree.of({key: encode_record(record) for key, record in records.items()})
+    tree = Tree.of({key: encode_record(record) for key, record in records.items()})
+    if not genesis.modules:
+        return tree
+    draft = Draft(tree)
+    put_modules(draft, genesis.modules)
+    return tree.update(draft.changes())
 
 
 def chain_from_genesis(genesis: Genesis, *, sandbox: Sandbox | None = None) -> ChainState:
     """Returns the chain of height 0; raises a typed error for a document that fails ``check_genesis``.
 
-    ``sandbox`` runs the modules that the world may come to have; without one, its blocks cannot be executed then.
+    ``sandbox`` runs the modules that the world has or may come to have; without one, such blocks cannot be executed.
     """
     check_genesis(genesis)
     tree = genesis_state(genesis)

@@ -27,6 +27,7 @@ class Keyring:
         check_first_directory(first)
         self._epochs: list[tuple[int, Directory]] = [(0, first)]
         self.revocations = RevocationSet(statements)
+        self._revoked: tuple[int, int, frozenset[str]] | None = None
 
     @property
     def newest(self) -> Directory:
@@ -73,7 +74,11 @@ class Keyring:
     @property
     def revoked_key_ids(self) -> frozenset[str]:
         """The keys that no longer count for anything live: known statements and all that the newest epoch lists."""
-        return self.revocations.key_ids.union(item.key_id for item in self.newest.revoked)
+        known, epochs = len(self.revocations), len(self._epochs)  # both only grow
+        if self._revoked is None or self._revoked[:2] != (known, epochs):
+            listed = (item.key_id for item in self.newest.revoked)
+            self._revoked = (known, epochs, self.revocations.key_ids.union(listed))
+        return self._revoked[2]
 
     def key_at(self, height: int, *, member_id: str, key_id: str) -> KeyEntry:
         """Returns the member's key for what was signed at that height; raises Unauthorized or KeyRevoked."""

@@ -8,6 +8,8 @@ Two rules keep two nodes from believing at the same time that they hold it:
 
 A term is never used by two holders, since taking the lease or handing it over always raises it and compare-and-swap
 lets one win. Who is handed the lease holds it from its own first renewal on, as a holder that was restarted does.
+A record that somebody has edited breaks neither rule: a term that was lowered, or that another holder was seen in, is
+left for a higher one, and no record is waited for longer than ``PATIENCE`` durations.
 All times are milliseconds of the caller's own monotonic clock.
 """
 
@@ -16,6 +18,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentworld_core.errors import InvalidField
+
+PATIENCE = 4
+"""A record is believed to last for so many of one's own durations at most, whatever it says of itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,7 @@ class LeaseKeeper:
         self._record: LeaseRecord | None = None
         self._seen_at_ms = 0
         self._highest_term = 0
+        self._others_term = 0
         self._held_term = 0
         self._held_until_ms: int | None = None
         self._renewed_at_ms = 0
@@ -118,6 +124,8 @@ class LeaseKeeper:
             self._seen_at_ms = now_ms
         self._record = record
         self._highest_term = max(self._highest_term, record.term)
+        if record.holder not in (None, self.holder_id):
+            self._others_term = max(self._others_term, record.term)
         if record.holder != self.holder_id or record.term != self._held_term:
             self._held_until_ms = None
 
@@ -190,7 +198,8 @@ class LeaseKeeper:
             self._held_until_ms = None
             self._rests_until_ms = now_ms + self.timings.duration_ms
             return Release(self._write(None, record.term))
-        if record.term < self._highest_term:
+        if record.term < self._highest_term or record.term == self._others_term:
+            # Fenced off, or edited: somebody else may have proposed in this term.
             return Acquire(self._write(self.holder_id, self._highest_term + 1))
         due = self._renewed_at_ms + self.timings.retry_ms
         if self.is_held(now_ms) and now_ms < due:
@@ -209,4 +218,5 @@ class LeaseKeeper:
         return now_ms >= self._seen_at_ms + self._duration(record)
 
     def _duration(self, record: LeaseRecord) -> int:
-        return record.duration_ms if record.duration_ms > 0 else self.timings.duration_ms
+        own = self.timings.duration_ms
+        return min(record.duration_ms, PATIENCE * own) if record.duration_ms > 0 else own

@@ -71,7 +71,8 @@ def _world(old: World, new: World, settled: bool, violations: list[InvalidField]
             InvalidField(
                 "genesis cannot be changed once the world is initialized: every block hangs on it",
                 field="spec.genesis",
-                remedy="leave it as it was, or make another World instead",
+                remedy="leave it as it was and change modules by proposals (agentworld module publish), or make another"
+                " World instead",
             )
         )
     _template(old.spec.validators.template, new.spec.validators.template, "spec.validators.template", violations)

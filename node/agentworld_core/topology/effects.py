@@ -5,10 +5,13 @@ They are reported in one condition, so that nobody believes in an effect that is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from agentworld_core.genesis_module import GenesisModule, manifest_of
 from agentworld_core.messages import Parameters
 from agentworld_core.topology.node_config import ROLES
 from agentworld_core.topology.resources import Resource, Validator, World
-from agentworld_core.topology.world_spec import WorldSpec
+from agentworld_core.topology.world_spec import GenesisSpec, WorldSpec
 
 _FIXED = {
     "block_interval_ms": "spec.consensus.blockInterval",
@@ -24,6 +27,13 @@ def fixed_by_genesis(wanted: Parameters, genesis: Parameters) -> list[str]:
     return [path for name, path in _FIXED.items() if getattr(wanted, name) != getattr(genesis, name)]
 
 
+def fixed_modules(wanted: GenesisSpec, genesis: Sequence[GenesisModule]) -> bool:
+    """True when the spec names other modules than those that the genesis document has."""
+    documents = [manifest_of(module, "modules") for module in genesis]
+    has = [(document["module_id"], document["version"]) for document in documents]
+    return sorted(has, key=str) != sorted([(item.module_id, item.version) for item in wanted.modules], key=str)
+
+
 def not_effective(resource: Resource) -> list[str]:
     """Returns the paths of fields that are set to something other than their default and have no effect yet."""
     if isinstance(resource, Validator):
@@ -32,7 +42,6 @@ def not_effective(resource: Resource) -> list[str]:
         return []
     given, plain = resource.spec, WorldSpec(world_id=resource.spec.world_id)
     candidates: list[tuple[str, object, object]] = [
-        ("spec.genesis.modules", given.genesis.modules, ()),
         ("spec.genesis.state", dict(given.genesis.state), {}),
         ("spec.genesis.parameters", dict(given.genesis.parameters), {}),
         ("spec.gateway.rateLimit", dict(given.gateway.rate_limit), {}),

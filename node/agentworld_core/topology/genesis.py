@@ -1,11 +1,12 @@
-"""The genesis document of a planned world: its parameters and directory epoch 1, signed by its governance keys."""
+"""The genesis document of a planned world: parameters, directory epoch 1 and modules, signed by its governance keys."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from agentworld_core.errors import InvalidField
+from agentworld_core.genesis_module import GenesisModule
 from agentworld_core.membership.directory import FIRST_EPOCH
 from agentworld_core.messages import Directory, Genesis, KeyEntry, Member
 from agentworld_core.signing import Signer, add_signature, key_id_of
@@ -30,11 +31,13 @@ def build_genesis(
     governance: Mapping[str, tuple[bytes, int]],
     *,
     created_at_ms: int,
+    modules: Sequence[GenesisModule] = (),
 ) -> Genesis:
     """Returns the unsigned genesis of a world.
 
     ``identities`` are by name of the Validator resource, ``governance`` gives (public key, generation) by name of the
-    MembershipKey. Raises InvalidField when the plan has problems or an identity is missing.
+    MembershipKey, ``modules`` are those of the spec with their code. Raises InvalidField when the plan has problems, or
+    an identity or a module is missing.
     """
     if topology.problems:
         raise topology.problems[0]
@@ -49,6 +52,8 @@ def build_genesis(
             raise InvalidField("has no key yet", field="governance", value=name)
         keys.append(key_entry(*governance[name]))
     world = topology.world.spec
+    if len(modules) != len(world.genesis.modules):
+        raise InvalidField("are not resolved", field="spec.genesis.modules", value=len(world.genesis.modules))
     directory = Directory(
         world_id=world.world_id,
         epoch=FIRST_EPOCH,
@@ -70,6 +75,7 @@ def build_genesis(
         parameters=topology.parameters,
         directory=directory,
         signatures=(),
+        modules=tuple(modules),
     )
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from agentworld_core.ids import is_hash
 from agentworld_core.messages import MAX_ACTIONS_PER_BATCH
 from agentworld_core.topology.delivery_spec import ReplaySpec, RevocationSpec, parse_replay, parse_revocation
 from agentworld_core.topology.fields import Fields
@@ -14,15 +16,26 @@ from agentworld_core.topology.pod_template import ImageSpec, PodTemplate, parse_
 MAX_REPLICAS = 100
 _HOUR = 3_600_000
 FAULT_MODELS = ("Byzantine", "Crash")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ArtifactSpec:
+    """Where the code of a module is: in a key of a ConfigMap, or wherever a file has this content id (``blob``)."""
+
+    config_map: str = ""
+    key: str = ""
+    blob: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModuleSpec:
-    """A module of the genesis: its id, version and where its code is."""
+    """A module of the genesis: its id, version and where its code is; its manifest is beside the code."""
 
     module_id: str
     version: str
-    artifact: Mapping[str, Any]
+    artifact: ArtifactSpec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,12 +176,8 @@ def _genesis(fields: Fields) -> GenesisSpec:
     modules = []
     for item in fields.sections("modules", limit=64):
         module_id = item.identifier("moduleId", required=True)
-        version = item.text("version", required=True, limit=64)
-        artifact = item.mapping("artifact")
-        if len([key for key in ("configMapKeyRef", "blob") if artifact.get(key)]) != 1:
-            item.violate(
-                "artifact", "must name one source", value=dict(artifact), remedy="give configMapKeyRef or blob"
-            )
+        version = item.text("version", required=True, limit=32)
+        artifact = _artifact(item.section("artifact"))
         item.finish()
         modules.append(ModuleSpec(module_id=module_id, version=version, artifact=artifact))
     if len(dict.fromkeys(module.module_id for module in modules)) != len(modules):
@@ -178,6 +187,25 @@ def _genesis(fields: Fields) -> GenesisSpec:
     )
     fields.finish()
     return genesis
+
+
+def _artifact(fields: Fields) -> ArtifactSpec:
+    if len([name for name in ("configMapKeyRef", "blob") if fields.has(name)]) != 1:
+        fields.violate("", "must name one source", remedy="give configMapKeyRef or blob")
+    blob = fields.text("blob")
+    if blob and not is_hash(blob):
+        fields.violate("blob", "is no content id", value=blob, remedy="give the BLAKE3 of the code, 64 hex digits")
+    given = fields.has("configMapKeyRef")
+    reference = fields.section("configMapKeyRef")
+    name = reference.text("name", required=given, limit=253)
+    key = reference.text("key", required=given, limit=253)
+    if name and _NAME.fullmatch(name) is None:
+        reference.violate("name", "is no name of a ConfigMap", value=name, remedy="use a-z 0-9 - and . in between")
+    if key and _KEY.fullmatch(key) is None:
+        reference.violate("key", "is no key of a ConfigMap", value=key, remedy="use a-z A-Z 0-9 - _ .")
+    reference.finish()
+    fields.finish()
+    return ArtifactSpec(config_map=name, key=key, blob=blob)
 
 
 def _validators(fields: Fields) -> ValidatorsSpec:

@@ -42,6 +42,7 @@ from agentworld_core.world.modules.apply import ACTION_OVERRIDDEN, ACTION_TAKEN,
 from agentworld_core.world.modules.effects import expired
 from agentworld_core.world.modules.execution import ModuleRun
 from agentworld_core.world.modules.governance import GOVERNANCE_KINDS, NOBODY, Governance, Office, govern
+from agentworld_core.world.modules.output import ActionView
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.modules.verdict import check_means, merge_decisions
 from agentworld_core.world.nonces import NonceWindow
@@ -55,6 +56,7 @@ from agentworld_core.world.state import (
     read_meta,
 )
 from agentworld_core.world.tree import Tree
+from agentworld_core.world.upcoming import Upcoming
 
 MAILBOX_LIMIT = 256
 
@@ -141,8 +143,12 @@ class _Run:
         self._windows: dict[bytes, NonceWindow] = {}
         self._office = Office(draft=self.draft, governance=given.governance, tick=self.tick, sandbox=sandbox)
         self.modules = ModuleRun.of(tree, draft=self.draft, sandbox=sandbox, emit=self.emit)
+        self._position = 0
         if self.modules is not None:
             self.modules.clock = (self.tick, given.time_ms)
+            upcoming = Upcoming(given.actions, self.modules.handles)
+            self.modules.ahead = lambda: upcoming.after(self._position)
+            self._upcoming = upcoming
 
     def emit(self, kind: str, payload: Payload, caused_by: str = "") -> None:
         """Applies an event, then appends it to the journal."""
@@ -166,6 +172,7 @@ class _Run:
     def take(self, position: int, action: ActionEnvelope) -> Receipt:
         """Executes one action and returns its receipt, which names all events that came of it."""
         first = self.next_event
+        self._position = position
         code = message = ""
         produced: Sequence[tuple[str, Payload]]
         try:
@@ -194,31 +201,36 @@ class _Run:
         if agent is not None and agent.public_key != action.public_key:
             raise ActionRefused("unauthorized", f"another key signs for {action.actor_id}")
         kind = action.action_kind
-        payload = parse_payload(action, custom=self.modules is not None and self.modules.handles(kind))
+        view = None if self.modules is None else self._upcoming.at(self._position)
+        if view is None:  # with modules that means that its payload is refused, and says how
+            payload = parse_payload(action, custom=self.modules is not None and self.modules.handles(kind))
+        else:
+            payload = view.payload
         if agent is None and kind != AGENT_REGISTER:
             raise ActionRefused("not_found", f"{action.actor_id} is not registered")
         if kind in GOVERNANCE_KINDS:
             return govern(self._office, action, payload)
-        if self.modules is None:
+        if self.modules is None or view is None:
             return [self._handle(agent, action, kind, payload)]
-        return self._judged(self.modules, agent, action, payload)
+        return self._judged(self.modules, agent, action, view)
 
     def _judged(
-        self, modules: ModuleRun, agent: AgentRecord | None, action: ActionEnvelope, payload: Payload
+        self, modules: ModuleRun, agent: AgentRecord | None, action: ActionEnvelope, view: ActionView
     ) -> Sequence[tuple[str, Payload]]:
         """Executes an action as far as the rules of modules let it, and tells the modules that it was taken."""
-        kind = action.action_kind
+        kind, payload = view.kind, view.payload
         verdict = merge_decisions(
             # Nor do rules keep the agents out who may take them out of force.
             []
             if kind == AGENT_REGISTER and key_id_of(action.public_key) in self._office.governance.key_ids
-            else modules.decide(action.action_id, action.actor_id, kind, payload)
+            else modules.decide(view)
         )
         if verdict.override is not None:
             instead, payload = verdict.override
             overridden: Payload = {"actor_id": action.actor_id, "from": kind, "kind": instead, "payload": payload}
             self.emit(ACTION_OVERRIDDEN, overridden, action.action_id)
             kind, payload = instead, check_payload(instead, payload)
+            view = ActionView.of(action.action_id, action.actor_id, kind=kind, payload=payload)
             if agent is None and kind != AGENT_REGISTER:
                 raise ActionRefused("not_found", f"{action.actor_id} is not registered")
         done = self._handle(agent, action, kind, payload)
@@ -227,7 +239,7 @@ class _Run:
             charged: Payload = {"actor_id": action.actor_id, "cost": {**verdict.cost}}
             self.emit(RESOURCES_CHARGED, charged, action.action_id)
         self.emit(*done, action.action_id)
-        modules.action_taken(action.action_id, action.actor_id, kind, payload)
+        modules.action_taken(view)
         return []
 
     def _handle(

@@ -14,6 +14,8 @@ from agentworld_node.cli.app import Target, app, client_command, run
 from agentworld_node.cli.local import node_url
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
 
+ANSWER_SECONDS = 5.0
+
 consensus_app = typer.Typer(help="See how the next block is decided.", no_args_is_help=True)
 app.add_typer(consensus_app, name="consensus")
 
@@ -31,7 +33,8 @@ def consensus_status(target: Target, node: Node = None) -> None:
 
     async def command() -> dict[str, Any]:
         url = target.gateway if node is None else await node_url(node)
-        async with GatewayClient(url) as client:
+        # What this shows is known at once to a node that runs; who looks why nothing moves is not to wait as well.
+        async with GatewayClient(url, patience=0, request_timeout=ANSWER_SECONDS) as client:
             return await client.consensus()
 
     found = run(command, output=target.output)

@@ -14,6 +14,7 @@ from agentworld_client.gateway import GatewayClient
 from agentworld_client.governor import Governor, manifest_for, read_changes, read_proposal
 from agentworld_client.submit import Agent
 from agentworld_core.errors import InvalidField, NotFound, Unauthorized
+from agentworld_core.world.modules.beginning import BEFORE_ALL
 from agentworld_core.world.modules.documents import read_json
 from agentworld_core.world.modules.records import ACTIVE_PREFIX
 from agentworld_node.cli.app import FAILED, Target, app, client_command, run
@@ -87,7 +88,7 @@ def rollback(
 
 @client_command(module_app, "list")
 def list_modules(target: Target) -> None:
-    """Show the active modules of a world, as the node says."""
+    """Show the active modules of a world and what brought them in, as the node says."""
 
     async def command() -> list[dict[str, Any]]:
         async with GatewayClient(target.gateway) as client:
@@ -96,7 +97,10 @@ def list_modules(target: Target) -> None:
             for entry in active:
                 module_id, version = entry["key"].removeprefix(ACTIVE_PREFIX.decode()), entry["value"]["version"]
                 registered = await client.state(f"module/{module_id}@{version}")
-                rows.append({"module_id": module_id, "version": version, **registered["value"]["manifest"]})
+                number = registered["value"]["proposal"]
+                origin = "genesis" if number == BEFORE_ALL else f"proposal {number}"
+                about = {"module_id": module_id, "version": version, "from": origin}
+                rows.append({**about, **registered["value"]["manifest"]})
         return rows
 
     found = run(command, output=target.output)
@@ -105,8 +109,8 @@ def list_modules(target: Target) -> None:
     elif not found:
         console.print("no module is active; agentworld module publish brings one in")
     else:
-        columns = ["Module", "Version", "Kind", "Role", "Code", "Name"]
-        names = ("module_id", "version", "kind", "role", "wasm_hash", "name")
+        columns = ["Module", "Version", "From", "Kind", "Role", "Code", "Name"]
+        names = ("module_id", "version", "from", "kind", "role", "wasm_hash", "name")
         print_rows(columns, [[_cell(name, item) for name in names] for item in found])
 
 

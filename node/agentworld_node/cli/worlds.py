@@ -163,7 +163,7 @@ async def _supervise(folder: Path, reading: Reading, port: int | None, output: O
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, supervisor.stop)
     with view:
-        await supervisor.run(reading.given, ready=ready)
+        await supervisor.run(reading.given, config_maps=reading.config_maps, ready=ready)
     if output is not Output.json:
         console.print("everything has stopped; the same command goes on where it was")
 

@@ -160,7 +160,8 @@ class Synchronizer:
             # While blocks are known to exist that nobody gave, all are asked again.
             asks = not self._heard or self._decided > self._ledger.height
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), ASK_SECONDS if asks else None)
+                async with asyncio.timeout(ASK_SECONDS if asks else None):
+                    await self._wake.wait()
             self._wake.clear()
             while await self._fetch_some():
                 pass

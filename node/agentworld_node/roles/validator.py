@@ -43,7 +43,15 @@ from agentworld_core.consensus.events import (
 )
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
 from agentworld_core.errors import AgentWorldError, KeyRevoked
-from agentworld_core.messages import BlockBundle, Directory, Equivocation, Proposal, ProposalBody, Vote
+from agentworld_core.messages import (
+    BlockBundle,
+    CommitCertificate,
+    Directory,
+    Equivocation,
+    Proposal,
+    ProposalBody,
+    Vote,
+)
 from agentworld_core.names import topic
 from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_node.ledger import Ledger
@@ -144,12 +152,12 @@ class ValidatorRole:
     def _now(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)
 
-    def _next_height(self) -> HeightStarted:
+    def _next_height(self, certificate: CommitCertificate | None = None) -> HeightStarted:
         chain = self._ledger.chain
-        return HeightStarted(chain.height + 1, chain.directory_at(chain.height + 1), chain.term)
+        return HeightStarted(chain.height + 1, chain.directory_at(chain.height + 1), chain.term, certificate)
 
-    def _height_committed(self, _bundle: BlockBundle) -> None:
-        self._intake.put_event(self._next_height())
+    def _height_committed(self, bundle: BlockBundle) -> None:
+        self._intake.put_event(self._next_height(bundle.certificate))
         early, self._early = self._early, {}
         for messages in early.values():
             for message in messages:
@@ -168,6 +176,8 @@ class ValidatorRole:
 
     def _take_vote(self, message: ConsensusMessage) -> VoteReceived | None:
         vote = decode(Vote, message.data, limit=VOTE_LIMIT)
+        if not self._engine.is_news(vote):
+            return None
         directory = self._directory_for(vote, message)
         if directory is None:
             return None
@@ -201,7 +211,8 @@ class ValidatorRole:
         chain = self._ledger.chain
         if message.height > chain.next_height + 1:
             self.on_behind(origin.peer_id, message.height - 1)
-        if chain.height < message.height <= chain.horizon:
+        if (isinstance(message, Vote) or message.height > chain.height) and message.height <= chain.horizon:
+            # Of votes for what is decided, only those get here that would prove that somebody voted twice.
             return chain.directory_at(message.height)
         return chain.directories[-1].directory if message.height == chain.next_height + 1 else None
 

@@ -17,7 +17,7 @@ from wasmtime import _bindings as native
 
 from agentworld_core.hashing import content_id
 from agentworld_core.world.modules.sandbox import InvalidModule, SandboxFault
-from agentworld_node.sandbox.structure import (
+from agentworld_core.world.modules.structure import (
     MAX_MEMORY_BYTES,
     MAX_TABLE_ELEMENTS,
     PAGE_BYTES,

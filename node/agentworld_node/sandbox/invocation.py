@@ -14,8 +14,8 @@ from wasmtime import TrapCode
 from wasmtime import _bindings as native
 
 from agentworld_core.world.modules.sandbox import CallFailed, CallResult, ModuleCall, SandboxFault
+from agentworld_core.world.modules.structure import MAX_TABLE_ELEMENTS
 from agentworld_node.sandbox.engine import ALLOC, MEMORY, CompiledModule, Engine
-from agentworld_node.sandbox.structure import MAX_TABLE_ELEMENTS
 
 _TrapPointer = POINTER(native.wasm_trap_t)
 _Values = native.wasmtime_val_raw_t * 2

@@ -21,10 +21,10 @@ from agentworld_core.world.modules.sandbox import (
     ModuleCall,
     SandboxFault,
 )
+from agentworld_core.world.modules.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.cache import NativeCache
 from agentworld_node.sandbox.engine import ALLOC, CompiledModule, Engine
 from agentworld_node.sandbox.invocation import invoke
-from agentworld_node.sandbox.structure import MAX_MEMORY_BYTES, check_structure
 from agentworld_node.sandbox.watchdog import Watchdog
 
 MAX_FUEL = 2**62
@@ -36,7 +36,8 @@ class SandboxSettings:
     """What this node offers to calls and keeps for them; nothing here can change the result of a call.
 
     A call that asks for more than ``max_fuel``, ``max_memory_bytes`` or ``max_output_bytes`` is a SandboxFault, so they
-    must not be below what the world allows. ``watchdog_ms`` must leave ``max_fuel`` ample time on a busy machine.
+    must not be below what the world allows, which for outputs is the 1 MiB of a batch. ``watchdog_ms`` must leave
+    ``max_fuel`` ample time on a busy machine.
     """
 
     max_fuel: int = 10_000_000

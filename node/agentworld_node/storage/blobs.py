@@ -1,25 +1,21 @@
-"""Blobs as files: ``ab/cd/<hash>`` below one folder.
+"""Blobs on a disk: small ones in packs, large ones as files of their own.
 
-Blobs never change, so a store needs no locks between its readers and writers: every write goes to a temporary file of
-its own and is renamed into place. A blob that was not made durable may be missing or damaged after a crash; it is then
-quarantined when it is read, and healed when it is stored again.
+Blobs never change, so readers need no locks. One process at a time appends to the packs; another one that stores blobs
+meanwhile makes files of all of them, which is also how older versions stored them. A blob that was not made durable
+may be missing or damaged after a crash; it is then quarantined when it is read, and healed when it is stored again.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
+import heapq
 import itertools
-import logging
-import os
-import re
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
 from agentworld_core.errors import TooLarge
 from agentworld_core.hashing import content_id
-from agentworld_core.ids import is_hash
 from agentworld_node.storage.blob_store import (
     DEFAULT_BLOB_BYTES,
     BlobCounters,
@@ -29,51 +25,86 @@ from agentworld_node.storage.blob_store import (
     check_size,
     checked_hash,
 )
-from agentworld_node.storage.errors import BlobCorrupt, BlobHashMismatch, BlobNotFound, StorageFailed, typed_errors
+from agentworld_node.storage.errors import (
+    BlobCorrupt,
+    BlobHashMismatch,
+    BlobNotFound,
+    FolderLocked,
+    StorageFull,
+    typed_errors,
+)
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem, make_folders
+from agentworld_node.storage.loose import LooseBlobs, Unreadable
+from agentworld_node.storage.pack_file import Pack
+from agentworld_node.storage.pack_index import Place
+from agentworld_node.storage.pack_rewrite import DEAD_PART, Rewritten, rewrite
+from agentworld_node.storage.packs import PACK_BYTES, PackFolder
+from agentworld_node.storage.quarantine import Quarantine
 
-log = logging.getLogger(__name__)
-
-_SHARD = re.compile(r"[0-9a-f]{2}")
-_QUARANTINE_FILES = 256  # enough to look at; damaged files beyond are dropped
-_ATTEMPTS = 3
-
-
-class _Unreadable(Exception):
-    """The disk cannot read the file's sectors, which is damage like any other."""
+PACKED_BYTES = 64 * 2**10
+"""Blobs up to this size go into packs."""
+PACKS = "packs"
 
 
 class FileBlobStore:
-    """A BlobStore of files ``ab/cd/<hash>`` below one folder; safe for many threads and processes."""
+    """A BlobStore below one folder; safe for many threads, and for many processes that read while one writes."""
 
-    def __init__(self, root: Path, *, blob_bytes: int, files: FileSystem):
+    def __init__(self, root: Path, *, blob_bytes: int, packed_bytes: int, pack_bytes: int, files: FileSystem):
         self._root = root
         self._limit = blob_bytes
+        self._packed_bytes = packed_bytes
         self._files = files
-        self._temporary = root / "tmp"
-        self._quarantine = root / "quarantine"
-        self._numbers = itertools.count()
-        self._durable_folders: set[Path] = set()  # whose names are known to be on the disk; at most 256 + 65,536
-        self._made_folders: set[Path] = set()  # that were there when they were last looked for; at most 65,536
-        self._unsynced: dict[str, bytes] = {}  # what a failed sync took away: one at a time, or few of many threads
+        self._is_writable = False
+        self._quarantine = Quarantine(root / "quarantine", files=files)
         self._counting = Counting()
         self._room = Room()
+        lost = self._room.give
+        self._loose = LooseBlobs(
+            root, blob_bytes=blob_bytes, files=files, quarantine=self._quarantine, on_lost=lost
+        )  # fmt: skip
+        self._packs = PackFolder(root / PACKS, files=files, pack_bytes=pack_bytes, on_lost=lost)
+        self._shards: set[str] | None = None  # of loose blobs, once nobody else can add any
 
     @classmethod
-    def open(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
-        """Opens or creates the store in the folder and removes what interrupted writes have left behind."""
-        store = cls(root, blob_bytes=blob_bytes, files=files)
+    def open(
+        cls,
+        root: Path,
+        *,
+        blob_bytes: int = DEFAULT_BLOB_BYTES,
+        packed_bytes: int = PACKED_BYTES,
+        pack_bytes: int = PACK_BYTES,
+        files: FileSystem = LOCAL_FILES,
+    ) -> Self:
+        """Opens or creates the store in the folder and removes what interrupted writes have left behind.
+
+        Blobs of up to ``packed_bytes`` go into packs of ``pack_bytes`` or a little more.
+        """
+        store = cls(root, blob_bytes=blob_bytes, packed_bytes=packed_bytes, pack_bytes=pack_bytes, files=files)
+        store._is_writable = True
         with typed_errors("opening the blob store", root):
-            for folder in (root, store._temporary, store._quarantine):
+            for folder in (root, store._loose.temporary, store._quarantine.folder):
                 make_folders(files, folder)
-            for name in files.names(store._temporary):
-                store._remove(store._temporary / name)
+            for name in files.names(store._loose.temporary):
+                store._loose.remove_file(store._loose.temporary / name)
         return store
 
     @classmethod
     def reading(cls, root: Path, *, blob_bytes: int = DEFAULT_BLOB_BYTES, files: FileSystem = LOCAL_FILES) -> Self:
         """Returns the store of a folder that belongs to somebody else and is only read; it may not even exist."""
-        return cls(root, blob_bytes=blob_bytes, files=files)
+        return cls(root, blob_bytes=blob_bytes, packed_bytes=0, pack_bytes=PACK_BYTES, files=files)
+
+    def own(self) -> None:
+        """Becomes the process that appends to the packs, as the first small blob does; raises FolderLocked."""
+        if not self._packs.is_owner:
+            with typed_errors("opening the packs", self._packs.folder):
+                self._packs.own()
+                self._shards = self._loose.shards()
+
+    def close(self) -> None:
+        """Makes the newest pack durable, and lets another process append; the store can be used on."""
+        self._shards = None
+        with typed_errors("closing the packs", self._packs.folder):
+            self._packs.close()
 
     @property
     def counters(self) -> BlobCounters:
@@ -114,77 +145,113 @@ class FileBlobStore:
         return hashes
 
     def get(self, blob_hash: str) -> bytes:
-        path = self._path(blob_hash)
-        try:
-            data = self._read(path)
-        except _Unreadable:
-            return self._set_aside(blob_hash)
-        if data is None:
+        checked_hash(blob_hash)
+        data, is_there = self._look(blob_hash, unnoticed=False)
+        if data is not None:
+            return data
+        if not is_there:
             raise BlobNotFound(blob_hash)
-        return data if content_id(data) == blob_hash else self._set_aside(blob_hash)
+        return self._set_aside(blob_hash)
 
     def peek(self, blob_hash: str) -> bytes | None:
+        checked_hash(blob_hash)
         try:
-            data = self._read(self._path(blob_hash), unnoticed=True)
-        except (_Unreadable, TooLarge):
+            data, is_there = self._look(blob_hash, unnoticed=True)
+        except TooLarge:
             return None
-        if data is None:
+        if not is_there:
             raise BlobNotFound(blob_hash)
-        return data if content_id(data) == blob_hash else None
+        return data
+
+    def _look(self, blob_hash: str, *, unnoticed: bool) -> tuple[bytes | None, bool]:
+        """Returns the blob if it is whole, and whether there is anything under its id."""
+        is_there = False
+        for _ in range(2):
+            data, is_packed = self._in_packs(blob_hash, whole=unnoticed)
+            if data is not None:
+                return data, True
+            is_there = is_there or is_packed
+            try:
+                data = self._loose.read(blob_hash, unnoticed=unnoticed)
+            except Unreadable:
+                return None, True
+            if data is not None:
+                return (data if content_id(data) == blob_hash else None), True
+            if not is_packed or self._packs.is_owner:
+                break
+            # The process that appends may have cut or moved what this one took for a blob.
+            with typed_errors("reading the packs", self._packs.folder):
+                self._packs.refresh(anew=True)
+        return None, is_there
+
+    def _in_packs(self, blob_hash: str, *, whole: bool) -> tuple[bytes | None, bool]:
+        """Returns the blob if the packs hold it whole, and whether they hold anything under its id."""
+        key = bytes.fromhex(blob_hash)
+        try:
+            found = self._packs.find_anew(key)
+            if found is None:
+                return None, False
+            data = self._packs.read(found, key=key if whole else None)
+        except FileNotFoundError:
+            return None, True  # the pack was rewritten between the two
+        except OSError:
+            with typed_errors("reading a blob", self._packs.folder):
+                raise
+        return (data if data is not None and content_id(data) == blob_hash else None), True
 
     def has(self, blob_hash: str) -> bool:
-        path = self._path(blob_hash)
-        with typed_errors("looking for a blob", path):
-            return self._files.size(path) is not None
+        checked_hash(blob_hash)
+        with typed_errors("looking for a blob", self._packs.folder):
+            if self._packs.find_anew(bytes.fromhex(blob_hash)) is not None:
+                return True
+        return self._loose.size(blob_hash) is not None
 
     def delete(self, blob_hash: str) -> bool:
-        path = self._path(blob_hash)
-        self._unsynced.pop(blob_hash, None)
-        with typed_errors("deleting a blob", path):
-            size = self._files.size(path) if self._room.is_limited else None
-            removed = self._remove(path)
-        if removed:
-            self._room.give(size or 0)
-        return removed
+        checked_hash(blob_hash)
+        with typed_errors("deleting a blob", self._packs.folder):
+            packed = self._packs.delete(bytes.fromhex(blob_hash))
+        loose = self._loose.remove(blob_hash)
+        self._room.give((packed or 0) + (loose or 0))
+        return packed is not None or loose is not None
 
     def iterate(self) -> Iterator[str]:
-        with typed_errors("listing the blobs", self._root):
-            for first in self._shards(self._root):
-                for second in self._shards(first):
-                    prefix = first.name + second.name
-                    yield from (n for n in self._files.names(second) if is_hash(n) and n.startswith(prefix))
+        yield from (entry.blob_hash for entry in self.entries())
 
     def entries(self) -> Iterator[BlobEntry]:
-        for blob_hash in self.iterate():
-            path = self._path(blob_hash)
-            with typed_errors("listing the blobs", self._root):
-                size, used_ns = self._files.size(path), self._files.last_used(path)
-            if size is not None and used_ns is not None:
-                yield BlobEntry(blob_hash, size, used_ns)
+        with typed_errors("listing the packs", self._packs.folder):
+            packed = self._packs.entries()
+            both = heapq.merge(packed, self._loose.entries(), key=lambda entry: entry.blob_hash)
+            # One that is in both counts once.
+            yield from (next(same) for _, same in itertools.groupby(both, key=lambda entry: entry.blob_hash))
 
     def sync(self, blob_hashes: Iterable[str]) -> None:
-        folders: dict[Path, None] = {}
+        loose, packed = [], []
         for blob_hash in dict.fromkeys(blob_hashes):
-            path = self._path(blob_hash)
-            again = self._unsynced.get(blob_hash)
-            if again is not None:
-                with typed_errors("storing a blob", path):
-                    self._write(path, again)
-            self._sync_file(blob_hash, path)
-            self._unsynced.pop(blob_hash, None)
-            folders[path.parent] = None
-        with typed_errors("syncing the blob folders", self._root):
-            for folder in folders:
-                for parent in (folder, folder.parent):
-                    if parent not in self._durable_folders:
-                        self._files.sync_folder(parent.parent)
-                        self._durable_folders.add(parent)
-                self._files.sync_folder(folder)
+            checked_hash(blob_hash)
+            with typed_errors("looking for a blob", self._packs.folder):
+                key = bytes.fromhex(blob_hash)
+                found = self._packs.find_anew(key)
+            if found is None:
+                loose.append(blob_hash)
+            else:
+                packed.append(key)
+        self._loose.sync(loose)
+        if packed:
+            self.own()
+            with typed_errors("syncing a blob", self._packs.folder):
+                self._packs.sync(map(self._packed, packed))
+
+    def _packed(self, key: bytes) -> tuple[Pack, Place]:
+        found = self._packs.find(key)
+        if found is None:
+            raise BlobNotFound(key.hex())
+        return found
 
     def limit_total(self, max_bytes: int) -> None:
         """Refuses from now on, with StorageFull, what would make all blobs together larger than this; 0 is no limit.
 
-        Blobs that are damaged and were set aside do not count. Looks at every blob once.
+        Blobs that are damaged and were set aside do not count, nor does what packs take besides. Looks at every blob
+        once.
         """
         self._room.limit(0, used=0)
         if max_bytes:
@@ -194,6 +261,24 @@ class FileBlobStore:
     def is_full(self) -> bool:
         """True when the limit of ``limit_total`` is reached or passed."""
         return self._room.is_full
+
+    def compact(self, *, dead_part: float = DEAD_PART, seal: bool = False) -> Rewritten:
+        """Rewrites the packs of which this part is of no use any more; with ``seal`` also the newest one.
+
+        Ends early when the store is closed meanwhile, or when there is no room for it. Raises FolderLocked.
+        """
+        try:
+            with typed_errors("rewriting packs", self._packs.folder):
+                if seal:
+                    self._packs.seal()
+                return rewrite(
+                    self._packs,
+                    dead_part=dead_part,
+                    is_right=lambda key, data: data is not None and content_id(data) == key.hex(),
+                    set_aside=lambda key: self.set_aside(key.hex()),
+                )
+        except StorageFull:
+            return Rewritten()
 
     def set_aside(self, blob_hash: str) -> None:
         """Moves a blob that is damaged to the quarantine; nothing happens to one that is whole or not there."""
@@ -205,152 +290,92 @@ class FileBlobStore:
 
     def quarantine(self) -> dict[str, int]:
         """Returns the damaged files that were set aside, by the id they should have had, with their sizes."""
-        with typed_errors("listing the quarantine", self._quarantine):
-            sizes = {name: self._files.size(self._quarantine / name) for name in self._files.names(self._quarantine)}
-        return {name: size for name, size in sizes.items() if size is not None}
+        with typed_errors("listing the quarantine", self._quarantine.folder):
+            return self._quarantine.sizes()
 
     def clear_quarantine(self, names: Iterable[str]) -> None:
         """Removes these files from the quarantine."""
-        with typed_errors("clearing the quarantine", self._quarantine):
-            for name in names:
-                self._remove(self._quarantine / name)
-
-    def _path(self, blob_hash: str) -> Path:
-        checked_hash(blob_hash)
-        return self._root / blob_hash[:2] / blob_hash[2:4] / blob_hash
-
-    def _shards(self, folder: Path) -> Iterator[Path]:
-        return (folder / name for name in self._files.names(folder) if _SHARD.fullmatch(name))
-
-    def _remove(self, path: Path) -> bool:
-        try:
-            self._files.remove(path)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def _read(self, path: Path, *, unnoticed: bool = False) -> bytes | None:
-        """Returns the file, None when there is none; raises _Unreadable for a bad sector and TooLarge for a giant."""
-        with typed_errors("reading a blob", path):
-            try:
-                size = self._files.size(path)
-                if size is None:
-                    return None
-                if size > self._limit:
-                    raise TooLarge(f"a blob may have {self._limit} bytes", field="blob", value=size)
-                return self._files.read(path, unnoticed=unnoticed)
-            except FileNotFoundError:
-                return None
-            except OSError as error:
-                if error.errno == errno.EIO:
-                    raise _Unreadable from error
-                raise
-
-    def _temporary_path(self, blob_hash: str) -> Path:
-        return self._temporary / f"{blob_hash}.{os.getpid()}.{threading.get_ident()}.{next(self._numbers)}"
+        with typed_errors("clearing the quarantine", self._quarantine.folder):
+            self._quarantine.clear(names)
 
     def _store(self, blob_hash: str, data: bytes, *, owed: bool = False) -> None:
-        path = self._path(blob_hash)
-        with typed_errors("looking for a blob", path):
-            size = self._files.size(path)
-        if size is not None:
-            if size == len(data) and self._holds(path, data):
-                self._counting.add(known=1)
-                return
-            try:
-                self._set_aside(blob_hash)
-                return
-            except (BlobCorrupt, BlobNotFound):
-                self._counting.add(healed=1)
+        if self._is_known(blob_hash, data):
+            self._counting.add(known=1)
+            return
         self._room.take(len(data), owed=owed)
         try:
-            with typed_errors("storing a blob", path):
-                self._write(path, data)
+            with typed_errors("storing a blob", self._root):
+                is_new = self._write(blob_hash, data)
         except BaseException:
             self._room.give(len(data))
             raise
-        self._counting.add(stored=1)
+        if is_new:
+            self._counting.add(stored=1)
+        else:
+            self._room.give(len(data))
+            self._counting.add(known=1)
 
-    def _holds(self, path: Path, data: bytes) -> bool:
+    def _write(self, blob_hash: str, data: bytes) -> bool:
+        """Puts a blob into a pack or a file; False when another thread has just done it."""
+        if len(data) <= self._packed_bytes:
+            with contextlib.suppress(FolderLocked):  # when another process writes the packs
+                self.own()
+            if self._packs.is_owner:
+                return self._packs.append(bytes.fromhex(blob_hash), data)
+        if self._shards is not None:
+            self._shards.add(blob_hash[:2])
+        self._loose.write(blob_hash, data)
+        return True
+
+    def _is_known(self, blob_hash: str, data: bytes) -> bool:
+        """True when the blob is stored; one that is damaged is set aside first."""
+        with typed_errors("looking for a blob", self._packs.folder):
+            key = bytes.fromhex(blob_hash)
+            found = self._packs.find_anew(key)
+            if found is not None and self._packs.read(found, key=key) == data:
+                return True
+        if found is None:
+            if self._shards is not None and blob_hash[:2] not in self._shards:
+                return False
+            if self._loose.holds(blob_hash, data):
+                return True
+            if self._loose.size(blob_hash) is None:
+                return False
         try:
-            return self._read(path) == data
-        except _Unreadable:
+            self._set_aside(blob_hash)
+        except (BlobCorrupt, BlobNotFound):
+            self._counting.add(healed=1)
             return False
-
-    def _write(self, path: Path, data: bytes) -> None:
-        """Puts the bytes in place under a temporary name first."""
-        for attempt in itertools.count(1):
-            if path.parent not in self._made_folders:
-                for folder in (path.parent.parent, path.parent):
-                    self._files.make_folder(folder)
-                self._made_folders.add(path.parent)
-            temporary = self._temporary_path(path.name)
-            file = self._files.create(temporary)
-            try:
-                try:
-                    file.write_at(0, data)
-                finally:
-                    file.close()
-                self._files.rename(temporary, path)
-            except FileNotFoundError:
-                # Another process has opened the store just now and took our file for an interrupted write, or somebody
-                # has removed the folder.
-                self._made_folders.discard(path.parent)
-                self._remove(temporary)
-                if attempt == _ATTEMPTS:
-                    raise
-            except OSError:
-                self._remove(temporary)
-                raise
-            else:
-                return
-
-    def _sync_file(self, blob_hash: str, path: Path) -> None:
-        with typed_errors("syncing a blob", path):
-            try:
-                file = self._files.open(path)
-            except FileNotFoundError:
-                raise BlobNotFound(blob_hash) from None
-            try:
-                file.sync()
-            except OSError:
-                # A second sync might wrongly succeed. Without the file nobody can take it for durable; its bytes are
-                # written anew when the sync is tried again, as it is by whoever waits for room.
-                self._keep_to_write_again(blob_hash, path)
-                self._remove(path)
-                raise
-            finally:
-                file.close()
-
-    def _keep_to_write_again(self, blob_hash: str, path: Path) -> None:
-        try:
-            data = self._read(path)
-        except (_Unreadable, TooLarge, StorageFailed):
-            return
-        if data is not None and content_id(data) == blob_hash:
-            self._unsynced[blob_hash] = data
+        return True
 
     def _set_aside(self, blob_hash: str) -> bytes:
-        """Moves a damaged file to the quarantine and raises BlobCorrupt; returns bytes that were healed meanwhile."""
-        path = self._path(blob_hash)
-        target = self._quarantine / blob_hash
-        with typed_errors("setting a damaged blob aside", path):
-            try:
-                self._files.rename(path, target)
-            except FileNotFoundError:
-                raise BlobNotFound(blob_hash) from None
-            try:
-                data = self._read(target)
-            except (_Unreadable, TooLarge):
-                data = None
+        """Moves damaged bytes to the quarantine and raises BlobCorrupt; returns bytes that were healed meanwhile."""
+        key = bytes.fromhex(blob_hash)
+        with typed_errors("looking for a blob", self._packs.folder):
+            is_packed = self._packs.find_anew(key) is not None
+        data: bytes | None
+        if is_packed:
+            data, actual, size = self._set_packed_aside(blob_hash, key)
+        else:
+            data, actual, size = self._loose.set_aside(blob_hash)
+        if data is not None:
+            return data
+        self._room.give(size)
+        self._counting.add(quarantined=1)
+        raise BlobCorrupt(blob_hash, actual=actual)
+
+    def _set_packed_aside(self, blob_hash: str, key: bytes) -> tuple[bytes | None, str, int]:
+        if not self._is_writable:
+            raise BlobCorrupt(blob_hash, actual="something else")
+        self.own()
+        with typed_errors("setting a damaged blob aside", self._packs.folder), self._packs.lock:
+            found = self._packs.find(key)
+            if found is None:
+                raise BlobNotFound(blob_hash)
+            data = self._packs.read(found, key=key)
             actual = "nothing" if data is None else content_id(data)
             if data is not None and actual == blob_hash:
-                # A writer put good bytes in place between our read and our rename.
-                self._files.rename(target, path)
-                return data
-            self._counting.add(quarantined=1)
-            self._room.give(self._files.size(target) or 0)
-            if len(self._files.names(self._quarantine)) > _QUARANTINE_FILES:
-                log.warning("the quarantine %s is full: damaged blob %s is dropped", self._quarantine, blob_hash)
-                self._remove(target)
-        raise BlobCorrupt(blob_hash, actual=actual)
+                return data, actual, 0
+            self._quarantine.keep(blob_hash, data or b"", temporary=self._loose.temporary_path(blob_hash))
+            self._packs.delete(key)
+            return None, actual, found[1].size

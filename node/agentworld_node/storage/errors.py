@@ -161,10 +161,15 @@ class TooManyPins(Busy):
     code = "too_many_pins"
 
 
+def is_no_room(error: OSError) -> bool:
+    """True when the operating system says that there is no room."""
+    return error.errno in _FULL
+
+
 def storage_error(error: OSError, *, doing: str, path: Path) -> StorageFailed:
     """Returns the typed error for what the operating system said."""
     reason = error.strerror or str(error)
-    if error.errno in _FULL:
+    if is_no_room(error):
         return StorageFull(
             f"no room for {doing}: {reason}", field="path", value=path, remedy="free space or enlarge the volume"
         )

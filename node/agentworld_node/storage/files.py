@@ -7,6 +7,7 @@ Everything raises OSError; the stores turn it into typed errors. Nothing here is
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
 import stat
 from pathlib import Path
@@ -33,6 +34,13 @@ class File(Closing, Protocol):
         """Returns when contents and length are on the disk."""
 
 
+class ReadableFile(Protocol):
+    """A file open for reading, for as long as somebody refers to it, also when its name is gone."""
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Returns the bytes at the offset, fewer at the end of the file."""
+
+
 class FileSystem(Protocol):
     """What the stores need of a file system."""
 
@@ -50,6 +58,12 @@ class FileSystem(Protocol):
 
     def read(self, path: Path, *, unnoticed: bool = False) -> bytes:
         """Returns the whole file; ``unnoticed`` reading does not count as a use of it."""
+
+    def open_to_read(self, path: Path) -> ReadableFile:
+        """Opens an existing file for reading parts of it."""
+
+    def map(self, path: Path) -> bytes | memoryview:
+        """Returns the contents of a file that is replaced, but never changed; they are read when they are needed."""
 
     def create(self, path: Path) -> File:
         """Creates a file that must not exist, open for writing."""
@@ -95,6 +109,22 @@ class LocalFile:
             os.close(descriptor)
 
 
+class LocalReadableFile:
+    """A file of the operating system, open for reading."""
+
+    def __init__(self, descriptor: int):
+        self._descriptor = descriptor
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        data = os.pread(self._descriptor, length, offset)
+        while len(data) < length and (more := os.pread(self._descriptor, length - len(data), offset + len(data))):
+            data += more
+        return data
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
 class LocalFiles:
     """The file system of the operating system."""
 
@@ -135,6 +165,16 @@ class LocalFiles:
             return path.read_bytes()
         with open(descriptor, "rb") as file:
             return file.read()
+
+    def open_to_read(self, path: Path) -> ReadableFile:
+        return LocalReadableFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    def map(self, path: Path) -> bytes | memoryview:
+        with path.open("rb") as file:
+            try:
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            except ValueError:  # an empty file
+                return b""
 
     def create(self, path: Path) -> File:
         return LocalFile(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o640))

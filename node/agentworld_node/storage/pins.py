@@ -64,7 +64,7 @@ class PinStore:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens the pins or creates the file; raises PinsDamaged for one that is none."""
+        """Opens the pins or creates the file, and reads all of it; raises PinsDamaged for one that is none."""
         with _typed(path):
             connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         pins = cls(path, connection)
@@ -92,6 +92,11 @@ class PinStore:
         if verdict != "ok":
             raise _damaged(self._path, verdict)
 
+    @property
+    def patience_seconds(self) -> float:
+        """How long one waits for others that hold the pins."""
+        return _BUSY_SECONDS
+
     def close(self) -> None:
         """Closes the file; closing twice does nothing."""
         with self._lock:
@@ -106,9 +111,13 @@ class PinStore:
         self.close()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Lets nobody else change the pins meanwhile; what is changed inside happens at the end, or not at all."""
+    def held(self, *, wait: bool = True) -> Iterator[None]:
+        """Lets nobody else change the pins meanwhile; what is changed inside happens at the end, or not at all.
+
+        Raises Busy when somebody else holds them, at once unless it may ``wait``.
+        """
         with self._lock, _typed(self._path):
+            self._connection.execute(f"PRAGMA busy_timeout={round(_BUSY_SECONDS * 1000) if wait else 0}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield

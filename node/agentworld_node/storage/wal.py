@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from array import array
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.errors import AgentWorldError, InvalidField, NotFound
 from agentworld_node.storage.errors import (
     FolderLocked,
     LogBusy,
@@ -81,9 +82,13 @@ class WriteAheadLog:
         segment_bytes: int = 16 * 2**20,
         record_bytes: int = 16 * 2**20,
         buffer_bytes: int = 64 * 2**20,
+        check_all: bool = False,
         files: FileSystem = LOCAL_FILES,
     ) -> Self:
         """Opens or creates the log in the folder and recovers it.
+
+        What was noted beside the segments is not read again; damage there shows when it is read. With ``check_all``
+        every record is checked now, and no notes are made.
 
         A segment is closed when it has reached ``segment_bytes``; a payload has at most ``record_bytes``; at most
         ``buffer_bytes`` wait for a sync. Raises FolderLocked when another process has the log open, CorruptLog when
@@ -102,7 +107,7 @@ class WriteAheadLog:
                 ) from error
             segments = SegmentFolder(folder, files=files)
             try:
-                segments.recover()
+                segments.recover(trusting=not check_all)
             except BaseException:
                 segments.close()
                 lock.close()
@@ -225,8 +230,7 @@ class WriteAheadLog:
             room -= len(part)
             if room <= 0:
                 break
-        segments.append(b"".join(parts))
-        segments.link = link
+        segments.append(parts, [kind for kind, _ in waiting[: len(parts)]], link=link)
         with self._state:
             for part in parts:
                 self._pending.popleft()
@@ -243,6 +247,25 @@ class WriteAheadLog:
             self._check_usable()
         with typed_errors("reading the log", self._segments.folder):
             yield from self._segments.read(after=after)
+
+    def record(self, sequence: int) -> Record:
+        """Returns one durable record, which is checked again; raises NotFound, and CorruptLog when it is damaged."""
+        with self._state:
+            self._check_usable()
+        try:
+            with typed_errors("reading the log", self._segments.folder):
+                return self._segments.record(sequence)
+        except IndexError:
+            raise NotFound("the log has no such record", field="sequence", value=sequence) from None
+
+    def sequences(self, kind: int) -> array[int]:
+        """Returns the sequences of all durable records of a kind, in order, without reading them."""
+        return self._segments.sequences(kind)
+
+    def keep_note(self) -> None:
+        """Notes what the log holds, so that the next start reads no more than what comes after this."""
+        with self._writing:
+            self._segments.keep_note()
 
     def prune(self, before_sequence: int) -> int:
         """Drops the segments that hold only records before the sequence, never the last; returns how many."""
@@ -263,6 +286,7 @@ class WriteAheadLog:
         try:
             if self._failure is None:
                 self.sync_now()
+                self.keep_note()
         finally:
             with self._state:
                 self._closed = True

@@ -88,6 +88,15 @@ _Whole = tuple[int, int, int, bytes, int]
 """A record whose CRC is right, wherever it was found: sequence, kind, synced, hash of the record before, end."""
 
 
+@dataclass(frozen=True, slots=True)
+class KnownEnd:
+    """A place in a segment up to which everything is durable: the log's mark, the record that ends there, and where."""
+
+    mark: bytes
+    link: Link
+    offset: int
+
+
 class SegmentScan:
     """Reads the records of one segment in order and says what the bytes behind the last good one are.
 
@@ -96,14 +105,29 @@ class SegmentScan:
     Raises CorruptLog for a bad header and for whole records that do not continue the chain.
     """
 
-    def __init__(self, data: bytes, *, file: str):
+    def __init__(self, data: bytes, *, file: str, behind: KnownEnd | None = None):
+        """Takes a whole segment, or what follows a record that is durable."""
         self._data = data
         self._view = memoryview(data)
         self._file = file
-        self.mark, self.link = self._read_header()
-        self.offset = SEGMENT_HEADER_BYTES
+        if behind is None:
+            self._base, self._at = 0, SEGMENT_HEADER_BYTES
+            self.mark, self.link = self._read_header()
+        else:
+            self._base, self._at = behind.offset, 0
+            self.mark, self.link = behind.mark, behind.link
+        self.found: list[tuple[int, int]] = []  # kind and offset of each record, after check()
         self.synced = self.link.sequence  # a segment is begun only when everything before it is durable
         self.unconfirmed_offset = self.offset
+
+    @property
+    def offset(self) -> int:
+        """The end of the good records in the file."""
+        return self._base + self._at
+
+    def unconfirmed(self) -> bytes:
+        """Returns the last write, which nothing behind it proves to have been synced."""
+        return self._data[self.unconfirmed_offset - self._base : self._at]
 
     def _read_header(self) -> tuple[bytes, Link]:
         header = self._data[:SEGMENT_HEADER_BYTES]
@@ -116,7 +140,7 @@ class SegmentScan:
         return mark, Link(sequence, record_hash)
 
     def _corrupt(self, reason: str, *, offset: int, sequence: int) -> CorruptLog:
-        return CorruptLog(reason, file=self._file, offset=offset, sequence=sequence)
+        return CorruptLog(reason, file=self._file, offset=self._base + offset, sequence=sequence)
 
     def records(self) -> Iterator[Record]:
         """Yields the good records up to the end or to the first bad one."""
@@ -124,16 +148,16 @@ class SegmentScan:
             yield Record(sequence, kind, self._data[begin:end])
 
     def check(self) -> None:
-        """Goes through the good records without handing them out."""
-        for _ in self._advance():
-            pass
+        """Goes through the good records without handing them out, and notes them in ``found``."""
+        base, header = self._base, RECORD_HEADER_BYTES
+        self.found = [(kind, base + begin - header) for _, kind, begin, _ in self._advance()]
 
     def _advance(self) -> Iterator[tuple[int, int, int, int]]:
         """Moves behind the next good record and yields its sequence, its kind, and where its payload begins and ends.
 
         Every record of the history is read here when a node starts, so nothing is made that is not needed.
         """
-        last, last_hash, offset = self.link.sequence, self.link.record_hash, self.offset
+        last, last_hash, offset = self.link.sequence, self.link.record_hash, self._at
         data, header = self._data, RECORD_HEADER_BYTES
         try:
             while (whole := self._whole_at(offset)) is not None:
@@ -145,28 +169,28 @@ class SegmentScan:
                     raise self._corrupt("it does not follow the record before it", offset=offset, sequence=sequence)
                 if synced > self.synced:
                     self.synced = synced
-                    self.unconfirmed_offset = offset
+                    self.unconfirmed_offset = self._base + offset
                 begin, offset = offset, end
                 last, last_hash = sequence, digest(data[begin:end])
                 yield sequence, kind, begin + header, end
         finally:
-            self.offset, self.link = offset, Link(last, last_hash)
+            self._at, self.link = offset, Link(last, last_hash)
 
     def torn_tail(self, *, last_segment: bool) -> TornTail | None:
         """Returns what to cut behind the good records, None when nothing is there; raises CorruptLog for damage."""
-        rest = len(self._data) - self.offset
+        rest = len(self._data) - self._at
         if rest == 0:
             return None
         sequence = self.link.sequence + 1
         if not last_segment:
             reason = "it is damaged, and a later segment exists"
-            raise self._corrupt(reason, offset=self.offset, sequence=sequence)
+            raise self._corrupt(reason, offset=self._at, sequence=sequence)
         later_records = 0
-        for later in self._whole_behind(self.offset):
+        for later in self._whole_behind(self._at):
             later_sequence, _, synced, _, _ = later
             if synced >= sequence:
                 reason = f"it is damaged, and record {later_sequence} shows that it had been durable"
-                raise self._corrupt(reason, offset=self.offset, sequence=sequence)
+                raise self._corrupt(reason, offset=self._at, sequence=sequence)
             later_records += 1
         return TornTail(self._file, self.offset, sequence, rest, later_records)
 
@@ -189,3 +213,13 @@ class SegmentScan:
         if mark != self.mark or end > len(data) or crc32(self._view[offset + _CRC_BYTES : end]) != crc:
             return None
         return sequence, kind, synced, previous, end
+
+
+def decode_record(data: bytes, *, mark: bytes, sequence: int, file: str, offset: int) -> Record:
+    """Returns the record that lies at the offset of a file; raises CorruptLog when its bytes are not this record."""
+    if len(data) >= RECORD_HEADER_BYTES:
+        crc, found, length, number, _, kind, _ = _CRC_AND_RECORD.unpack_from(data)
+        whole = len(data) == RECORD_HEADER_BYTES + length and crc32(memoryview(data)[_CRC_BYTES:]) == crc
+        if whole and (found, number) == (mark, sequence):
+            return Record(sequence, kind, data[RECORD_HEADER_BYTES:])
+    raise CorruptLog("it is damaged, and had been durable", file=file, offset=offset, sequence=sequence)

@@ -6,23 +6,32 @@ never the trace of a crash. Not thread-safe but for ``read``: the log calls ever
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from agentworld_core.hashing import digest
 from agentworld_node.storage.errors import CorruptLog, StorageFull, storage_error
 from agentworld_node.storage.files import File, FileSystem
 from agentworld_node.storage.wal_format import (
     FIRST_LINK,
     MARK_BYTES,
+    SEGMENT_HEADER_BYTES,
+    KnownEnd,
     Link,
     Record,
     SegmentScan,
     TornTail,
+    decode_record,
     encode_segment_header,
 )
+from agentworld_node.storage.wal_notes import NOTE_SUFFIX, SegmentNote
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"([0-9]{20})\.wal")
 _TEMPORARY = ".new"
@@ -30,11 +39,12 @@ _TEMPORARY = ".new"
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One file of the log: the sequence it begins with, and how many of its bytes are durable."""
+    """One file of the log: the sequence it begins with, how many of its bytes are durable, and what they hold."""
 
     path: Path
     first_sequence: int
     size: int
+    note: SegmentNote
 
 
 class SegmentFolder:
@@ -44,6 +54,8 @@ class SegmentFolder:
         self._folder = folder
         self._files = files
         self._segments: list[Segment] = []
+        self._kept: dict[int, int] = {}  # how much of a segment the note on the disk covers, by its first sequence
+        self._keeps_notes = False
         self._active: File | None = None
         self.mark = b""
         self.link: Link = FIRST_LINK
@@ -59,35 +71,79 @@ class SegmentFolder:
         """The segments, oldest first."""
         return tuple(self._segments)
 
-    def scan(self) -> tuple[SegmentScan, bytes] | None:
+    def scan(self, *, trusting: bool = False) -> SegmentScan | None:
         """Checks every record and changes nothing on the disk; returns the last segment, None when there is none.
 
-        Afterwards ``read`` yields the records. Raises CorruptLog.
+        With ``trusting`` only those records that are not noted beside their segment. Afterwards ``read`` yields the
+        records. Raises CorruptLog.
         """
         paths = [self._folder / name for name in self._files.names(self._folder) if name.endswith(".wal")]
+        before: tuple[bytes, Link] | None = None
         scan: SegmentScan | None = None
-        data = b""
         for path in paths:
-            data = self._files.read(path)
-            scan = self._check(path, data, before=scan)
-            self.torn = scan.torn_tail(last_segment=path == paths[-1])
-            self._segments.append(Segment(path, self._first_sequence(path), scan.offset))
-        return None if scan is None else (scan, data)
+            is_last = path == paths[-1]
+            note = self._trusted_note(path, is_last=is_last, before=before) if trusting else None
+            if note is None:
+                scan = self._check(path, self._files.read(path), before=before)
+                note = SegmentNote(mark=scan.mark, first=self._first_sequence(path), link=scan.link, covered=0)
+            else:
+                tail = self._part(path, note.covered, (self._files.size(path) or 0) - note.covered)
+                end = KnownEnd(note.mark, note.link, note.covered)
+                scan = SegmentScan(tail, file=path.name, behind=end)
+                scan.check()
+            note.add(scan.found, link=scan.link, covered=scan.offset)
+            self.torn = scan.torn_tail(last_segment=is_last)
+            self._segments.append(Segment(path, self._first_sequence(path), scan.offset, note))
+            before = (scan.mark, scan.link)
+        return scan
 
-    def recover(self) -> None:
-        """Checks every record, cuts a torn tail, makes the rest durable; raises CorruptLog and changes nothing."""
+    def _trusted_note(self, path: Path, *, is_last: bool, before: tuple[bytes, Link] | None) -> SegmentNote | None:
+        """Returns the note beside a segment, None when there is none that is proved by what it is about."""
+        place = path.with_suffix(NOTE_SUFFIX)
+        size = self._files.size(path) or 0
+        if self._files.size(place) is None:
+            return None
+        try:
+            note = SegmentNote.decode(self._files.map(place))
+        except ValueError as error:
+            logger.warning("the note %s is made again: it is %s", place, error)
+            return None
+        if len(note) == 0 or note.covered > size or (note.covered < size and not is_last):
+            return None
+        # Its begin must continue the segment before it, and its last record must be the one that was noted.
+        header = SegmentScan(self._part(path, 0, SEGMENT_HEADER_BYTES), file=path.name)
+        self._check_begin(path, header, before=before)
+        begin, end = note.span(note.link.sequence)
+        is_same = (note.mark, note.first) == (header.mark, header.link.sequence + 1)
+        if not is_same or digest(self._part(path, begin, end - begin)) != note.link.record_hash:
+            return None
+        self._kept[note.first] = note.covered
+        return note
+
+    def _part(self, path: Path, offset: int, length: int) -> bytes:
+        return self._files.open_to_read(path).read_at(offset, length)
+
+    def recover(self, *, trusting: bool = False) -> None:
+        """Checks every record, cuts a torn tail, makes the rest durable; raises CorruptLog and changes nothing.
+
+        With ``trusting`` it does not read again what is noted beside the segments.
+        """
         names = self._files.names(self._folder)
-        last = self.scan()
+        last = self.scan(trusting=trusting)
+        segments = {segment.path.stem for segment in self._segments}
         for name in names:
-            if name.endswith(_TEMPORARY):
+            if name.endswith(_TEMPORARY) or (name.endswith(NOTE_SUFFIX) and Path(name).stem not in segments):
                 self._files.remove(self._folder / name)
         if last is None:
             self.mark = secrets.token_bytes(MARK_BYTES)
             self.begin_segment(FIRST_LINK)
+            self._keeps_notes = trusting
             return
-        scan, data = last
-        self.mark, self.link = scan.mark, scan.link
-        self._repair(scan, data)
+        self.mark, self.link = last.mark, last.link
+        self._repair(last)
+        self._keeps_notes = trusting
+        for segment in self._segments[:-1]:
+            self._keep_note(segment)
 
     def _first_sequence(self, path: Path) -> int:
         match = _NAME.fullmatch(path.name)
@@ -95,32 +151,35 @@ class SegmentFolder:
             raise CorruptLog("this is not the name of a segment", file=path.name, offset=0, sequence=0)
         return int(match.group(1))
 
-    def _check(self, path: Path, data: bytes, *, before: SegmentScan | None) -> SegmentScan:
+    def _check(self, path: Path, data: bytes, *, before: tuple[bytes, Link] | None) -> SegmentScan:
         """Returns the scan of a segment, exhausted, after checking that it continues the one before it."""
-        first = self._first_sequence(path)
         scan = SegmentScan(data, file=path.name)
+        self._check_begin(path, scan, before=before)
+        scan.check()
+        return scan
+
+    def _check_begin(self, path: Path, scan: SegmentScan, *, before: tuple[bytes, Link] | None) -> None:
+        first = self._first_sequence(path)
         reason = None
         if scan.link.sequence + 1 != first:
             reason = f"the file is named for record {first}, its header for {scan.link.sequence + 1}"
-        elif before is not None and scan.mark != before.mark:
+        elif before is not None and scan.mark != before[0]:
             reason = "the segment belongs to another log"
-        elif before is not None and scan.link != before.link:
-            reason = f"the segment does not continue the one before it, which ends with record {before.link.sequence}"
+        elif before is not None and scan.link != before[1]:
+            reason = f"the segment does not continue the one before it, which ends with record {before[1].sequence}"
         elif first == 1 and scan.link != FIRST_LINK:
             reason = "the segment begins the log but names a record before it"
         if reason is not None:
             raise CorruptLog(reason, file=path.name, offset=0, sequence=first)
-        scan.check()
-        return scan
 
-    def _repair(self, scan: SegmentScan, data: bytes) -> None:
+    def _repair(self, scan: SegmentScan) -> None:
         """Cuts what is torn and makes sure that everything read is really on the disk."""
         self._active = self._files.open(self._segments[-1].path)
         if self.torn is not None:
             self._active.truncate(scan.offset)
         # The last write may be in the page cache only, marked clean by a sync that failed before the process ended:
         # a sync alone would then wrongly succeed. Writing the same bytes again makes the sync cover them.
-        unconfirmed = data[scan.unconfirmed_offset : scan.offset]
+        unconfirmed = scan.unconfirmed()
         if unconfirmed:
             self._active.write_at(scan.unconfirmed_offset, unconfirmed)
         self._active.sync()
@@ -154,13 +213,18 @@ class SegmentFolder:
         self._files.sync_folder(self._folder)
         if self._active is not None:
             self._active.close()
+        self.keep_note()
         self._active = created
-        self._segments.append(Segment(path, link.sequence + 1, len(header)))
+        note = SegmentNote(mark=self.mark, first=link.sequence + 1, link=link, covered=len(header))
+        self._segments.append(Segment(path, link.sequence + 1, len(header), note))
 
-    def append(self, data: bytes) -> None:
-        """Writes the bytes behind the last record and syncs; StorageFull leaves the segment as it was."""
+    def append(self, parts: Sequence[bytes], kinds: Sequence[int], *, link: Link) -> None:
+        """Writes records behind the last one, the last of which is the link's, and syncs.
+
+        StorageFull leaves the segment as it was.
+        """
         assert self._active is not None
-        segment = self._segments[-1]
+        segment, data = self._segments[-1], b"".join(parts)
         try:
             self._active.write_at(segment.size, data)
         except OSError as error:
@@ -168,7 +232,40 @@ class SegmentFolder:
             self._raise_if_full(error)
             raise
         self._active.sync()
-        self._segments[-1] = replace(segment, size=segment.size + len(data))
+        offset, records = segment.size, []
+        for kind, part in zip(kinds, parts, strict=True):
+            records.append((kind, offset))
+            offset += len(part)
+        segment.note.add(records, link=link, covered=offset)
+        self._segments[-1] = replace(segment, size=offset)
+        self.link = link
+
+    def keep_note(self) -> None:
+        """Writes what the last segment holds beside it, so that the next start need not read it."""
+        if self._segments:
+            self._keep_note(self._segments[-1])
+
+    def _keep_note(self, segment: Segment) -> None:
+        note, path = segment.note, segment.path
+        if not self._keeps_notes or len(note) == 0 or self._kept.get(note.first) == note.covered:
+            return
+        place = path.with_suffix(NOTE_SUFFIX)
+        temporary = place.with_name(place.name + _TEMPORARY)
+        data = note.encode()
+        try:
+            if self._files.size(temporary) is not None:
+                self._files.remove(temporary)
+            file = self._files.create(temporary)
+            try:
+                file.write_at(0, data)
+            finally:
+                file.close()
+            self._files.rename(temporary, place)
+        except OSError as error:
+            # Without it the next start reads the segment.
+            logger.warning("the note %s is not written: %s", place, error)
+        else:
+            self._kept[note.first] = note.covered
 
     def _raise_if_full(self, error: OSError) -> None:
         typed = storage_error(error, doing="a log record", path=self._folder)
@@ -179,6 +276,9 @@ class SegmentFolder:
         """Drops the oldest segments that hold only records before the sequence; returns how many."""
         dropped = 0
         while len(self._segments) > 1 and self._segments[1].first_sequence <= before_sequence:
+            note = self._segments[0].path.with_suffix(NOTE_SUFFIX)
+            if self._files.size(note) is not None:
+                self._files.remove(note)
             self._files.remove(self._segments[0].path)
             # One at a time: were a later name gone before an earlier one, a crash would leave a hole.
             self._files.sync_folder(self._folder)
@@ -190,19 +290,44 @@ class SegmentFolder:
         """Yields the durable records behind the sequence, checking each again, without segments pruned meanwhile."""
         segments = self.segments
         for segment, following in zip(segments, (*segments[1:], None), strict=True):
-            if following is not None and following.first_sequence <= after + 1:
+            if after > segment.note.link.sequence or (following and following.first_sequence <= after + 1):
                 continue
             try:
-                data = self._files.read(segment.path)[: segment.size]
+                scan = self._scan_from(segment, after=after)
             except FileNotFoundError:
                 if segment.path in {kept.path for kept in self._segments}:
                     raise
                 continue
-            scan = SegmentScan(data, file=segment.path.name)
-            for record in scan.records():
-                if record.sequence > after:
-                    yield record
+            yield from scan.records()
             scan.torn_tail(last_segment=False)
+
+    def _scan_from(self, segment: Segment, *, after: int) -> SegmentScan:
+        """Returns the scan of what follows a record in a segment, or of all of it."""
+        path, note = segment.path, segment.note
+        if after < segment.first_sequence:
+            return SegmentScan(self._part(path, 0, segment.size), file=path.name)
+        begin, end = note.span(after)
+        before = self._part(path, begin, end - begin)
+        decode_record(before, mark=note.mark, sequence=after, file=path.name, offset=begin)
+        tail = self._part(path, end, max(0, segment.size - end))
+        return SegmentScan(tail, file=path.name, behind=KnownEnd(note.mark, Link(after, digest(before)), end))
+
+    def record(self, sequence: int) -> Record:
+        """Returns one durable record, checked again; raises IndexError for a sequence that is not here."""
+        for segment in reversed(self.segments):
+            if segment.first_sequence <= sequence:
+                note = segment.note
+                begin, end = note.span(sequence)
+                data = self._part(segment.path, begin, end - begin)
+                return decode_record(data, mark=note.mark, sequence=sequence, file=segment.path.name, offset=begin)
+        raise IndexError(sequence)
+
+    def sequences(self, kind: int) -> array[int]:
+        """Returns the sequences of all durable records of a kind, in order."""
+        found = array("Q")
+        for segment in self.segments:
+            found.extend(segment.note.sequences(kind))
+        return found
 
     def close(self) -> None:
         """Closes the open file."""

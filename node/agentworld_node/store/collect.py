@@ -14,21 +14,29 @@ from pathlib import Path
 from agentworld_core.errors import StateMismatch
 from agentworld_node.ledger_stores import GENESIS_KEY, PINS
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
+from agentworld_node.storage.pack_rewrite import Rewritten
 from agentworld_node.storage.pins import PinStore
 from agentworld_node.store.folder import DataFolder
 from agentworld_node.store.inventory import Amount, Inventory
 from agentworld_node.store.survey import Survey, survey
 
+DEAD_PART = 0.2
+"""Packs of which this part is of no use are rewritten; a running node lets more of them lie."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CollectReport:
-    """What was removed, or would be in a dry run, and what is left; ``quarantine`` is what was set aside earlier."""
+    """What was removed, or would be in a dry run, and what is left; ``quarantine`` is what was set aside earlier.
+
+    Of a removed blob in a pack the disk gets its room back when the pack is rewritten.
+    """
 
     removed: Amount
     left: Amount
     quarantine: Amount
     max_bytes: int | None
     dry_run: bool
+    packs_rewritten: int
 
     @property
     def is_over_limit(self) -> bool:
@@ -44,6 +52,7 @@ class CollectReport:
             "max_bytes": self.max_bytes,
             "over_limit": self.is_over_limit,
             "dry_run": self.dry_run,
+            "packs_rewritten": self.packs_rewritten,
         }
 
 
@@ -61,7 +70,7 @@ def collect(
     StateMismatch when it cannot be told what is needed.
     """
     with DataFolder.open(path, files=files) as folder, contextlib.ExitStack() as held, Inventory() as inventory:
-        if folder.pins is None and not folder.pins_problem:
+        if folder.pins is None and not folder.pins_problem and not dry_run:
             folder.pins = PinStore.open(path / PINS)
         if folder.pins is not None:
             # So that nobody pins what is about to go.
@@ -77,14 +86,17 @@ def collect(
                 removed += 1
                 size += entry.size
         aside = folder.blobs.quarantine() if quarantine else {}
+        rewritten = Rewritten()
         if not dry_run:
             folder.blobs.clear_quarantine(aside)
+            rewritten = folder.blobs.compact(dead_part=DEAD_PART, seal=removed > 0)
         return CollectReport(
             removed=Amount(removed, size),
             left=Amount(before.blobs - removed, before.bytes - size),
             quarantine=Amount(len(aside), sum(aside.values())),
             max_bytes=max_bytes,
             dry_run=dry_run,
+            packs_rewritten=rewritten.packs,
         )
 
 

@@ -42,7 +42,7 @@ class DataFolder:
         log is damaged, and StorageFailed when the disk refuses.
         """
         check_data_folder(path, files=files)
-        wal = WriteAheadLog.open(path / LOG, files=files)
+        wal = WriteAheadLog.open(path / LOG, check_all=True, files=files)
         opened = cls(path, wal, FileBlobStore.reading(path / BLOBS), None, "", None, "")
         try:
             opened.blobs = FileBlobStore.open(path / BLOBS, files=files)
@@ -72,10 +72,12 @@ class DataFolder:
 
     def close(self) -> None:
         """Closes everything and gives the lock back; closing twice does nothing."""
-        for store in (self.index, self.pins):
-            if store is not None:
-                store.close()
-        self.wal.close()
+        with contextlib.ExitStack() as closing:
+            closing.callback(self.wal.close)
+            closing.callback(self.blobs.close)
+            for store in (self.index, self.pins):
+                if store is not None:
+                    closing.callback(store.close)
 
     def __enter__(self) -> Self:
         return self

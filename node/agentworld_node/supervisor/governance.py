@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 from agentworld_core.errors import InvalidField
+from agentworld_core.genesis_module import GenesisModule
 from agentworld_core.membership.directory import check_next_directory
 from agentworld_core.membership.steps import PublishDirectory
 from agentworld_core.membership.upkeep import build_next
@@ -18,7 +19,7 @@ from agentworld_core.topology.plan import Topology
 from agentworld_node.supervisor.home import WorldHome
 
 
-def make_genesis(home: WorldHome, topology: Topology, *, now_ms: int) -> Genesis:
+def make_genesis(home: WorldHome, topology: Topology, *, now_ms: int, modules: Sequence[GenesisModule] = ()) -> Genesis:
     """Returns the signed genesis of a world whose identities and keys exist."""
     identities = {}
     for node in topology.members:
@@ -37,7 +38,8 @@ def make_genesis(home: WorldHome, topology: Topology, *, now_ms: int) -> Genesis
         if signing is not None:
             governance[name] = (signing.public_key, signing.number)
             signers.append(home.signers(name)[signing.number])
-    return sign_genesis(build_genesis(topology, identities, governance, created_at_ms=now_ms), signers)
+    unsigned = build_genesis(topology, identities, governance, created_at_ms=now_ms, modules=modules)
+    return sign_genesis(unsigned, signers)
 
 
 def make_directory(

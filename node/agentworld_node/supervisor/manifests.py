@@ -15,7 +15,9 @@ import yaml
 
 from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.topology.fields import InvalidManifest
-from agentworld_core.topology.resources import GROUP, KINDS, Resource, parse_manifest
+from agentworld_core.topology.genesis_modules import ARTIFACT_LABEL, named_config_maps, names_blobs
+from agentworld_core.topology.resources import GROUP, KINDS, Resource, World, parse_manifest
+from agentworld_node.supervisor.artifacts import ConfigMap, read_config_map
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000
@@ -87,10 +89,11 @@ class Given:
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a set of files holds: our manifests, and a sentence about each object that is not ours."""
+    """What a set of files holds: our manifests, ConfigMaps that a World names, a sentence about each other object."""
 
     given: tuple[Given, ...]
     notices: tuple[str, ...]
+    config_maps: tuple[ConfigMap, ...] = ()
 
 
 def read_manifests(paths: Iterable[Path]) -> Reading:
@@ -108,10 +111,10 @@ def parse_documents(documents: Iterable[tuple[str, object]], complaints: Iterabl
     """Returns the parsed manifests of (source, document) pairs; raises RefusedManifests, adding to these complaints."""
     found = list(complaints)
     given: dict[tuple[str, str], Given] = {}
-    notices: list[str] = []
+    foreign: list[tuple[str, Any]] = []
     for source, document in documents:
         if _is_foreign(document):
-            notices.append(f"{source}: {_name_of(document)} is of another API and has no meaning on one machine")
+            foreign.append((source, document))
             continue
         try:
             item = Given(dict(document) if isinstance(document, dict) else {}, parse_manifest(document), source)
@@ -122,9 +125,32 @@ def parse_documents(documents: Iterable[tuple[str, object]], complaints: Iterabl
             twice = InvalidField("is given twice", value=given[item.identity].source, remedy="keep one of them")
             found.append(Complaint(source, str(item), twice))
         given[item.identity] = item
+    config_maps, notices = _sort_foreign(foreign, [item.resource for item in given.values()], found)
     if found:
         raise RefusedManifests(found)
-    return Reading(tuple(given.values()), tuple(notices))
+    return Reading(tuple(given.values()), tuple(notices), tuple(config_maps))
+
+
+def _sort_foreign(
+    foreign: list[tuple[str, Any]], resources: list[Resource], complaints: list[Complaint]
+) -> tuple[list[ConfigMap], list[str]]:
+    """Returns the ConfigMaps in which modules of a genesis are looked for, and a sentence about everything else."""
+    specs = [resource.spec.genesis for resource in resources if isinstance(resource, World)]
+    named = [name for spec in specs for name in named_config_maps(spec)]
+    search = any(names_blobs(spec) for spec in specs)
+    config_maps, notices = [], []
+    for source, document in foreign:
+        if document.get("kind") == "ConfigMap":
+            try:
+                item = read_config_map(document)
+            except InvalidField as error:
+                complaints.append(Complaint(source, _name_of(document), error))
+                continue
+            if item.name in named or (search and item.labels.get(ARTIFACT_LABEL) == "true"):
+                config_maps.append(item)
+                continue
+        notices.append(f"{source}: {_name_of(document)} is of another API and has no meaning on one machine")
+    return config_maps, notices
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 
 from agentworld_core.errors import AgentWorldError
+from agentworld_core.genesis_module import GenesisModule
 from agentworld_core.membership.builder import revoked_key
 from agentworld_core.membership.directory import find_member
 from agentworld_core.membership.rotation import KeyState, Progress
@@ -56,13 +58,13 @@ class Reconciler:
         self._observer = observer
         self._failures: list[str] = []
 
-    def found(self) -> None:
-        """Makes what a world begins with: identities, keys, genesis. What exists already stays as it is."""
+    def found(self, modules: Sequence[GenesisModule] = ()) -> None:
+        """Makes what a world begins with: identities, keys, genesis with its modules. What exists stays as it is."""
         topology = self.declared.topology(self._fleet.validators)
         self._make_material(topology)
         self._fleet.configure(topology, topology.nodes)
         if self._home.genesis() is None:
-            self._home.save_genesis(make_genesis(self._home, topology, now_ms=now_ms()))
+            self._home.save_genesis(make_genesis(self._home, topology, now_ms=now_ms(), modules=modules))
 
     async def run_once(self) -> Pass:
         """Looks, decides and acts once."""

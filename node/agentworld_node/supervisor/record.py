@@ -133,7 +133,7 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # somebody else's, who lives
+        return True  # somebody else's
     return True
 
 

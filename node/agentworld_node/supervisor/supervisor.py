@@ -12,13 +12,15 @@ from importlib import metadata
 from pathlib import Path
 
 from agentworld_core.errors import AgentWorldError
+from agentworld_core.genesis_module import GenesisModule
 from agentworld_core.ledger.genesis import genesis_hash
 from agentworld_core.topology.resources import World
+from agentworld_node.supervisor.artifacts import ConfigMap, find_modules
 from agentworld_node.supervisor.control import ControlServer
 from agentworld_node.supervisor.declared import Declared, Outcome, declare
 from agentworld_node.supervisor.fleet import Fleet
 from agentworld_node.supervisor.home import WorldHome
-from agentworld_node.supervisor.manifests import Given
+from agentworld_node.supervisor.manifests import Complaint, Given, RefusedManifests
 from agentworld_node.supervisor.meaning import notices
 from agentworld_node.supervisor.processes import node_command
 from agentworld_node.supervisor.reconciler import Reconciler
@@ -71,10 +73,17 @@ class Supervisor:
         self._stopping.set()
         self._wake.set()
 
-    async def run(self, given: Sequence[Given], *, ready: Callable[[Applied], None] = lambda _applied: None) -> None:
+    async def run(
+        self,
+        given: Sequence[Given],
+        *,
+        config_maps: Sequence[ConfigMap] = (),
+        ready: Callable[[Applied], None] = lambda _applied: None,
+    ) -> None:
         """Applies the manifests and runs the world; raises a typed error, before anything runs, when it may not.
 
-        ``ready`` is called once when the world has its genesis and its processes are about to start.
+        ``config_maps`` are those in which the World may have modules to begin with. ``ready`` is called once when the
+        world has its genesis and its processes are about to start.
         """
         self._home.prepare()
         lock = Lock(self._home.folder)
@@ -83,10 +92,11 @@ class Supervisor:
             # That of a supervisor that was killed would send callers to nobody.
             remove_record(self._home.folder)
             applied = self._merge(given)
+            modules = self._first_modules(config_maps)
             fleet = await self._make_fleet()
             self._home.save_manifests(self._current().manifests())
             reconciler = Reconciler(self._home, fleet, self._observer, self._current())
-            reconciler.found()
+            reconciler.found(modules)
             self.state = self._first_state(fleet)
             ready(dataclasses.replace(applied, notices=self._notices(given)))
             await self._run_world(reconciler, fleet)
@@ -120,6 +130,19 @@ class Supervisor:
         declared, outcomes = declare(self._declared, given, settled=settled, signing_keys=signing)
         self._declared = declared
         return Applied(tuple(outcomes), ())
+
+    def _first_modules(self, config_maps: Sequence[ConfigMap]) -> tuple[GenesisModule, ...]:
+        """Returns the modules that a world which has not begun yet is to begin with; RefusedManifests says why not."""
+        world = next(item for item in self._current().items if isinstance(item.resource, World))
+        genesis = self._current().world.spec.genesis
+        if self._home.genesis() is not None or not genesis.modules:
+            return ()
+        from agentworld_node.sandbox import WasmSandbox  # the engine is loaded only where there is code to judge
+
+        modules, problems = find_modules(genesis, config_maps, Path(world.source).parent, sandbox=WasmSandbox())
+        if problems:
+            raise RefusedManifests([Complaint(world.source, str(world), problem) for problem in problems])
+        return modules
 
     def _notices(self, given: Sequence[Given]) -> tuple[str, ...]:
         genesis = self._home.genesis()
@@ -162,7 +185,8 @@ class Supervisor:
                 self._on_state(self._state())
                 self._say_where(control, url)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), BUSY_PASS_SECONDS if busy else PASS_SECONDS)
+                    async with asyncio.timeout(BUSY_PASS_SECONDS if busy else PASS_SECONDS):
+                        await self._wake.wait()
         finally:
             self.state = dataclasses.replace(self._state(), phase="Stopping", settled=False)
             self._on_state(self._state())

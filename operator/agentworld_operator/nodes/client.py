@@ -11,11 +11,14 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import Directory, Genesis, Revocation
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.status import NodeStatus, parse_status
 
 _LIMIT = 4 * 1024 * 1024
 _CBOR = "application/cbor"
+_TRANSFER_SECONDS = 20
+"""Longer than a node takes at most to carry a transfer out, or to give it up."""
 _T = TypeVar("_T")
 
 
@@ -55,6 +58,10 @@ class NodeClient:
         path = "/control/v1/revocations" + ("?force=true" if force else "")
         await self._request("POST", address, path, body=encode(statement))
 
+    async def transfer_writer(self, address: str, wish: WriterTransfer) -> None:
+        """Has the node see to it that the writer lease goes where governance wants it; returns when it has."""
+        await self._request("POST", address, "/control/v1/writer", body=encode(wish), seconds=_TRANSFER_SECONDS)
+
     async def _message(self, kind: type[_T], address: str, path: str) -> _T:
         body = await self._request("GET", address, path, accept=_CBOR)
         try:
@@ -63,7 +70,14 @@ class NodeClient:
             raise NodeRefused(f"did not answer with what was asked: {error}", refusal=error.code, again=True) from error
 
     async def _request(
-        self, method: str, address: str, path: str, *, body: bytes | None = None, accept: str = "application/json"
+        self,
+        method: str,
+        address: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        accept: str = "application/json",
+        seconds: float | None = None,
     ) -> bytes:
         headers = {"Accept": accept, **({"Content-Type": _CBOR} if body is not None else {})}
         try:
@@ -72,7 +86,7 @@ class NodeClient:
                 f"http://{address}{path}",
                 data=body,
                 headers=headers,
-                timeout=self._timeout,
+                timeout=self._timeout if seconds is None else aiohttp.ClientTimeout(total=seconds),
                 allow_redirects=False,
             ) as response:
                 answer = await _read(response)

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from agentworld_core.consensus.evidence import Evidence
 from agentworld_core.messages import Directory, Genesis, Revocation
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_operator.nodes.status import NodeStatus
 
 
@@ -34,4 +35,8 @@ class NodeApi(Protocol):
 
     async def push_revocation(self, address: str, statement: Revocation, *, force: bool) -> None:
         """Hands a signed revocation to the node; the same one twice is fine, ``force`` spares no governance key."""
+        ...
+
+    async def transfer_writer(self, address: str, wish: WriterTransfer) -> None:
+        """Has the node see to it that the writer lease goes where governance wants it; returns when it has."""
         ...

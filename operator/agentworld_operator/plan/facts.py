@@ -16,7 +16,9 @@ from agentworld_core.messages import Directory, Equivocation, Genesis, Revocatio
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_operator.nodes.status import Head, NodeStatus
 from agentworld_operator.plan.keys import HeldKeys
+from agentworld_operator.plan.lease import Writer, trouble_of, writer_of
 from agentworld_operator.plan.running import PodFacts
+from agentworld_operator.resources import names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +29,8 @@ class Complaints:
     refused: tuple[str, ...] = ()
     outdated: tuple[str, ...] = ()
     directory: str = ""
+    genesis: tuple[InvalidField, ...] = ()
+    """What keeps the genesis from being made: modules that are missing or wrong."""
     keys: Mapping[str, InvalidField] = dataclasses.field(default_factory=dict)
     """By resource, such as ``MembershipKey root``."""
     revocations: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -54,6 +58,10 @@ class WorldFacts:
     revocations: RevocationPlan = dataclasses.field(default_factory=RevocationPlan)
     complaints: Complaints = dataclasses.field(default_factory=Complaints)
     lease: Mapping[str, Any] | None = None
+    last_writer: Writer = ("", 0)
+    """The writer that the stored status names."""
+    transfer: str = ""
+    """What a hand-over of the lease that was asked for still waits for."""
     evidence: Mapping[str, Equivocation] = dataclasses.field(default_factory=dict)
     """Proofs that validators voted twice, checked, by their content ids."""
 
@@ -70,6 +78,10 @@ class WorldFacts:
     def pod(self, name: str) -> PodFacts:
         """Returns the facts of a validator's pod."""
         return self.pods.get(name, PodFacts(name=name))
+
+    def is_silent(self, node: NodePlan) -> bool:
+        """True when the node has answered before and does not now: its machine, network or process is in trouble."""
+        return self.pod(node.name).started and node.name not in self.statuses
 
     def is_member(self, node: NodePlan) -> bool:
         """True when the directory in force holds the node."""
@@ -112,6 +124,19 @@ class WorldFacts:
             if status is not None and status.progress is not None and self.is_member(node):
                 told.append((status.head.height, node.node_id, status.progress))
         return world_verdict(told)
+
+    @property
+    def writer(self) -> Writer:
+        """Who holds the Lease and in which term, as the API server has it."""
+        return writer_of(self.lease)
+
+    def lease_trouble(self) -> tuple[str, str] | None:
+        """Returns reason and message of what somebody has done to the Lease, None when nobody has."""
+        if self.directory is None:
+            return None
+        known = [*(node.node_id for node in self.validators), *(item.member_id for item in self.directory.members)]
+        name = names.sequencer_lease(self.topology.world.name)
+        return trouble_of(name, self.writer, self.last_writer, known)
 
     def can_vote(self, node: NodePlan) -> bool:
         """True when the node is a member, at the head, and has a key that counts."""

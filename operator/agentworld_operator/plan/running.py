@@ -16,13 +16,18 @@ _CRASHES = ("CrashLoopBackOff", "CreateContainerConfigError", "CreateContainerEr
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PodFacts:
-    """One pod: whether it runs, is ready, where it answers, and what keeps it from running."""
+    """One pod: whether it runs, is ready, where it answers, and what keeps it from running.
+
+    ``started`` says that it has answered before, ``place`` is the Kubernetes node that it is on.
+    """
 
     name: str
     exists: bool = False
+    started: bool = False
     ready: bool = False
     finished: bool = False
     address: str = ""
+    place: str = ""
     reason: str = ""
     message: str = ""
 
@@ -38,12 +43,19 @@ def pod_facts(name: str, pod: Object | None) -> PodFacts:
     return PodFacts(
         name=name_of(pod),
         exists=not is_deleting(pod),
+        started=_has_started(status) and not is_deleting(pod),
         ready=conditions.get("Ready", {}).get("status") == "True" and not is_deleting(pod),
         finished=status.get("phase") in ("Succeeded", "Failed"),
         address=f"{_bracketed(address)}:{HTTP_PORT}" if address else "",
+        place=str((pod.get("spec") or {}).get("nodeName") or ""),
         reason=reason,
         message=message,
     )
+
+
+def _has_started(status: Mapping[str, Any]) -> bool:
+    containers = status.get("containerStatuses") or []
+    return bool(containers) and all(item.get("started") is True for item in containers)
 
 
 def _trouble(pod: Object, status: Mapping[str, Any]) -> tuple[str, str]:

@@ -21,6 +21,7 @@ from agentworld_operator.resources.status import (
     without_empty,
 )
 
+_SILENT = "is that machine up and reached, does the process run? When they are, it comes back by itself"
 _FAILED = (reasons.IMAGE_PULL_FAILED, reasons.NODE_CRASHING)
 
 
@@ -104,6 +105,9 @@ def _ready(facts: WorldFacts, node: NodePlan, stage: str) -> Condition:
     reason, message = told.get(stage, (reasons.STARTING, "its pod is starting"))
     if pod.reason:
         reason, message = pod.reason, pod.message
+    elif stage == "Starting" and facts.is_silent(node):
+        reason = reasons.NODES_UNREACHABLE
+        message = f"pod {node.name} was started on {pod.place or 'a machine'} and does not answer: {_SILENT}"
     elif stage == "Starting" and facts.is_member(node) and node.name in facts.statuses:
         message = "it is in sync, but has no key that the directory trusts yet"
     return _no(kind, reason, message)

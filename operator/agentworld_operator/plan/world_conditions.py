@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agentworld_core.membership.directory import quorum_weight, total_weight
 from agentworld_core.membership.steps import Done, Wait
 from agentworld_core.membership.upkeep import FORCE_REMOVE
-from agentworld_core.topology.effects import fixed_by_genesis, not_effective
+from agentworld_core.topology.effects import fixed_by_genesis, fixed_modules, not_effective
 from agentworld_core.topology.plan import NodePlan
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources import reasons
@@ -45,7 +46,7 @@ def _ready(facts: WorldFacts, quorum: Condition) -> Condition:
     if facts.topology.world.spec.hibernated:
         return _no(reasons.READY, reasons.HIBERNATED, "the pods are stopped and the data kept; set hibernated to false")
     if not facts.genesis_hash:
-        return _no(reasons.READY, reasons.STARTING, "keys and genesis are being made")
+        return _unmade(facts, reasons.READY)
     if quorum.status != TRUE:
         return _no(reasons.READY, quorum.reason, quorum.message)
     wanted = facts.topology.world.spec.gateway.replicas
@@ -57,7 +58,15 @@ def _ready(facts: WorldFacts, quorum: Condition) -> Condition:
 def _initialized(facts: WorldFacts) -> Condition:
     if facts.genesis_hash:
         return _yes(reasons.INITIALIZED, f"genesis {facts.genesis_hash}")
-    return _no(reasons.INITIALIZED, reasons.STARTING, "the genesis document is not made yet")
+    return _unmade(facts, reasons.INITIALIZED)
+
+
+def _unmade(facts: WorldFacts, kind: str) -> Condition:
+    """Returns the condition of a world without a genesis: what keeps it from being made, if anything does."""
+    if facts.complaints.genesis:
+        says = "; ".join(str(problem) for problem in facts.complaints.genesis)
+        return _no(kind, reasons.INVALID_GENESIS, f"{says}. It is looked at again every few seconds")
+    return _no(kind, reasons.STARTING, "keys and genesis are being made")
 
 
 def _quorum(facts: WorldFacts, stored: Stored) -> Condition:
@@ -104,7 +113,15 @@ def _moving(facts: WorldFacts) -> Condition:
 def _progressing(facts: WorldFacts) -> Condition:
     kind = reasons.PROGRESSING
     if not facts.genesis_hash:
-        return _so(kind, reasons.STARTING, "keys and genesis are being made")
+        return dataclasses.replace(_unmade(facts, kind), status=FALSE if facts.complaints.genesis else TRUE)
+    if facts.transfer:
+        return _so(kind, reasons.WRITER_TRANSFER, facts.transfer)
+    return _settling(facts) or _no(kind, reasons.AS_EXPECTED, "")
+
+
+def _settling(facts: WorldFacts) -> Condition | None:
+    """Returns what is under way with members, keys and pods, None when nothing is."""
+    kind = reasons.PROGRESSING
     if facts.pending is not None:
         says = f"directory epoch {facts.pending.epoch} ({facts.pending.reason}) is signed and not in force yet"
         return _so(kind, reasons.DIRECTORY_PENDING, says)
@@ -127,7 +144,7 @@ def _progressing(facts: WorldFacts) -> Condition:
             f"pods that run an older template: {listing(list(facts.complaints.outdated))}. They are not restarted by"
             " themselves; delete them one at a time, and wait until the World is Ready in between",
         )
-    return _no(kind, reasons.AS_EXPECTED, "")
+    return None
 
 
 def _degraded(facts: WorldFacts, stored: Stored) -> Condition:
@@ -161,14 +178,23 @@ def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
         yield reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values())
     if complaints.directory:
         yield reasons.DIRECTORY_REFUSED, f"the nodes refuse the next directory: {complaints.directory}"
+    trouble = facts.lease_trouble()
+    if trouble is not None:
+        yield trouble
     started = stored.get(reasons.QUORUM_AVAILABLE, {}).get("reason") in (reasons.AS_EXPECTED, reasons.QUORUM_LOST)
     away = [
-        node.name
+        _named(facts, node)
         for node in facts.topology.members
         if facts.is_member(node) and not facts.can_vote(node) and not facts.is_suspended(node)
     ]
     if started and away:
         yield reasons.NODES_NOT_READY, f"cannot vote now: {listing(away)}. See the conditions of these Validators"
+
+
+def _named(facts: WorldFacts, node: NodePlan) -> str:
+    """Returns the name of a node that cannot vote, with its place where that may be the reason."""
+    place = facts.pod(node.name).place or "a machine"
+    return f"{node.name} (does not answer, on {place})" if facts.is_silent(node) else node.name
 
 
 def _directory(facts: WorldFacts) -> Condition:
@@ -224,6 +250,8 @@ def _effective(facts: WorldFacts) -> Condition:
     paths = not_effective(topology.world)
     paths += [f"Validator {item.name} {path}" for item in topology.validators for path in not_effective(item)]
     fixed = fixed_by_genesis(topology.parameters, facts.genesis.parameters) if facts.genesis else []
+    if facts.genesis and fixed_modules(topology.world.spec.genesis, facts.genesis.modules):
+        fixed.append("spec.genesis.modules")
     says = []
     if fixed:
         says.append(f"fixed by the genesis, make another World to change them: {listing(fixed, limit=20)}")

@@ -80,7 +80,7 @@ def phase(facts: WorldFacts, conditions: list[Condition]) -> str:
         return "Paused"
     if spec.hibernated:
         return "Hibernated"
-    if by_type[reasons.READY].reason == reasons.INVALID_SPEC:
+    if by_type[reasons.READY].reason in (reasons.INVALID_SPEC, reasons.INVALID_GENESIS):
         return "Invalid"
     if by_type[reasons.INITIALIZED].status != TRUE:
         return "Pending"
@@ -111,11 +111,12 @@ def _head(facts: WorldFacts, before: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _sequencer(facts: WorldFacts) -> dict[str, Any]:
-    spec = (facts.lease or {}).get("spec") or {}
-    transitions = spec.get("leaseTransitions")
+    holder, term = facts.writer
+    trouble = facts.lease_trouble()
     return {
-        "holder": str(spec.get("holderIdentity") or ""),
-        "term": 0 if transitions is None else int(transitions) + 1,
+        # A stranger that somebody has written into the Lease writes nothing.
+        "holder": "" if trouble is not None and trouble[0] == reasons.UNKNOWN_WRITER else holder,
+        "term": term,
         "lease": names.sequencer_lease(facts.topology.world.name),
     }
 

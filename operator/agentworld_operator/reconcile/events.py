@@ -34,13 +34,13 @@ def world_events(stored: Object, status: Mapping[str, Any]) -> list[Happened]:
     return [*_world_conditions(stored, status), *_writer(before, status), *_revocations(before, status)]
 
 
-def validator_events(stored: Object, status: Mapping[str, Any]) -> list[Happened]:
-    """Returns what changed for a Validator."""
+def validator_events(stored: Object, status: Mapping[str, Any], *, epoch: int) -> list[Happened]:
+    """Returns what changed for a Validator; ``epoch`` is that of the directory by which it is a member or not."""
     name, before = name_of(stored), stored.get("status") or {}
     result = list(_invalid(stored, status))
     old, new = _condition(stored, reasons.MEMBER), _of(status, reasons.MEMBER)
     if new.get("status") == TRUE and old.get("status") != TRUE:
-        says = f"{name} is a member of the directory of epoch {status.get('directoryEpoch', '?')}"
+        says = f"{name} is a member of the directory of epoch {epoch}"
         result.append(Happened(type=NORMAL, reason=reasons.VALIDATOR_JOINED, message=says))
     if new.get("status") == FALSE and old.get("status") == TRUE:
         result.append(Happened(type=NORMAL, reason=reasons.VALIDATOR_LEFT, message=f"{name} has left the directory"))
@@ -118,7 +118,7 @@ def _world_conditions(stored: Object, status: Mapping[str, Any]) -> Iterator[Hap
 
 def _invalid(stored: Object, status: Mapping[str, Any]) -> Iterator[Happened]:
     new, old = _of(status, reasons.READY), _condition(stored, reasons.READY)
-    named = (reasons.INVALID_SPEC, reasons.INVALID_KEY)
+    named = (reasons.INVALID_SPEC, reasons.INVALID_KEY, reasons.INVALID_GENESIS)
     if new.get("reason") in named and (new.get("reason"), new.get("message")) != (
         old.get("reason"),
         old.get("message"),
@@ -128,6 +128,8 @@ def _invalid(stored: Object, status: Mapping[str, Any]) -> Iterator[Happened]:
 
 def _writer(before: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[Happened]:
     old, new = before.get("sequencer") or {}, status.get("sequencer") or {}
+    if int(new.get("term") or 0) < int(old.get("term") or 0):
+        return  # The term of nobody: see the condition Degraded.
     if new.get("holder") and (new.get("holder"), new.get("term")) != (old.get("holder"), old.get("term")):
         says = f"{new['holder']} orders the actions (term {new.get('term')})"
         yield Happened(type=NORMAL, reason=reasons.WRITER_CHANGED, message=says)

@@ -1,4 +1,4 @@
-"""The genesis of a world: made once when everything it names is there, and never again.
+"""The genesis of a world: made once when everything it names is there, its modules included, and never again.
 
 A world that has begun keeps its genesis even if the ConfigMap is lost: the nodes have it, and a second one would be
 another world under the same name.
@@ -6,26 +6,54 @@ another world under the same name.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.genesis_module import GenesisModule
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import check_first_directory, check_threshold
 from agentworld_core.messages import Genesis
 from agentworld_core.topology.genesis import MemberIdentity, build_genesis, sign_genesis
+from agentworld_core.topology.genesis_modules import (
+    ARTIFACT_LABEL,
+    Resolved,
+    Source,
+    named_config_maps,
+    names_blobs,
+    resolve_modules,
+)
 from agentworld_core.topology.plan import Topology
+from agentworld_core.topology.world_spec import GenesisSpec
+from agentworld_operator.kube.port import KubeApi
 from agentworld_operator.nodes.port import NodeApi
 from agentworld_operator.plan import files
 from agentworld_operator.plan.running import PodFacts
 from agentworld_operator.reconcile.apply import Applier
 from agentworld_operator.reconcile.material import Material
 from agentworld_operator.resources import names
-from agentworld_operator.resources.objects import Object, data_of, name_of
+from agentworld_operator.resources.objects import Object, data_of, files_of, name_of
 
 log = logging.getLogger(__name__)
+
+
+async def find_modules(kube: KubeApi, namespace: str, genesis: GenesisSpec) -> Resolved:
+    """Returns the modules that a genesis names, read from ConfigMaps, and everything that is wrong with them."""
+    names_wanted = named_config_maps(genesis)
+    live = await asyncio.gather(*(kube.get("ConfigMap", namespace, name) for name in names_wanted))
+    named = {name: _source(item) for name, item in zip(names_wanted, live, strict=True) if item is not None}
+    others = []
+    if names_blobs(genesis):
+        labelled = await kube.find("ConfigMap", namespace, labels={ARTIFACT_LABEL: "true"})
+        others = [_source(item) for item in labelled if name_of(item) not in named]
+    return resolve_modules(genesis, config_maps=named, others=others)
+
+
+def _source(config_map: Object) -> Source:
+    return Source(f"ConfigMap {name_of(config_map)}", files_of(config_map))
 
 
 class GenesisKeeper:
@@ -37,6 +65,7 @@ class GenesisKeeper:
         self._material = material
         self._name = names.genesis_config(topology.world.name)
         self._known_hash = str((raw_world.get("status") or {}).get("genesisHash") or "")
+        self.problems: tuple[InvalidField, ...] = ()
 
     @property
     def has_begun(self) -> bool:
@@ -50,13 +79,16 @@ class GenesisKeeper:
             return None
         return self._parsed(live)
 
-    async def make(self, *, now_ms: int) -> Genesis | None:
-        """Makes and stores the genesis; None while a key or an identity is missing."""
-        made = self._made(now_ms)
+    async def make(self, kube: KubeApi, *, now_ms: int) -> Genesis | None:
+        """Makes and stores the genesis; None while a key or an identity is missing, or modules are (``problems``)."""
+        world = self._topology.world.metadata
+        found = await find_modules(kube, world.namespace, self._topology.world.spec.genesis)
+        self.problems = found.problems
+        made = None if found.problems else self._made(found.modules, now_ms)
         if made is None:
             return None
-        world = self._topology.world.metadata
-        log.info("genesis of %s/%s: %d members", world.namespace, world.name, len(made.directory.members))
+        members, modules = len(made.directory.members), len(made.modules)
+        log.info("genesis of %s/%s: %d members, %d modules", world.namespace, world.name, members, modules)
         return await self._store(made)
 
     async def recover(self, nodes: NodeApi, pods: Iterable[PodFacts]) -> Genesis | None:
@@ -108,7 +140,7 @@ class GenesisKeeper:
             )
             return None
 
-    def _made(self, now_ms: int) -> Genesis | None:
+    def _made(self, modules: tuple[GenesisModule, ...], now_ms: int) -> Genesis | None:
         held = self._material.held
         members: dict[str, MemberIdentity] = {}
         for node in self._topology.members:
@@ -128,4 +160,5 @@ class GenesisKeeper:
                 return None
             governance[name] = (newest.public_key, newest.number)
             signers.append(newest.signer)
-        return sign_genesis(build_genesis(self._topology, members, governance, created_at_ms=now_ms), signers)
+        unsigned = build_genesis(self._topology, members, governance, created_at_ms=now_ms, modules=modules)
+        return sign_genesis(unsigned, signers)

@@ -17,6 +17,7 @@ from agentworld_core.membership.directory import check_next_directory, check_thr
 from agentworld_core.membership.steps import PublishDirectory
 from agentworld_core.membership.upkeep import build_next, may_follow
 from agentworld_core.messages import Directory, Revocation, RevokedKey
+from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.signing import Ed25519Signer, add_signature
 from agentworld_core.topology.plan import Topology
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
@@ -83,6 +84,14 @@ class Governance:
         check_next_directory(current, proposed)
         self.candidate = proposed
         return proposed
+
+    def sign_transfer(self, wish: WriterTransfer, current: Directory) -> WriterTransfer:
+        """Returns the wish signed with the governance keys of the directory in force, and checked."""
+        trusted = [key.key_id for key in current.governance]
+        for signer in self._usable(trusted, besides=self.statements):
+            wish = add_signature(wish, signer)
+        check_threshold(wish, current)
+        return wish
 
     async def store(self) -> None:
         """Stores everything that is signed, before any node hears of it."""

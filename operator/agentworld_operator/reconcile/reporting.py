@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -28,11 +29,13 @@ async def report(context: Context, snapshot: Snapshot, facts: WorldFacts) -> Non
     raw = snapshot.raw_world
     told = list(events.world_events(raw, world_status(facts, raw)))
     await _write(context, raw, world_status(facts, raw))
+    epoch = facts.directory.epoch if facts.directory is not None else 0
+    validator_events = functools.partial(events.validator_events, epoch=epoch)
     for node in facts.validators:
         stored = snapshot.raw_validators.get(node.name)
         if stored is not None:
             status = validator_status(facts, node, stored)
-            told += await _tell(context, stored, status, events.validator_events)
+            told += await _tell(context, stored, status, validator_events)
     for key in topology.keys:
         stored = snapshot.raw_keys.get(key.name)
         if stored is not None:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 
 from agentworld_core.codec import encode
+from agentworld_core.errors import InvalidField
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.rings import wanted_generation
 from agentworld_core.messages import Directory, Equivocation, Genesis
@@ -19,8 +20,9 @@ from agentworld_core.topology.resources import World
 from agentworld_operator.nodes.status import NodeStatus
 from agentworld_operator.plan import files
 from agentworld_operator.plan.facts import Complaints, WorldFacts
+from agentworld_operator.plan.lease import Writer
 from agentworld_operator.plan.running import PodFacts, pod_facts
-from agentworld_operator.reconcile import observe
+from agentworld_operator.reconcile import events, observe
 from agentworld_operator.reconcile.apply import Applier
 from agentworld_operator.reconcile.cluster import Cluster
 from agentworld_operator.reconcile.context import Context, Snapshot
@@ -30,13 +32,17 @@ from agentworld_operator.reconcile.material import KeyFolders, Material
 from agentworld_operator.reconcile.membership import Governed, drive_membership
 from agentworld_operator.reconcile.reading import read_world
 from agentworld_operator.reconcile.reporting import report, report_invalid
-from agentworld_operator.resources import names
+from agentworld_operator.reconcile.transfer import drive_transfer
+from agentworld_operator.resources import names, reasons
 from agentworld_operator.resources.objects import Object, digest_of, name_of
 
 log = logging.getLogger(__name__)
 
 SOON_SECONDS = 1.0
 """After a step of our own that the nodes have to follow."""
+
+RETRY_SECONDS = 5.0
+"""While a ConfigMap of a person is missing or wrong: nothing tells us when that is mended."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +83,7 @@ class _Pass:
         self._folders = KeyFolders(self._applier, world.metadata)
         self._cluster = Cluster(self._applier, self._topology, context.settings)
         self._acting = not world.spec.paused and not self._topology.problems
+        self._genesis_problems: tuple[InvalidField, ...] = ()
 
     async def run(self) -> Outcome:
         self._material.read(self._topology.keys)
@@ -90,9 +97,12 @@ class _Pass:
         genesis_hash = content_id(encode(genesis)) if genesis else ""
         statuses = observe.of_world(answers, genesis_hash)
         governed = await self._govern(genesis, statuses, asked)
+        transfer = ""
         if self._acting and genesis is not None:
             await self._make_cluster(governed)
+            transfer = await drive_transfer(governed, self._snapshot.raw_world)
         facts = self._facts(governed, statuses, genesis_hash, await self._evidence(governed))
+        facts = dataclasses.replace(facts, transfer=transfer)
         await report(self._context, self._snapshot, facts)
         return Outcome(
             again_seconds=_again(governed, facts),
@@ -124,7 +134,9 @@ class _Pass:
             return stored
         if keeper.has_begun:
             return await keeper.recover(self._context.nodes, asked.values())
-        return await keeper.make(now_ms=self._now_ms)
+        made = await keeper.make(self._context.kube, now_ms=self._now_ms)
+        self._genesis_problems = keeper.problems
+        return made
 
     async def _govern(
         self, genesis: Genesis | None, statuses: Mapping[str, NodeStatus], asked: Mapping[str, PodFacts]
@@ -153,7 +165,11 @@ class _Pass:
 
     async def _make_cluster(self, governed: Governed) -> None:
         terms = [max(status.writer_term, status.head.term) for status in governed.statuses.values()]
-        await self._cluster.ensure_shared(self._material.peer_ids, last_term=max(terms, default=0))
+        last_term = max([*terms, self._last_writer()[1]])
+        had_lease = self._lease() is not None
+        await self._cluster.ensure_shared(self._material.peer_ids, last_term=last_term)
+        if last_term > 0 and not had_lease and self._lease() is not None:
+            await self._tell_of_new_lease(last_term)
         config = self._applier.live("ConfigMap", names.node_config(self._world.name)) or {}
         peers = digest_of((config.get("data") or {}).get(files.PEERS_FILE))
         revisions, ready = {}, []
@@ -165,6 +181,14 @@ class _Pass:
         await self._cluster.ensure_nodes(governed.directory, revisions, ready)
         await self._cluster.remove_departed(governed.directory)
         await release_validators(self._context, self._applier, self._snapshot, self._topology, governed.directory)
+
+    async def _tell_of_new_lease(self, last_term: int) -> None:
+        says = (
+            f"Lease {names.sequencer_lease(self._world.name)} was deleted and is made again; a validator takes it in a"
+            f" term above {last_term}"
+        )
+        happened = events.Happened(type=events.WARNING, reason=reasons.LEASE_MADE_AGAIN, message=says)
+        await events.post(self._context.kube, self._snapshot.raw_world, happened, now_ms=self._now_ms)
 
     def _pods(self) -> dict[str, PodFacts]:
         live = self._applier.ours("Pod")
@@ -213,12 +237,19 @@ class _Pass:
                 refused=tuple(self._applier.refused),
                 outdated=tuple(self._cluster.outdated),
                 directory=governance.complaint,
+                genesis=self._genesis_problems,
                 keys=self._material.problems,
                 revocations=governed.refusals,
             ),
             lease=self._lease(),
+            last_writer=self._last_writer(),
             evidence=evidence,
         )
+
+    def _last_writer(self) -> Writer:
+        """Returns the writer that the stored status names, which may be lost."""
+        stored = (self._snapshot.raw_world.get("status") or {}).get("sequencer") or {}
+        return str(stored.get("holder") or ""), int(stored.get("term") or 0)
 
     def _lease(self) -> Object | None:
         return self._applier.ours("Lease").get(names.sequencer_lease(self._world.name))
@@ -233,6 +264,8 @@ def _again(governed: Governed, facts: WorldFacts) -> float | None:
     """Returns when to look again although nothing may tell us to."""
     if governed.moved:
         return SOON_SECONDS
+    if facts.complaints.genesis:
+        return RETRY_SECONDS
     waits = [until for until in governed.waits if until > facts.now_ms]
     if waits:
         return max((min(waits) - facts.now_ms) / 1000, SOON_SECONDS)

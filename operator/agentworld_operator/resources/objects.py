@@ -148,3 +148,9 @@ def data_of(obj: Mapping[str, Any], field: str = "data") -> dict[str, bytes]:
         except (ValueError, TypeError):
             continue
     return result
+
+
+def files_of(config_map: Mapping[str, Any]) -> dict[str, bytes]:
+    """Returns all values of a ConfigMap as bytes: the text of ``data`` and what ``binaryData`` encodes."""
+    texts = {key: str(value).encode() for key, value in (config_map.get("data") or {}).items()}
+    return {**texts, **data_of(config_map, "binaryData")}

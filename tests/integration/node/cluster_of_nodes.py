@@ -65,9 +65,16 @@ class NodeProcess:
 
     def start(self) -> None:
         assert not self.runs
-        command = [*CLI, "node", "--config", str(self._config), "--log-level", "info"]
         with self.log.open("ab") as out:
-            self._process = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+            self._process = subprocess.Popen(
+                self.command(), stdout=out, stderr=out, stdin=subprocess.DEVNULL, env=self.environment()
+            )
+
+    def command(self) -> Sequence[str]:
+        return (*CLI, "node", "--config", str(self._config), "--log-level", "info")
+
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
 
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -39,6 +39,18 @@ record("not a module", b"nothing")
 for name, (body, extra) in TRAPS.items():
     record(name, module(body, extra=extra))
 
+# What the examples answer to a batch, and what it costs.
+import random
+from tests.unit.sandbox.test_examples import Example, some_actions
+for name in ("counter", "gatekeeper"):
+    example = Example(sandbox, name)
+    inputs = [example.input(*some_actions(name, random.Random(number)), f"agent-{number}") for number in range(200)]
+    answers, fuel = example.together(inputs)
+    outcomes[f"batch for {name}"] = [[answer.hex() for answer in answers], fuel]
+
+from tests.unit.sandbox.test_worlds import history
+outcomes["worlds"] = [history(sandbox, seed) for seed in range(3)]
+
 # The deepest recursion that the stack allows is part of the outcome.
 down = ("(func $down (param $n i32) (result i32) (if (result i32) (i32.eqz (local.get $n)) (then (i32.const 1))"
         " (else (i32.add (call $down (i32.sub (local.get $n) (i32.const 1))) (i32.const 1)))))")

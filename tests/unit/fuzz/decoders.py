@@ -32,6 +32,7 @@ from agentworld_node.storage.wal_format import (
     encode_segment_header,
 )
 from tests.unit.fuzz.judges import judges
+from tests.unit.fuzz.modules import module_decoders
 from tests.unit.fuzz.mutate import mutated, mutated_bytes, mutated_tree
 from tests.unit.fuzz.streams import frame_decoders
 from wirespec.samples import SmallWorld, signer, smallest, world_samples
@@ -69,6 +70,7 @@ def decoders() -> dict[str, Decoder]:
     """Returns all of them by name."""
     world = SmallWorld()
     found = [*_messages(world), *_values(world), *_http(world), *_ledger(world), *_files(world), *_streams(world)]
+    found += module_decoders(Decoder)
     return {decoder.name: decoder for decoder in found}
 
 

@@ -220,3 +220,21 @@ async def test_the_folder_gets_its_name_only_when_all_of_it_is_on_the_disk(
     with pytest.raises(StorageFailed):
         await import_archive(archive, tmp_path / "other")
     assert names_in(tmp_path) == ["data", "world.tar"]
+
+
+async def test_a_folder_whose_name_may_not_survive_a_crash_is_taken_away_again(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync_folder = LOCAL_FILES.sync_folder
+
+    def fail(folder: Path) -> None:
+        if (tmp_path / "data").exists():
+            raise OSError(5, "Input/output error")
+        sync_folder(folder)
+
+    monkeypatch.setattr(LOCAL_FILES, "sync_folder", fail)
+    with pytest.raises(StorageFailed):
+        await import_archive(archive, tmp_path / "data")
+    assert names_in(tmp_path) == ["world.tar"]
+    monkeypatch.undo()
+    await import_archive(archive, tmp_path / "data")

@@ -16,6 +16,7 @@ from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_node.offline import FolderSource
 from tests.unit.node.material import registrations
 from tests.unit.node.running import MemoryWorld, RunningNode
+from tests.unit.storage.blob_files import wipe_blob
 
 SNAPSHOT = 3
 
@@ -41,14 +42,13 @@ def data_folder(node: RunningNode) -> Path:
     return Path(node.node.config.data_folder)
 
 
-def chunk_file(node: RunningNode) -> Path:
-    """The file of a chunk of the node's snapshot."""
+def wipe_chunk(node: RunningNode) -> None:
+    """Overwrites a chunk of the node's snapshot."""
     ledger = node.node.ledger
     bundle = ledger.bundle(SNAPSHOT)
     assert bundle is not None
     manifest = load_manifest(bundle.block.snapshot_ref or "", ledger.blob)
-    blob = manifest.chunks[0].content_hash
-    return data_folder(node) / "blobs" / blob[:2] / blob[2:4] / blob
+    wipe_blob(data_folder(node) / "blobs", manifest.chunks[0].content_hash)
 
 
 async def test_e1_what_was_submitted_is_replayed_to_the_announced_block(world: MemoryWorld) -> None:
@@ -79,8 +79,8 @@ async def test_e2_a_store_that_was_closed_and_opened_again_still_proves_itself(w
 async def test_e3_an_overwritten_chunk_is_found_and_no_head_is_taken_from_it(world: MemoryWorld) -> None:
     node = world.nodes["g0"]
     await node.node.ledger.settle()
-    path, head = chunk_file(node), node.node.ledger.chain.block_hash
-    path.write_bytes(b"garbage")
+    head = node.node.ledger.chain.block_hash
+    wipe_chunk(node)
     folder = FolderSource(data_folder(node))
     verifier = Verifier(await folder.genesis(), replay=True)
     with pytest.raises(VerificationFailed, match="snapshot is wrong") as caught:

@@ -32,6 +32,7 @@ def test_check_prints_what_the_manifest_must_name() -> None:
         "wasm_hash": manifest["wasm_hash"],
         "bytes": (EXAMPLE / "counter.wasm").stat().st_size,
         "entry": "reduce",
+        "batch_entry": "reduce_batch",
     }
     assert manifest["wasm_hash"] in invoke("check", EXAMPLE / "counter.wasm").stdout
 
@@ -62,6 +63,41 @@ def test_run_prints_the_output_and_the_fuel() -> None:
     assert "fuel used" in result.stdout
     assert '"total": 5' in result.stdout
     assert '"$cbor": [' in result.stdout
+
+
+def batch_answering(body: str) -> bytes:
+    """A module that says the same to every call, ``a0``, and to a batch what the body says."""
+    data = '(data (i32.const 0) "\\a0\\81\\41\\a0\\81\\41\\a1\\83\\41\\a0\\41\\a0\\41\\a0")'
+    entry = f'(func (export "reduce_batch") (param $at i32) (param $len i32) (result i64) {body})'
+    return module("(call $pack (i32.const 0) (i32.const 1))", extra=data + entry)
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("(call $pack (i32.const 1) (i32.const 3))", "the same outputs"),
+        ("(call $pack (i32.const 4) (i32.const 3))", "answer 1 is another one than reduce gives"),
+        ("(call $pack (i32.const 7) (i32.const 7))", "a list of 1 to 2 outputs"),
+        ("(call $pack (local.get $at) (local.get $len))", "a list of 1 to 2 outputs"),
+        ("(unreachable)", "reduce_batch: trap"),
+    ],
+)
+def test_compare_compares_a_batch_with_calls_of_their_own(tmp_path: Path, answer: str, words: str) -> None:
+    (tmp_path / "m.wasm").write_bytes(batch_answering(answer))
+    result = invoke("compare", tmp_path / "m.wasm", "-i", EXAMPLE / "input.json", "--items", 2)
+    assert words in result.stdout + result.stderr
+    assert (result.exit_code == 0) == (words == "the same outputs")
+
+
+def test_compare_gives_a_reducer_the_state_of_the_item_before(tmp_path: Path) -> None:
+    words = ("compare", EXAMPLE / "counter.wasm", "-i", EXAMPLE / "input.json", "-o", "json", "--items", 30)
+    shown = json.loads(invoke(*words).stdout)
+    assert (shown["items"], shown["answers"]) == (30, 30)
+    assert shown["fuel_of_batch"] < shown["fuel_of_calls"]
+    (tmp_path / "raw").write_bytes(encode_value([1]))
+    refused = invoke("compare", EXAMPLE / "counter.wasm", "-i", tmp_path / "raw")
+    assert refused.exit_code == FAILED
+    assert "--input" in refused.stderr
 
 
 def test_run_takes_and_gives_bytes_as_they_are(tmp_path: Path) -> None:

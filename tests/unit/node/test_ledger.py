@@ -43,6 +43,7 @@ from tests.unit.core.ledger.chains import Chain, make_genesis, with_fields
 from tests.unit.core.membership.worlds import first_directory, statement, successor
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.running import eventually
+from tests.unit.node.store.folders import flip_blob, lose_blob
 
 
 @pytest.fixture
@@ -229,10 +230,10 @@ class TestReads:
         self, tmp_path: Path, chain: Chain
     ) -> None:
         ledger = await filled(tmp_path, chain)
-        blobs = FileBlobStore.open(tmp_path / "blobs")
+        blobs = ledger._stores.blobs
         batch_hash = chain.bundles[3].block.action_root
         assert blobs.delete(batch_hash)
-        damage(blob_path(tmp_path, ledger.block_hash(5) or ""))
+        flip_blob(tmp_path, ledger.block_hash(5) or "")
         assert ledger.bundle(4) == chain.bundles[3]
         assert ledger.bundle(5) == chain.bundles[4]
         assert blobs.has(batch_hash)
@@ -256,7 +257,7 @@ class TestRestart:
     ) -> None:
         (await filled(tmp_path, chain)).close()
         manifest_of_6 = chain.bundles[5].block.snapshot_ref or ""
-        damage(blob_path(tmp_path, manifest_of_6))
+        flip_blob(tmp_path, manifest_of_6)
         executed = spy_on_execution(monkeypatch)
         ledger = Ledger.open(tmp_path, chain.genesis)
         assert executed == [4, 5, 6, 7]
@@ -274,7 +275,7 @@ class TestRestart:
         for height in (3, 6):
             manifest = load_manifest(chain.bundles[height - 1].block.snapshot_ref or "", chain.blobs.__getitem__)
             for chunk in manifest.chunks:
-                blob_path(tmp_path, chunk.content_hash).unlink(missing_ok=True)
+                lose_blob(tmp_path, chunk.content_hash)
         executed = spy_on_execution(monkeypatch)
         ledger = Ledger.open(tmp_path, chain.genesis)
         assert executed == [1, 2, 3, 4, 5, 6, 7]
@@ -385,7 +386,7 @@ class TestRestart:
         (await filled(tmp_path, chain, upto=5)).close()
         for bundle, execution in zip(chain.bundles[3:5], chain.executions[3:5], strict=True):
             for name in (content_id(encode(bundle.block)), content_id(encode(bundle.certificate)), *execution.blobs):
-                blob_path(tmp_path, name).unlink(missing_ok=True)
+                lose_blob(tmp_path, name)
         with sqlite3.connect(tmp_path / "index.sqlite") as connection:
             connection.execute("DELETE FROM blocks WHERE height > 3")
             connection.execute("DELETE FROM receipts WHERE height > 3")
@@ -412,7 +413,7 @@ class TestRetention:
         for bundle in chain.bundles:
             await ledger.apply(bundle)
             await ledger.settle()
-        blobs = FileBlobStore.open(tmp_path / "blobs")
+        blobs = ledger._stores.blobs
         kept = [height for height in range(3, 19, 3) if blobs.has(chain.bundles[height - 1].block.snapshot_ref or "")]
         assert kept == [15, 18]
         for height in kept:
@@ -489,7 +490,7 @@ class TestRetention:
         for bundle in chain.bundles[:5]:
             await ledger.apply(bundle)
         await ledger.settle()
-        damage(blob_path(tmp_path, chain.bundles[2].block.snapshot_ref or ""))
+        flip_blob(tmp_path, chain.bundles[2].block.snapshot_ref or "")
         await ledger.apply(chain.bundles[5])
         await ledger.settle()
         assert ledger.failure is None
@@ -628,7 +629,7 @@ class TestFailingDisk:
     async def test_a_missing_journal_is_an_error_of_that_block_alone(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain)
         for segment in chain.bundles[0].block.segments:
-            blob_path(tmp_path, segment.content_hash).unlink()
+            ledger._stores.blobs.delete(segment.content_hash)
         with pytest.raises(BlobNotFound):
             ledger.block_events(1)
         assert ledger.block_events(2)["height"] == 2
@@ -688,13 +689,3 @@ def spy_on_execution(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     monkeypatch.setattr("agentworld_node.ledger_recovery.execute", spy)
     return executed
-
-
-def blob_path(folder: Path, blob_hash: str) -> Path:
-    return folder / "blobs" / blob_hash[:2] / blob_hash[2:4] / blob_hash
-
-
-def damage(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from agentworld_node import node_progress
 from agentworld_node.cli import consensus
-from agentworld_node.cli.app import FAILED, app
+from agentworld_node.cli.app import FAILED, NO_ANSWER, app
 from tests.unit.node.material import Material, registrations
 from tests.unit.node.running import MemoryWorld, eventually, get, memory_world
 
@@ -122,3 +124,29 @@ async def test_a_node_that_does_not_run_here_is_refused(tmp_path: Path, monkeypa
     monkeypatch.delenv("AGENTWORLD_DATA", raising=False)
     result = await invoke("--node", "v9")
     assert result.exit_code == FAILED
+
+
+async def test_a_node_that_does_not_answer_is_named_after_a_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen process still has its connections taken by the kernel, and never says a word."""
+    monkeypatch.setattr(consensus, "ANSWER_SECONDS", 0.2)
+    async with silent_server() as url:
+        shown = await invoke("--gateway", url)
+    assert shown.exit_code == NO_ANSWER, shown.output
+    said = " ".join(shown.stderr.split())
+    assert f"no answer from {url} in time" in said
+    assert "it may be stopped, overloaded or cut off; ask another node" in said
+
+
+@contextlib.asynccontextmanager
+async def silent_server() -> AsyncIterator[str]:
+    """The address of a port that takes connections and requests, and answers none."""
+    ended = asyncio.Event()
+
+    async def keep(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await ended.wait()
+        writer.close()
+
+    async with await asyncio.start_server(keep, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        yield f"http://{host}:{port}"
+        ended.set()

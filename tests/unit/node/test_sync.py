@@ -310,3 +310,20 @@ class TestLiars:
 def test_the_blocks_of_the_tests_are_signed() -> None:
     bundle = grown(1).bundles[0]
     assert resign(bundle.block, "a") == bundle.block
+
+
+async def test_a_role_that_is_cancelled_at_the_moment_in_which_it_has_something_to_do_ends(tmp_path: Path) -> None:
+    async with rig(tmp_path) as it:
+        role = Synchronizer(ledger=it.ledger, network=it.network, head=lambda: None, metrics=it.metrics)
+        fetching = asyncio.create_task(role._fetch_forever())
+        for turns in range(5):  # in one of the turns of the loop the wait is over and the role does not know it yet
+            await asyncio.sleep(0)
+            role._wake.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            fetching.cancel()
+            done, _ = await asyncio.wait([fetching], timeout=1)
+            assert done, f"it goes on after {turns} turns"
+            fetching = asyncio.create_task(role._fetch_forever())
+        fetching.cancel()
+        await asyncio.gather(fetching, return_exceptions=True)

@@ -6,6 +6,7 @@ puts a directory in force only while a quorum of members can vote with keys that
 
 import base64
 import dataclasses
+from collections.abc import Callable
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import Evidence, evidence_id
@@ -15,6 +16,7 @@ from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import check_next_directory, directory_hash, quorum_weight
 from agentworld_core.membership.revocation import check_revocation, set_hash
 from agentworld_core.messages import Directory, Equivocation, Genesis, Revocation
+from agentworld_core.ordering.transfer import Writer, WriterTransfer, check_term, check_transfer
 from agentworld_core.signing import Ed25519Signer
 from agentworld_operator.errors import NodeRefused, NodeUnreachable
 from agentworld_operator.nodes.status import Epoch, Head, NodeStatus
@@ -57,6 +59,10 @@ class FakeNodes:
         self.restarts: list[str] = []
         self.proofs: list[Equivocation] = []
         self.progress: dict[str, Verdict] = {}
+        self.now_ms: Callable[[], int] = lambda: 0
+        self.asked_to_hand_over: list[str] = []
+        self.unfit: dict[str, str] = {}
+        self.silent_to_transfers: list[str] = []
 
     # What the operator calls
 
@@ -123,6 +129,24 @@ class FakeNodes:
             raise NodeRefused(error.message, refusal=error.code, again=False) from error
         node.revoked[statement.key_id] = statement
 
+    async def transfer_writer(self, address: str, wish: WriterTransfer) -> None:
+        node = self._at(address)
+        self.asked_to_hand_over.append(node.node_id)
+        if node.node_id in self.silent_to_transfers:
+            raise NodeUnreachable(f"{address} does not answer")
+        lease = self.kube.read("Lease", f"{self.world}-sequencer")
+        try:
+            check_transfer(wish, self.chain[-1], now_ms=self.now_ms())
+            check_term(wish, Writer(self._holder() or None, lease["spec"].get("leaseTransitions", 0) + 1))
+        except AgentWorldError as error:
+            raise NodeRefused(error.message, refusal=error.code, again=error.retryable) from error
+        if wish.target_id in self.unfit:
+            says = f"cannot write now: {self.unfit[wish.target_id]}"
+            raise NodeRefused(says, refusal="not_available", again=True)
+        spec = {"holderIdentity": wish.target_id, "leaseTransitions": wish.term}
+        self.kube.merge("Lease", f"{self.world}-sequencer", {"spec": spec})
+        self.term = wish.term + 1
+
     # What happens by itself
 
     def step(self) -> None:
@@ -172,7 +196,7 @@ class FakeNodes:
                         "phase": "Running",
                         "podIP": self.nodes[name].address,
                         "conditions": [{"type": "Ready", "status": ready}],
-                        "containerStatuses": None,
+                        "containerStatuses": [{"name": "node", "started": self.nodes[name].synced}],
                     }
                 },
             )

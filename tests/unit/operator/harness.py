@@ -28,6 +28,7 @@ class Harness:
     def restart(self) -> None:
         """Starts the operator anew."""
         settings = Settings(image=Image(reference="node:1"), operator_namespace="operators")
+        self.nodes.now_ms = lambda: self.now_ms
         self.context = Context(kube=self.kube, nodes=self.nodes, settings=settings, now_ms=lambda: self.now_ms)
 
     def copy(self) -> "Harness":

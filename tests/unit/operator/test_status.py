@@ -154,6 +154,13 @@ def test_a_crashing_and_an_unschedulable_pod_say_what_to_do() -> None:
     assert (facts.reason, "0/1 nodes" in facts.message) == ("Unschedulable", True)
 
 
+def test_a_pod_knows_its_place_and_whether_it_has_answered_before() -> None:
+    started = {"spec": {"nodeName": "node2"}, **pod(containerStatuses=[{"name": "node", "started": True}])}
+    assert (pod_facts("p", started).place, pod_facts("p", started).started) == ("node2", True)
+    assert not pod_facts("p", pod(containerStatuses=[{"name": "node", "started": False}])).started
+    assert not pod_facts("p", pod()).started
+
+
 def test_a_pod_that_goes_has_no_address() -> None:
     running = pod(podIP="10.0.0.1", conditions=[{"type": "Ready", "status": "True"}])
     assert pod_facts("p", running).address == "10.0.0.1:8080"

@@ -325,6 +325,11 @@ async def test_one_of_four_lost_is_degraded_and_still_ready() -> None:
     assert harness.condition("World", "aurora", "Ready")[0] == "True"
     assert harness.condition("World", "aurora", "Degraded") == ("True", "NodesNotReady")
     assert harness.world["validators"]["summary"] == "3/4"
+    assert harness.message("World", "aurora", "Degraded") == (
+        "cannot vote now: aurora-1 (does not answer, on a machine). See the conditions of these Validators"
+    )
+    assert harness.condition("Validator", "aurora-1", "Ready") == ("False", "NodesUnreachable")
+    assert "was started on a machine and does not answer" in harness.message("Validator", "aurora-1", "Ready")
 
 
 async def test_when_nobody_answers_the_last_known_head_stands() -> None:

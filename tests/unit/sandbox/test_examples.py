@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -66,6 +66,23 @@ class Example:
         self.fuel_used = result.fuel_used
         return decode_value(result.output)
 
+    def together(self, inputs: list[bytes]) -> tuple[list[bytes], int]:
+        """Returns the outputs of one call for these inputs, the first of which holds the state, and its fuel."""
+        given: Any = [decode_value(data) for data in inputs]
+        shared = {key: given[0][key] for key in ("ctx", "state") if key in given[0]}
+        return self.call_batch(encode_value({**shared, "actions": [item["action"] for item in given]})), self.fuel_used
+
+    def call_batch(self, data: bytes) -> list[bytes]:
+        """Returns the outputs of a call for a batch."""
+        entry = f"{self.entry}_batch"
+        self.sandbox.check(self.code, (entry,))
+        limits = CallLimits(fuel=10_000_000, memory_bytes=self.manifest["limits"]["max_mem_bytes"], output_bytes=2**20)
+        result = self.sandbox.call(
+            ModuleCall(artifact=self.manifest["wasm_hash"], entry=entry, input=data, limits=limits)
+        )
+        self.fuel_used = result.fuel_used
+        return cast("list[bytes]", decode_value(result.output))
+
     def act(self, kind: str, payload: Any, actor: str = "alice") -> list[tuple[str, Any]]:
         """Returns what an action makes the module emit, and keeps its new state."""
         output = self.call(self.input(kind, payload, actor))
@@ -117,6 +134,51 @@ def test_the_counter_does_not_overflow(sandbox: WasmSandbox) -> None:
     counter.state = encode_value([2**63 - 3, 1])
     assert counter.act("counter.add", {"by": 2})[0][1]["total"] == 2**63 - 1
     assert counter.act("counter.add", {"by": 1})[0][1]["reason"] == "the total would be too large"
+
+
+def some_actions(name: str, generator: random.Random) -> tuple[str, Any]:
+    """An action that the module answers in one of all its ways."""
+    number = generator.choice((0, 1, -1, 7, 999_999, 10**6 + 1, 2**62))
+    if name == "counter":
+        return generator.choice((("counter.add", {"by": number}), ("counter.add", {"by": "x" * 99}), ("counter.x", {})))
+    text = "x" * generator.choice((0, 64, 280, 281))
+    return generator.choice((
+        ("agent.move", {"to": [number, -number]}),
+        ("message.send", {"to": "bob", "body": text}),
+        ("message.send", {"to": "bob", "body": None}),
+        ("object.create", {"object_id": "lamp", "data": {"text": text}}),
+        ("mailbox.clear", {"up_to": 3}),
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["counter", "gatekeeper"])
+@pytest.mark.parametrize("count", [1, 2, 23, 24, 300])
+def test_a_batch_answers_what_each_call_of_its_own_would(sandbox: WasmSandbox, name: str, count: int) -> None:
+    example, generator = Example(sandbox, name), random.Random(count)
+    first = example.state = encode_value([2**63 - 3, 1]) if name == "counter" and count == 23 else b""
+    inputs, outputs, fuel = [], [], 0
+    for number in range(count):
+        inputs.append(example.input(*some_actions(name, generator), f"agent-{number}"))
+        output = example.call(inputs[-1])
+        outputs.append(encode_value(output))
+        fuel += example.fuel_used
+        example.state = output.get("new_state", example.state)
+    assert decode_value(inputs[0]).get("state", b"") == first  # type: ignore[union-attr]
+    answers, used = example.together(inputs)
+    assert answers == outputs
+    assert count < 3 or used < fuel * 0.7
+
+
+@pytest.mark.parametrize("name", ["counter", "gatekeeper"])
+def test_a_batch_that_is_not_as_promised_traps(sandbox: WasmSandbox, name: str) -> None:
+    example = Example(sandbox, name)
+    good: Any = decode_value(example.input(*some_actions(name, random.Random(1))))
+    for items in ({}, {"actions": 1}, {"actions": [1]}, {"events": [b""]}, {"actions": [b"\xa0"]}):
+        given: Any = {"ctx": {}, **items}
+        with pytest.raises(CallFailed) as caught:
+            example.call_batch(encode_value(given))
+        assert caught.value.reason_code == "trap"
+    assert example.call_batch(encode_value({"ctx": good["ctx"], "actions": []})) == []
 
 
 def decision(sandbox: WasmSandbox, kind: str, payload: Any) -> dict[str, Any]:

@@ -10,9 +10,10 @@ import pytest
 
 from agentworld_core.codec import decode_value, encode_value
 from agentworld_core.hashing import content_id
+from agentworld_core.world.modules import structure
 from agentworld_core.world.modules.sandbox import FAILURE_CODES, CallLimits, ModuleCall
 from agentworld_node.cli import plain_json
-from agentworld_node.sandbox import SandboxSettings, WasmSandbox, structure
+from agentworld_node.sandbox import SandboxSettings, WasmSandbox
 from tests.unit.sandbox.wat import module, run
 
 ROOT = Path(__file__).parents[3]
@@ -38,7 +39,7 @@ def test_the_counter_answers_as_the_guide_says(sandbox: WasmSandbox) -> None:
     )
     result = sandbox.call(call)
     assert plain_json.render(decode_value(result.output)) == json.loads(shown("output"))
-    assert result.fuel_used == 23_854
+    assert result.fuel_used == 24_085
 
 
 def test_the_guide_states_the_limits_that_hold() -> None:

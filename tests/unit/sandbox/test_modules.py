@@ -13,8 +13,9 @@ import pytest
 import wasmtime
 
 from agentworld_core.hashing import content_id
+from agentworld_core.world.modules import structure
 from agentworld_core.world.modules.sandbox import CallFailed, CallLimits, InvalidModule, ModuleCall
-from agentworld_node.sandbox import WasmSandbox, structure
+from agentworld_node.sandbox import WasmSandbox
 from agentworld_node.sandbox.engine import Engine
 from tests.unit.sandbox.wat import ECHO, module, wasm
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agentworld_node.storage.files import Closing, File
+from agentworld_node.storage.files import Closing, File, ReadableFile
 
 
 class PowerCut(Exception):
@@ -204,6 +204,23 @@ class CrashDisk:
                 inode.used = self.tick()
             return bytes(inode.visible)
 
+    def open_to_read(self, path: Path) -> ReadableFile:
+        with self._guard:
+            if self._off:
+                raise PowerCut
+            return _CrashReader(self, path, self._inode(path))
+
+    def map(self, path: Path) -> bytes:
+        return self.read(path, unnoticed=True)
+
+    def read_part(self, path: Path, inode: _Inode, offset: int, length: int) -> bytes:
+        with self._guard:
+            if self._off:
+                raise PowerCut
+            if path in self.unreadable:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return bytes(inode.visible[offset : offset + length])
+
     def _inode(self, path: Path) -> _Inode:
         try:
             return self._files[path]
@@ -346,6 +363,19 @@ class _CrashFile:
 
     def close(self) -> None:
         self._open = False
+
+
+class _CrashReader:
+    def __init__(self, disk: CrashDisk, path: Path, inode: _Inode):
+        self._disk = disk
+        self._path = path
+        self._inode = inode
+        self._epoch = disk.epoch
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        if self._epoch != self._disk.epoch:
+            raise PowerCut
+        return self._disk.read_part(self._path, self._inode, offset, length)
 
 
 class _CrashLock:

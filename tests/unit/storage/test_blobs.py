@@ -21,7 +21,7 @@ from agentworld_node.storage.errors import (
     StorageFailed,
     StorageFull,
 )
-from agentworld_node.storage.files import LocalFiles
+from agentworld_node.storage.files import LOCAL_FILES, LocalFiles
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
 ABSENT = content_id(b"absent")
@@ -35,13 +35,23 @@ def files_below(root):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
 
 
-@pytest.fixture(params=["memory", "files", "crash disk"])
+def loose_store(root, **options):
+    """A store without packs."""
+    return FileBlobStore.open(root, packed_bytes=-1, **options)
+
+
+@pytest.fixture(params=["memory", "files", "packs", "mixed", "files, crash disk", "packs, crash disk"])
 def store(request, tmp_path) -> BlobStore:
     if request.param == "memory":
         return MemoryBlobStore(blob_bytes=1000)
-    if request.param == "files":
-        return FileBlobStore.open(tmp_path / "blobs", blob_bytes=1000)
-    return FileBlobStore.open(tmp_path / "blobs", blob_bytes=1000, files=CrashDisk(tmp_path))
+    packed, _, crash = request.param.partition(", ")
+    return FileBlobStore.open(
+        tmp_path / "blobs",
+        blob_bytes=1000,
+        packed_bytes={"files": -1, "mixed": 12, "packs": 1000}[packed],
+        pack_bytes=600,
+        files=CrashDisk(tmp_path) if crash else LOCAL_FILES,
+    )
 
 
 class TestContract:
@@ -168,15 +178,15 @@ def root(tmp_path):
 
 
 def test_files_are_sharded_and_nothing_else_is_left(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"payload", durable=True)
     assert files_below(root) == [f"{blob_hash[:2]}/{blob_hash[2:4]}/{blob_hash}"]
-    assert FileBlobStore.open(root).get(blob_hash) == b"payload"
+    assert loose_store(root).get(blob_hash) == b"payload"
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_found_on_reading_set_aside_and_healed_by_storing_again(root, damage):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"payload")
     path_of(root, blob_hash).write_bytes(damage)
     with pytest.raises(BlobCorrupt) as corrupt:
@@ -194,7 +204,7 @@ def test_damage_is_found_on_reading_set_aside_and_healed_by_storing_again(root, 
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("durable", [False, True])
 def test_storing_over_damage_that_nobody_has_read_heals(root, damage, durable):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"payload")
     path_of(root, blob_hash).write_bytes(damage)
     store.put(b"payload", durable=durable)
@@ -204,7 +214,7 @@ def test_storing_over_damage_that_nobody_has_read_heals(root, damage, durable):
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_peeking_at_damage_tells_it_and_leaves_it_where_it_is(root, damage):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"payload")
     path_of(root, blob_hash).write_bytes(damage)
     assert store.peek(blob_hash) is None
@@ -216,12 +226,12 @@ def test_a_store_that_is_only_read_makes_no_folders(root):
     with pytest.raises(BlobNotFound):
         FileBlobStore.reading(root).peek(ABSENT)
     assert not root.exists()
-    blob_hash = FileBlobStore.open(root).put(b"payload")
+    blob_hash = loose_store(root).put(b"payload")
     assert FileBlobStore.reading(root).peek(blob_hash) == b"payload"
 
 
 def test_blobs_that_were_read_lately_are_known(tmp_path, root):
-    store = FileBlobStore.open(root, files=CrashDisk(tmp_path))
+    store = loose_store(root, files=CrashDisk(tmp_path))
     first, second = store.put_many([b"first", b"second"])
     store.get(first)
     store.peek(second)
@@ -230,7 +240,7 @@ def test_blobs_that_were_read_lately_are_known(tmp_path, root):
 
 
 def test_damage_of_the_empty_blob_is_found_and_healed(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"")
     path_of(root, blob_hash).write_bytes(b"x")
     with pytest.raises(BlobCorrupt):
@@ -241,7 +251,7 @@ def test_damage_of_the_empty_blob_is_found_and_healed(root):
 
 def test_a_sector_that_cannot_be_read_is_damage(tmp_path, root):
     disk = CrashDisk(tmp_path)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     for blob_hash in store.put_many([b"one", b"two"]):
         disk.unreadable.add(path_of(root, blob_hash))
     with pytest.raises(BlobCorrupt):
@@ -252,15 +262,15 @@ def test_a_sector_that_cannot_be_read_is_damage(tmp_path, root):
 
 
 def test_a_blob_above_a_limit_that_was_lowered_is_left_alone(root):
-    blob_hash = FileBlobStore.open(root).put(b"x" * 100)
+    blob_hash = loose_store(root).put(b"x" * 100)
     with pytest.raises(TooLarge):
-        FileBlobStore.open(root, blob_bytes=50).get(blob_hash)
-    assert FileBlobStore.open(root).get(blob_hash) == b"x" * 100
+        loose_store(root, blob_bytes=50).get(blob_hash)
+    assert loose_store(root).get(blob_hash) == b"x" * 100
 
 
 def test_the_quarantine_is_bounded(root, monkeypatch):
-    monkeypatch.setattr("agentworld_node.storage.blobs._QUARANTINE_FILES", 3)
-    store = FileBlobStore.open(root)
+    monkeypatch.setattr("agentworld_node.storage.quarantine._QUARANTINE_FILES", 3)
+    store = loose_store(root)
     for blob_hash in store.put_many(b"%d" % number for number in range(6)):
         path_of(root, blob_hash).write_bytes(b"bad")
         with pytest.raises(BlobCorrupt):
@@ -281,7 +291,7 @@ def test_bytes_that_a_writer_healed_between_reading_and_setting_aside_are_return
             return data
 
     files = Healing()
-    store = FileBlobStore.open(root, files=files)
+    store = loose_store(root, files=files)
     blob_hash = store.put(b"payload")
     path_of(root, blob_hash).write_bytes(b"damaged")
     files.armed = True
@@ -291,11 +301,35 @@ def test_bytes_that_a_writer_healed_between_reading_and_setting_aside_are_return
     assert store.counters.quarantined == 0
 
 
+def test_two_readers_that_set_the_same_healed_bytes_aside_both_return_them(root):
+    """The second one finds nothing to put back, because the first one has done it."""
+
+    class Racing(LocalFiles):
+        armed = False
+
+        def read(self, path, *, unnoticed=False):
+            data = super().read(path, unnoticed=unnoticed)
+            if self.armed and path.parent.name != "quarantine":
+                path.write_bytes(b"payload")
+            elif self.armed:
+                self.armed = False
+                path.rename(path_of(root, path.name))
+            return data
+
+    files = Racing()
+    store = loose_store(root, files=files)
+    blob_hash = store.put(b"payload")
+    path_of(root, blob_hash).write_bytes(b"damaged")
+    files.armed = True
+    assert store.get(blob_hash) == b"payload"
+    assert store.get(blob_hash) == b"payload"
+
+
 def test_opening_removes_what_interrupted_writes_left(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     store.put(b"a")
     (root / "tmp" / "half").write_bytes(b"half")
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     assert files_below(root) == [path_of(root, content_id(b"a")).relative_to(root).as_posix()]
 
 
@@ -310,7 +344,7 @@ def test_a_write_whose_temporary_another_process_cleaned_is_repeated(root):
             super().rename(source, target)
 
     files = Cleaned()
-    store = FileBlobStore.open(root, files=files)
+    store = loose_store(root, files=files)
     files.times = 2
     assert store.get(store.put(b"a")) == b"a"
     files.times = 3
@@ -320,7 +354,7 @@ def test_a_write_whose_temporary_another_process_cleaned_is_repeated(root):
 
 
 def test_a_folder_that_somebody_has_removed_is_made_again(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"a")
     shutil.rmtree(root / blob_hash[:2])
     assert store.get(store.put(b"a")) == b"a"
@@ -328,7 +362,7 @@ def test_a_folder_that_somebody_has_removed_is_made_again(root):
 
 
 def test_files_that_are_not_blobs_are_not_listed(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     blob_hash = store.put(b"a")
     shard = path_of(root, blob_hash).parent
     (shard / "notes.txt").write_bytes(b"")
@@ -339,7 +373,7 @@ def test_files_that_are_not_blobs_are_not_listed(root):
 
 def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
     disk = CrashDisk(tmp_path, capacity=150)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     store.put(b"a" * 100)
     with pytest.raises(StorageFull) as full:
         store.put(b"b" * 100)
@@ -351,7 +385,7 @@ def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
 
 
 def test_a_limit_refuses_what_is_too_much_and_takes_it_when_there_is_room(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     first = store.put(b"a" * 60)
     store.limit_total(100)
     second = store.put(b"b" * 40)
@@ -374,7 +408,7 @@ def test_a_limit_refuses_what_is_too_much_and_takes_it_when_there_is_room(root):
 
 def test_room_that_a_failed_write_had_taken_is_given_back(tmp_path, root):
     disk = CrashDisk(tmp_path, capacity=50)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     store.limit_total(100)
     for _ in range(3):
         with pytest.raises(StorageFull):
@@ -383,16 +417,27 @@ def test_room_that_a_failed_write_had_taken_is_given_back(tmp_path, root):
     assert store.put(b"a" * 90)
 
 
+def test_room_of_a_blob_whose_sync_failed_is_given_back(tmp_path, root):
+    disk = CrashDisk(tmp_path)
+    store = loose_store(root, files=disk)
+    store.limit_total(100)
+    for _ in range(3):
+        disk.failing_syncs = 1
+        with pytest.raises(StorageFailed, match="syncing a blob"):
+            store.put(b"a" * 90, durable=True)
+    assert store.put(b"a" * 90, durable=True)
+
+
 def test_opening_where_no_folder_can_be_is_a_typed_error(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageFailed):
-        FileBlobStore.open(tmp_path / "file")
+        loose_store(tmp_path / "file")
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_durable_blobs_survive_a_crash_and_others_are_whole_or_told(tmp_path, root, seed):
     disk = CrashDisk(tmp_path, seed=seed)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     rng = random.Random(seed)
     items = [rng.randbytes(rng.randrange(200)) for _ in range(40)]
     durable = set(store.put_many(items[:10], durable=True))
@@ -405,7 +450,7 @@ def test_durable_blobs_survive_a_crash_and_others_are_whole_or_told(tmp_path, ro
     durable.add(content_id(items[30]))
     store.put_many(items[31:])
     disk.crash()
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     for item in items:
         try:
             assert store.get(content_id(item)) == item
@@ -413,7 +458,7 @@ def test_durable_blobs_survive_a_crash_and_others_are_whole_or_told(tmp_path, ro
             assert content_id(item) not in durable
     store.put_many(items, durable=True)
     disk.crash()
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     assert [store.get(content_id(item)) for item in items] == items
 
 
@@ -421,7 +466,7 @@ def test_dying_at_any_operation_loses_no_durable_blob(tmp_path, root):
     items = [b"item %d" % number * 9 for number in range(4)]
 
     def scenario(disk, acknowledged):
-        store = FileBlobStore.open(root, files=disk)
+        store = loose_store(root, files=disk)
         for item in items[:2]:
             acknowledged.append(store.put(item, durable=True))
         acknowledged.extend(store.put_many(items, durable=True))
@@ -436,7 +481,7 @@ def test_dying_at_any_operation_loses_no_durable_blob(tmp_path, root):
             with pytest.raises(PowerCut):
                 scenario(disk, acknowledged)
             disk.crash()
-            store = FileBlobStore.open(root, files=disk)
+            store = loose_store(root, files=disk)
             for blob_hash in acknowledged:
                 assert content_id(store.get(blob_hash)) == blob_hash
             store.put_many(items, durable=True)
@@ -446,44 +491,25 @@ def test_dying_at_any_operation_loses_no_durable_blob(tmp_path, root):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_blob_whose_sync_failed_is_never_taken_for_durable(tmp_path, root, seed):
     disk = CrashDisk(tmp_path, seed=seed)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     disk.failing_syncs = 1
     with pytest.raises(StorageFailed):
         store.put(b"payload" * 10, durable=True)
     assert not store.has(content_id(b"payload" * 10))
     blob_hash = store.put(b"payload" * 10, durable=True)
     disk.crash()
-    assert FileBlobStore.open(root, files=disk).get(blob_hash) == b"payload" * 10
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("times", [1, 3])
-def test_a_sync_that_finds_no_room_can_be_tried_again(tmp_path, root, seed, times):
-    """Who waits for room has not got the bytes any more: the store must not lose them meanwhile."""
-    disk = CrashDisk(tmp_path, seed=seed)
-    store = FileBlobStore.open(root, files=disk)
-    hashes = store.put_many([b"payload" * 10, b"other" * 10, b"third" * 10])
-    disk.failing_syncs, disk.sync_error = times, errno.ENOSPC
-    for _ in range(times):
-        with pytest.raises(StorageFull):
-            store.sync(hashes)
-    store.sync(hashes)
-    disk.crash()
-    assert FileBlobStore.open(root, files=disk).get(hashes[0]) == b"payload" * 10
-    store.delete(hashes[0])
-    with pytest.raises(BlobNotFound):
-        store.sync(hashes)
+    assert loose_store(root, files=disk).get(blob_hash) == b"payload" * 10
 
 
 def test_a_folder_sync_that_fails_is_told(tmp_path, root):
     disk = CrashDisk(tmp_path)
-    store = FileBlobStore.open(root, files=disk)
+    store = loose_store(root, files=disk)
     disk.failing_folder_syncs = 1
     with pytest.raises(StorageFailed):
         store.put(b"payload", durable=True)
     blob_hash = store.put(b"payload", durable=True)
     disk.crash()
-    assert FileBlobStore.open(root, files=disk).get(blob_hash) == b"payload"
+    assert loose_store(root, files=disk).get(blob_hash) == b"payload"
 
 
 def test_an_unexpected_error_of_the_disk_is_typed(root):
@@ -491,7 +517,7 @@ def test_an_unexpected_error_of_the_disk_is_typed(root):
         def read(self, path, *, unnoticed=False):
             raise OSError(errno.EACCES, "Permission denied", str(path))
 
-    store = FileBlobStore.open(root, files=Broken())
+    store = loose_store(root, files=Broken())
     blob_hash = store.put(b"a")
     with pytest.raises(StorageFailed) as failed:
         store.get(blob_hash)
@@ -505,7 +531,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeypat
 
 
 def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
-    store = FileBlobStore.open(root)
+    store = loose_store(root)
     items = [b"%d" % number * 500 for number in range(8)]
     stop = threading.Event()
     seen = threading.Semaphore(0)

@@ -34,7 +34,7 @@ def segments(disk, folder):
 
 def recovered(disk, folder):
     """Opens the log, checks that it goes on and opens again without a torn tail; returns what was there and torn."""
-    with WriteAheadLog.open(folder, files=disk) as log:
+    with WriteAheadLog.open(folder, check_all=True, files=disk) as log:
         payloads = [record.payload for record in log.records()]
         torn = log.torn
         assert log.append(1, b"next") == len(payloads) + 1
@@ -50,7 +50,7 @@ def refused(disk, folder):
     """Opens the log, which must refuse and leave every byte as it was; returns the error."""
     before = {path: disk.read(path) for path in segments(disk, folder)}
     with pytest.raises(CorruptLog) as caught:
-        WriteAheadLog.open(folder, files=disk)
+        WriteAheadLog.open(folder, check_all=True, files=disk)
     assert {path: disk.read(path) for path in segments(disk, folder)} == before
     error = caught.value
     assert error.code == "corrupt_log"

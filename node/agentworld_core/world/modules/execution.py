@@ -8,30 +8,30 @@ what governance changes in a step counts from the next one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from agentworld_core.codec import Value
-from agentworld_core.errors import HashMismatch
 from agentworld_core.messages import WorldEvent
 from agentworld_core.world.modules import apply as events
-from agentworld_core.world.modules.artifacts import read_artifact
+from agentworld_core.world.modules.batches import BATCH_BYTES, Window
 from agentworld_core.world.modules.documents import kind_matches
 from agentworld_core.world.modules.errors import SandboxMissing
 from agentworld_core.world.modules.governance_actions import ALLOW, ANY_MODULE
+from agentworld_core.world.modules.loading import load
 from agentworld_core.world.modules.manifest import POST_ACTION, POST_EVENT, PRE_ACTION, RULE, ModuleManifest
 from agentworld_core.world.modules.output import (
+    ActionView,
     Decision,
     Effect,
     ModuleFailed,
     Occasion,
     Output,
     Payload,
-    action_document,
-    event_document,
+    make_batch_input,
     make_input,
     parse_output,
+    split_answers,
 )
 from agentworld_core.world.modules.records import (
     EFFECTS_KEY,
@@ -48,7 +48,6 @@ from agentworld_core.world.modules.sandbox import (
     CallFailed,
     CallLimits,
     CallResult,
-    InvalidModule,
     ModuleCall,
     Sandbox,
     SandboxFault,
@@ -64,6 +63,7 @@ STEP_EVENTS = 65_536
 MAX_CASCADE = 8
 LOAD_ATTEMPTS = 8
 MAX_PENDING_EFFECTS = 1024
+_STEP_LIMIT = "the modules have used up what a step may cost"
 
 Emit = Callable[[str, Payload, str], None]
 
@@ -98,11 +98,12 @@ class _Spent:
 
 
 class ModuleRun:
-    """The modules of one step."""
+    """The modules of one step; ``ahead`` gives the actions that follow the one at hand in the block."""
 
     def __init__(self, table: ModuleTable, *, base: Tree, draft: Draft, sandbox: Sandbox, emit: Emit):
         self.exhausted = False
         self.clock = (0, 0)
+        self.ahead: Callable[[], Iterable[ActionView]] = tuple
         self._table = table
         self._base = base
         self._draft = draft
@@ -113,6 +114,7 @@ class ModuleRun:
         self._spent = _Spent()
         self._calls: dict[str, int] = {}
         self._called_for: dict[tuple[str, ...], Called] = {}
+        self._windows: dict[tuple[str, str], Window] = {}
         self._emitter = ""
         self._depth = 0
 
@@ -139,15 +141,14 @@ class ModuleRun:
         """Takes note of an event that has happened, to route it when its turn comes."""
         self._waiting.append(_Waiting(event, self._emitter, self._depth))
 
-    def decide(self, action_id: str, actor_id: str, kind: str, payload: Payload) -> list[tuple[str, Decision | None]]:
+    def decide(self, action: ActionView) -> list[tuple[str, Decision | None]]:
         """Returns what the modules say before an action is taken, in order of their ids.
 
         None stands for a rule that failed or could not be asked, so that nobody gets past a rule by breaking it.
         """
-        document = action_document(action_id, actor_id, kind, payload)
-        occasion = Occasion(stage=PRE_ACTION, kind="action", id=action_id, document=document, caused_by=action_id)
+        occasion = Occasion.of_action(PRE_ACTION, action)
         decisions: list[tuple[str, Decision | None]] = []
-        for module in self._admitted(occasion, (kind,)):
+        for module in self._admitted(occasion, (action.kind,)):
             output = self._call(module, occasion)
             if output is None:
                 if module.role == RULE:
@@ -156,11 +157,10 @@ class ModuleRun:
                 decisions.append((module.module_id, output.decision))
         return decisions
 
-    def action_taken(self, action_id: str, actor_id: str, kind: str, payload: Payload) -> None:
+    def action_taken(self, action: ActionView) -> None:
         """Calls the modules that listen to an action which was taken."""
-        document = action_document(action_id, actor_id, kind, payload)
-        occasion = Occasion(stage=POST_ACTION, kind="action", id=action_id, document=document, caused_by=action_id)
-        for module in self._admitted(occasion, (kind,)):
+        occasion = Occasion.of_action(POST_ACTION, action)
+        for module in self._admitted(occasion, (action.kind,)):
             self._call(module, occasion)
 
     def route(self) -> None:
@@ -170,17 +170,10 @@ class ModuleRun:
         """
         while self._waiting:
             waiting = self._waiting.popleft()
-            event = waiting.event
-            kinds = _kinds_of(event)
+            kinds = _kinds_of(waiting.event)
             if waiting.depth > MAX_CASCADE or not self._called(POST_EVENT, kinds):
                 continue
-            occasion = Occasion(
-                stage=POST_EVENT,
-                kind="event",
-                id=str(event.event_id),
-                document=event_document(event),
-                caused_by=event.caused_by,
-            )
+            occasion = Occasion.of_event(POST_EVENT, waiting.event)
             for module in self._admitted(occasion, kinds):
                 if module.module_id != waiting.emitter:
                     self._call(module, occasion, depth=waiting.depth)
@@ -194,7 +187,7 @@ class ModuleRun:
 
     def _admitted(self, occasion: Occasion, kinds: tuple[str, ...]) -> list[ModuleManifest]:
         called = self._called(occasion.stage, kinds)
-        return [module for module, named in called if any(item.admits(occasion.document) for item in named)]
+        return [module for module, named in called if any(item.admits(occasion.document.value) for item in named)]
 
     def _call(self, module: ModuleManifest, occasion: Occasion, *, depth: int = 0) -> Output | None:
         """Calls a module and makes events of what it returns; None when the call failed."""
@@ -228,38 +221,90 @@ class ModuleRun:
         if calls >= module.limits.max_call_rate:
             raise ModuleFailed("call_rate_exceeded", f"at most {module.limits.max_call_rate} calls in a step")
         if self.exhausted or not self._spent.allows(module):
-            raise ModuleFailed("step_limit_exceeded", "the modules have used up what a step may cost")
+            raise ModuleFailed("step_limit_exceeded", _STEP_LIMIT)
         self._calls[module.module_id] = calls + 1
         self._spent.calls += 1
-        state = self._draft.record(module_state_key(module.module_id), ModuleStateRecord)
-        given = make_input(
-            module,
-            occasion,
-            clock=self.clock,
-            manifest_hash=self._manifest_hash,
-            state=b"" if state is None else state.state,
-        )
-        limits = module.limits
-        bounds = CallLimits(
-            fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=limits.max_output_bytes
-        )
-        call = ModuleCall(artifact=module.wasm_hash, entry=module.entry, input=given, limits=bounds)
-        try:
-            result = self._sandboxed(module, call)
-        except CallFailed as error:
-            # How much a failed call has used is not said, so it counts as all that it might have.
-            self._spent.fuel += limits.max_gas
-            raise ModuleFailed(error.reason_code) from error
-        self._spent.fuel += result.fuel_used
-        self._spent.output_bytes += len(result.output)
-        return parse_output(module, occasion, result.output)
+        record = self._draft.record(module_state_key(module.module_id), ModuleStateRecord)
+        state = b"" if record is None else record.state
+        window = self._windows.get((module.module_id, occasion.stage))
+        if window is None:
+            window = self._windows[module.module_id, occasion.stage] = Window(module)
+        data = window.answer(occasion, state)
+        if data is None:
+            data = self._asked(module, occasion, window=window, state=state)
+        self._spent.output_bytes += min(len(data), module.limits.max_output_bytes)
+        output = parse_output(module, occasion, data)
+        window.advance(state if output.new_state is None else output.new_state)
+        return output
 
-    def _sandboxed(self, module: ModuleManifest, call: ModuleCall) -> CallResult:
-        """Calls the sandbox, which may forget code between being given it and being asked, for others use it too."""
+    def _asked(self, module: ModuleManifest, occasion: Occasion, *, window: Window, state: bytes) -> bytes:
+        """Returns the output of a call, made for this occasion alone or for what follows it as well.
+
+        Where a call for many fails, each gets one of its own: one that spoils it for the others spoils it for none.
+        """
+        occasions = window.plan(occasion, self._followers(module, occasion))
+        if len(occasions) > 1:
+            answered = self._asked_together(module, occasions, state)
+            if answered is not None:
+                answers, fuel = answered
+                return window.open(occasions, answers, fuel=fuel, state=state)
+            window.fail()
+            if not self._spent.allows(module):
+                raise ModuleFailed("step_limit_exceeded", _STEP_LIMIT)
+        given = make_input(module, occasion, clock=self.clock, manifest_hash=self._manifest_hash, state=state)
+        result = self._sandboxed(module, module.entry, given=given, room=module.limits.max_output_bytes)
+        window.called(fuel=result.fuel_used, output_bytes=len(result.output))
+        return result.output
+
+    def _asked_together(
+        self, module: ModuleManifest, occasions: list[Occasion], state: bytes
+    ) -> tuple[list[bytes], int] | None:
+        """Returns the outputs of one call for all of these occasions and the fuel it used; None when it failed."""
+        given = make_batch_input(module, occasions, clock=self.clock, manifest_hash=self._manifest_hash, state=state)
+        room = min(len(occasions) * module.limits.max_output_bytes, BATCH_BYTES)
+        try:
+            result = self._sandboxed(module, module.batch_entry, given=given, room=room)
+        except ModuleFailed:
+            return None
+        answers = split_answers(result.output, most=len(occasions))
+        return None if answers is None else (answers, result.fuel_used)
+
+    def _followers(self, module: ModuleManifest, occasion: Occasion) -> Iterator[Occasion]:
+        """Yields what a module will probably be called for next at the stage of this occasion."""
+        if occasion.stage == POST_EVENT:
+            for waiting in self._waiting:
+                kinds = _kinds_of(waiting.event)
+                if waiting.depth > MAX_CASCADE or waiting.emitter == module.module_id:
+                    continue
+                follower = Occasion.of_event(POST_EVENT, waiting.event)
+                if module in self._admitted(follower, kinds):
+                    yield follower
+            return
+        for action in self.ahead():
+            follower = Occasion.of_action(occasion.stage, action)
+            if module in self._admitted(follower, (action.kind,)):
+                yield follower
+
+    def _sandboxed(self, module: ModuleManifest, entry: str, *, given: bytes, room: int) -> CallResult:
+        """Calls the sandbox, which may forget code between being given it and being asked, for others use it too.
+
+        A call for a batch has the fuel of one call: whatever it answers has then cost no more than one may.
+        """
+        limits = module.limits
+        bounds = CallLimits(fuel=limits.max_gas, memory_bytes=limits.max_mem_bytes, output_bytes=room)
+        call = ModuleCall(artifact=module.wasm_hash, entry=entry, input=given, limits=bounds)
         for _ in range(LOAD_ATTEMPTS):
-            _load(self._base, self._sandbox, module)
-            with suppress(KeyError):
-                return self._sandbox.call(call)
+            load(self._base, self._sandbox, module)
+            try:
+                result = self._sandbox.call(call)
+            except KeyError:
+                continue
+            except CallFailed as error:
+                # How much a failed call has used is not said, so it counts as all that it might have.
+                self._spent.fuel += limits.max_gas
+                raise ModuleFailed(error.reason_code) from error
+            self._spent.fuel += result.fuel_used
+            return result
         raise SandboxFault("the sandbox keeps no code", field="artifact", value=module.wasm_hash)
 
     def _commit(self, module: ModuleManifest, occasion: Occasion, output: Output) -> None:
@@ -316,34 +361,6 @@ class ModuleRun:
         named: Payload = {"module_id": module.module_id, "trace_id": occasion.trace_of(module.module_id)}
         self._emit_event(kind, {**named, **payload}, occasion.caused_by)
         self._spent.events += 1
-
-
-def warm_up(tree: Tree, sandbox: Sandbox) -> int:
-    """Makes the active modules of a state callable, in order of their ids, and returns how many there are.
-
-    Raises SandboxFault for the first that the sandbox does not take.
-    """
-    table = open_table(tree)
-    modules = () if table is None else table.modules
-    for module in modules:
-        _load(tree, sandbox, module)
-    return len(modules)
-
-
-def _load(tree: Tree, sandbox: Sandbox, module: ModuleManifest) -> None:
-    """Gives the sandbox the code of a module from the state, unless it has it."""
-    if sandbox.has(module.wasm_hash):
-        return
-    code = read_artifact(tree, module.wasm_hash)
-    if code is None:
-        raise SandboxFault("the state lacks the code of an active module", field="artifact", value=module.wasm_hash)
-    try:
-        sandbox.load(module.wasm_hash, code)
-    except (InvalidModule, HashMismatch) as error:
-        # The ledger says that this code was checked: a sandbox that refuses it is not the one of the others.
-        raise SandboxFault(
-            f"the sandbox refuses the code of an active module: {error}", field="artifact", value=module.wasm_hash
-        ) from error
 
 
 def _kinds_of(event: WorldEvent) -> tuple[str, ...]:

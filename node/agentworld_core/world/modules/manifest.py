@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import InvalidField, MalformedEncoding
+from agentworld_core.genesis_module import MAX_MANIFEST_BYTES
 from agentworld_core.world.modules.documents import (
     take_choice,
     take_export,
@@ -28,6 +29,7 @@ INTERFACE_VERSION = "wasm-1"
 REDUCER = "reducer"
 PURE = "pure"
 ENTRIES = {REDUCER: "reduce", PURE: "call"}
+BATCH_ENTRIES = {REDUCER: "reduce_batch", PURE: "call_batch"}
 RULE = "rule"
 ROLES = (RULE, "domain", "body", "agent_internal")
 PRE_ACTION = "pre_action"
@@ -35,7 +37,6 @@ POST_ACTION = "post_action"
 POST_EVENT = "post_event"
 ACTION_STAGES = (PRE_ACTION, POST_ACTION)
 
-MAX_MANIFEST_BYTES = 8 * 1024
 MAX_SUBSCRIPTIONS = 16
 MAX_KINDS = 16
 MAX_CAPS = 16
@@ -44,7 +45,10 @@ _ANY_NUMBER = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleLimits:
-    """What one call of a module may use, and how many calls it gets in a step; 0, the default, allows nothing."""
+    """What one call of a module may use, how many calls it gets in a step, and how many of them may be made as one.
+
+    0, the default, allows nothing.
+    """
 
     max_mem_bytes: int = 0
     max_gas: int = 0
@@ -52,10 +56,17 @@ class ModuleLimits:
     max_output_bytes: int = 0
     max_effects: int = 0
     max_emits: int = 0
+    max_batch: int = 0
 
     def to_value(self) -> dict[str, Value]:
-        """Returns the map that manifests and the context of calls hold."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Returns the map that manifests and the context of calls hold; ``max_batch`` is in it unless it is 0.
+
+        It came later: what a module that says nothing of batches is given must stay what it was.
+        """
+        value: dict[str, Value] = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.max_batch:
+            del value["max_batch"]
+        return value
 
 
 SYSTEM_LIMITS = ModuleLimits(
@@ -65,6 +76,7 @@ SYSTEM_LIMITS = ModuleLimits(
     max_output_bytes=256 * 1024,
     max_effects=16,
     max_emits=64,
+    max_batch=4096,
 )
 """What no manifest may exceed. Outputs become events and state everywhere, hence less than a sandbox could return."""
 
@@ -84,7 +96,7 @@ class Subscription:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModuleManifest:
-    """A manifest that has been read; ``entry`` is the export that is called."""
+    """A manifest that has been read; ``entry`` is the export for one call, ``batch_entry`` the one for many at once."""
 
     module_id: str
     name: str
@@ -102,6 +114,11 @@ class ModuleManifest:
         """The export that a call enters: ``reduce`` of a reducer, which keeps state, ``call`` of a pure module."""
         return ENTRIES[self.kind]
 
+    @property
+    def batch_entry(self) -> str:
+        """The export that answers many calls at once; it is asked only when ``limits.max_batch`` is above 1."""
+        return BATCH_ENTRIES[self.kind]
+
 
 def parse_manifest(value: Value, field: str = "manifest") -> ModuleManifest:
     """Returns the manifest of a document; raises InvalidField that names the field, what is wrong and what is right."""
@@ -118,6 +135,12 @@ def parse_manifest(value: Value, field: str = "manifest") -> ModuleManifest:
     names = tuple(take_export(item, f"{field}.exports[{index}]") for index, item in enumerate(exports))
     if ENTRIES[kind] not in names:
         raise InvalidField(f"must name {ENTRIES[kind]}, the entry of a {kind}", field=f"{field}.exports")
+    limits = _limits(given.get("limits", {}), f"{field}.limits")
+    if limits.max_batch and BATCH_ENTRIES[kind] not in names:
+        raise InvalidField(
+            f"must name {BATCH_ENTRIES[kind]}, the entry for batches of a {kind}, or limits.max_batch must be 0",
+            field=f"{field}.exports",
+        )
     subscriptions = take_list(given.get("subscriptions", []), f"{field}.subscriptions", most=MAX_SUBSCRIPTIONS)
     caps = take_list(given.get("required_caps", []), f"{field}.required_caps", most=MAX_CAPS)
     return ModuleManifest(
@@ -132,7 +155,7 @@ def parse_manifest(value: Value, field: str = "manifest") -> ModuleManifest:
             _subscription(item, f"{field}.subscriptions[{index}]") for index, item in enumerate(subscriptions)
         ),
         required_caps=tuple(take_id(item, f"{field}.required_caps[{index}]") for index, item in enumerate(caps)),
-        limits=_limits(given.get("limits", {}), f"{field}.limits"),
+        limits=limits,
     )
 
 

@@ -1,11 +1,13 @@
 """What a call is given and what it may return: the documents of the interface ``wasm-1``.
 
 Input is the map ``ctx`` and ``action`` or ``event`` (encoded by itself), for a reducer also ``state``. Output is a map
-of ``new_state``, ``effects`` and ``emits``, each of which may be left out. Both are deterministic CBOR.
+of ``new_state``, ``effects`` and ``emits``, each of which may be left out. A call for a batch is given a list of
+``actions`` or ``events`` and answers with a list of outputs, each encoded by itself. All are deterministic CBOR.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentworld_core.codec import Value, decode_value, encode_nested, encode_value
@@ -114,6 +116,40 @@ class Output:
     decision: Decision | None
 
 
+class Document:
+    """What modules and filters see of an action or an event; encoded once, however many modules are given it."""
+
+    __slots__ = ("_encoded", "value")
+
+    def __init__(self, value: Payload):
+        self.value = value
+        self._encoded = b""
+
+    @property
+    def encoded(self) -> bytes:
+        """The deterministic encoding of the document."""
+        if not self._encoded:
+            self._encoded = encode_nested(self.value)
+        return self._encoded
+
+
+@dataclass(frozen=True, slots=True)
+class ActionView:
+    """An action as modules see it, before it is taken or after."""
+
+    action_id: str
+    actor_id: str
+    kind: str
+    payload: Payload
+    document: Document
+
+    @classmethod
+    def of(cls, action_id: str, actor_id: str, *, kind: str, payload: Payload) -> ActionView:
+        """Returns the view of an action with this payload."""
+        value: Payload = {"action_id": action_id, "actor_id": actor_id, "kind": kind, "payload": payload}
+        return cls(action_id, actor_id, kind, payload, Document(value))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Occasion:
     """Why a module is called: the stage, what is handed over and its kind and id, and the action that caused it."""
@@ -121,28 +157,33 @@ class Occasion:
     stage: str
     kind: str
     id: str
-    document: Payload
+    document: Document
     caused_by: str
+
+    @classmethod
+    def of_action(cls, stage: str, action: ActionView) -> Occasion:
+        """Returns the occasion that an action gives at a stage."""
+        return cls(
+            stage=stage, kind="action", id=action.action_id, document=action.document, caused_by=action.action_id
+        )
+
+    @classmethod
+    def of_event(cls, stage: str, event: WorldEvent) -> Occasion:
+        """Returns the occasion that an event gives at a stage."""
+        value: Payload = {
+            "event_id": event.event_id,
+            "tick": event.tick,
+            "caused_by": event.caused_by,
+            "kind": event.kind,
+            "payload": event.payload,
+        }
+        return cls(
+            stage=stage, kind="event", id=str(event.event_id), document=Document(value), caused_by=event.caused_by
+        )
 
     def trace_of(self, module_id: str) -> str:
         """Returns the name of this call in events."""
         return f"{self.kind}-{self.id}-{module_id}"
-
-
-def action_document(action_id: str, actor_id: str, kind: str, payload: Payload) -> Payload:
-    """Returns what modules and filters see of an action."""
-    return {"action_id": action_id, "actor_id": actor_id, "kind": kind, "payload": payload}
-
-
-def event_document(event: WorldEvent) -> Payload:
-    """Returns what modules and filters see of an event."""
-    return {
-        "event_id": event.event_id,
-        "tick": event.tick,
-        "caused_by": event.caused_by,
-        "kind": event.kind,
-        "payload": event.payload,
-    }
 
 
 def make_input(
@@ -160,8 +201,46 @@ def make_input(
         "limits": module.limits.to_value(),
         "world_config_hash": manifest_hash,
     }
-    given: Payload = {"ctx": ctx, occasion.kind: encode_nested(occasion.document)}
+    given: Payload = {"ctx": ctx, occasion.kind: occasion.document.encoded}
     return encode_value({**given, "state": state} if module.kind == REDUCER else given)
+
+
+def make_batch_input(
+    module: ModuleManifest,
+    occasions: Sequence[Occasion],
+    *,
+    clock: tuple[int, int],
+    manifest_hash: str,
+    state: bytes,
+) -> bytes:
+    """Returns the input of a call for many occasions of one stage and kind: what all have in common is in it once."""
+    first = occasions[0]
+    ctx: Payload = {
+        "v": "wasm-1",
+        "module_id": module.module_id,
+        "stage": first.stage,
+        "time": clock[0],
+        "time_ms": clock[1],
+        "limits": module.limits.to_value(),
+        "world_config_hash": manifest_hash,
+    }
+    given: Payload = {"ctx": ctx, f"{first.kind}s": [occasion.document.encoded for occasion in occasions]}
+    return encode_value({**given, "state": state} if module.kind == REDUCER else given)
+
+
+def split_answers(data: bytes, *, most: int) -> list[bytes] | None:
+    """Returns the outputs that a call for a batch has answered with, one for each of its first occasions.
+
+    None stands for whatever is no list of 1 to ``most`` byte strings in deterministic CBOR.
+    """
+    try:
+        value = decode_value(data, limit=len(data))
+    except MalformedEncoding:
+        return None
+    if not isinstance(value, list) or not 1 <= len(value) <= most:
+        return None
+    answers = [item for item in value if isinstance(item, bytes)]
+    return answers if len(answers) == len(value) else None
 
 
 def parse_output(module: ModuleManifest, occasion: Occasion, data: bytes) -> Output:

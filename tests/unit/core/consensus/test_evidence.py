@@ -59,6 +59,25 @@ class TestSet:
         held = EvidenceSet(proof(name) for name in ("v0", "v1", "v2"))
         assert len(held) == 2
 
+    def test_who_votes_three_ways_leaves_no_two_nodes_apart_for_ever(self) -> None:
+        third = dataclasses.replace(proof(), second=dataclasses.replace(proof().second, block_hash="c" * 64))
+        one, two = EvidenceSet([proof(), proof("v2")]), EvidenceSet([third])
+        assert one.hash != two.hash, "one lacks what the other has"
+        two.add(proof("v2"))
+        assert not any(one.lacks(item) for _, item in two.items())
+        assert one.hash == two.hash
+
+    def test_enough_is_enough_whichever_proofs_they_are(self) -> None:
+        one = EvidenceSet(proof(height=height) for height in range(1, PER_VALIDATOR + 1))
+        two = EvidenceSet(proof(height=height) for height in range(101, PER_VALIDATOR + 100))
+        assert one.hash != two.hash
+        two.add(proof(height=1))
+        assert one.hash == two.hash
+
+    def test_a_full_set_is_like_any_other_full_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(evidence_module, "MAX_EVIDENCE", 2)
+        assert EvidenceSet([proof(), proof("v2")]).hash == EvidenceSet([proof("v0"), proof("v2")]).hash
+
     def test_it_is_told_in_one_order_and_found_by_hash(self) -> None:
         one, two = EvidenceSet([proof(), proof("v2")]), EvidenceSet([proof("v2"), proof()])
         assert one.as_message("aurora") == two.as_message("aurora")

@@ -106,6 +106,14 @@ def test_the_writer_is_away_or_silent() -> None:
     assert told(bench) == (words.NO_PROPOSAL, "waits for the proposal of b"), "neither is the attempt"
 
 
+def test_a_lease_that_names_a_stranger_says_so() -> None:
+    stranger = LeaseSight(holder="somebody", term=7, expires_in_ms=9000)
+    assert told(Bench(holder="somebody"), lease=stranger) == (
+        words.UNKNOWN_WRITER,
+        "the writer lease names somebody, which is no validator; one takes it once it has expired",
+    )
+
+
 def test_a_node_that_does_not_see_the_lease_waits_for_the_writer() -> None:
     bench = Bench(own=None, holder=None)
     assert told(bench, lease=None) == (words.NO_PROPOSAL, "waits for the proposal of the writer")

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from agentworld_core.errors import InvalidField
 from agentworld_core.ordering.lease import (
+    PATIENCE,
     Acquire,
     Decision,
     LeaseKeeper,
@@ -169,14 +171,14 @@ def test_a_write_whose_answer_was_lost_is_confirmed_by_another() -> None:
 
 
 def test_expiry_is_what_this_clock_has_seen_unchanged_for_the_promised_time() -> None:
-    record = LeaseRecord(holder="a", term=3, duration_ms=500, version="1")
+    record = LeaseRecord(holder="a", term=3, duration_ms=150, version="1")
     b = LeaseKeeper("b", TIMINGS)
     b.observe(1_000_000, record)
-    b.observe(1_000_499, record)
-    assert b.decide(1_000_499, wanted=True) == Wait(1_000_500, "held by a")
-    b.observe(1_000_499, replace(record, version="2"))
-    assert b.decide(1_000_600, wanted=True) == Wait(1_000_999, "held by a")
-    assert isinstance(b.decide(1_000_999, wanted=True), Acquire)
+    b.observe(1_000_149, record)
+    assert b.decide(1_000_149, wanted=True) == Wait(1_000_150, "held by a")
+    b.observe(1_000_149, replace(record, version="2"))
+    assert b.decide(1_000_250, wanted=True) == Wait(1_000_299, "held by a")
+    assert isinstance(b.decide(1_000_299, wanted=True), Acquire)
 
 
 @pytest.mark.parametrize(
@@ -219,3 +221,53 @@ def test_never_two_holders_and_never_a_term_twice_whatever_the_delays(seed: int)
         holders = [item for item, keeper in keepers.items() if keeper.is_held(now + offsets[item])]
         assert len(holders) <= 1, holders
     assert len(owners) > 2
+
+
+def edited(store: Store, **changes: Any) -> None:
+    """Somebody changes the record by hand."""
+    assert store.record is not None
+    store.writes += 1
+    store.record = replace(store.record, version=f"v{store.writes}", **changes)
+
+
+def test_a_record_that_names_a_stranger_for_ever_is_waited_for_a_few_durations_at_most() -> None:
+    store, a = Store(), LeaseKeeper("a", TIMINGS)
+    turn(a, store, 100)
+    edited(store, holder="somebody", duration_ms=86_400_000)
+    assert turn(a, store, 110) == Wait(110 + PATIENCE * 50, "held by somebody")
+    assert not a.is_held(110)
+    assert a.expires_in(110) == PATIENCE * 50
+    assert isinstance(turn(a, store, 110 + PATIENCE * 50), Acquire)
+    assert a.view(310) == (2, "a")
+
+
+def test_a_holder_whose_term_was_lowered_takes_a_higher_one_at_once() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    turn(a, store, 100, floor=6)
+    turn(b, store, 101)
+    assert a.view(101) == (7, "a")
+    edited(store, term=1)
+    turn(b, store, 102)
+    assert b.view(102) == (7, None), "a lower term is nobody's"
+    assert isinstance(turn(a, store, 103), Acquire)
+    assert a.view(103) == (8, "a")
+
+
+def test_a_lease_that_was_given_to_a_validator_by_hand_begins_a_term_of_its_own() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    turn(a, store, 100)
+    turn(b, store, 101)
+    edited(store, holder="b")
+    assert isinstance(turn(b, store, 102), Acquire), "in term 1 another one has proposed"
+    assert b.view(102) == (2, "b")
+    turn(a, store, 103)
+    assert (a.view(103), a.is_held(103)) == ((2, "b"), False)
+
+
+def test_a_lease_that_was_taken_away_by_hand_goes_on_in_a_higher_term() -> None:
+    store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
+    turn(a, store, 100)
+    edited(store, holder=None)
+    assert isinstance(turn(b, store, 101), Acquire)
+    turn(a, store, 102)
+    assert (a.view(102), a.is_held(102)) == ((2, "b"), False)

@@ -132,9 +132,14 @@ def test_metadata_of_an_api_server_is_read() -> None:
 
 def test_fields_without_effect_are_named_only_when_set() -> None:
     assert not_effective(world()) == []
-    modules = [{"moduleId": "m", "version": "1", "artifact": {"blob": "x"}}]
-    assert not_effective(world(observers={"replicas": 1}, genesis={"modules": modules}, replay={"suspend": True})) == [
-        "spec.genesis.modules",
+    genesis = {
+        "modules": [{"moduleId": "m", "version": "1", "artifact": {"blob": "0" * 64}}],
+        "state": {"blob": "0" * 64},
+        "parameters": {"a": 1},
+    }
+    assert not_effective(world(observers={"replicas": 1}, genesis=genesis, replay={"suspend": True})) == [
+        "spec.genesis.state",
+        "spec.genesis.parameters",
         "spec.observers.replicas",
         "spec.replay",
     ]

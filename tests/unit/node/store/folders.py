@@ -14,6 +14,7 @@ from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.membership.worlds import successor
 from tests.unit.core.world.agents import action, register
+from tests.unit.storage import blob_files
 
 
 def long_chain(blocks: int = 13) -> Chain:
@@ -60,9 +61,19 @@ def needed_blobs(chain: Chain, height: int) -> dict[str, str]:
     return found
 
 
-def blob_path(folder: Path, blob_hash: str) -> Path:
-    """Where a blob of a data folder is."""
-    return folder / "blobs" / blob_hash[:2] / blob_hash[2:4] / blob_hash
+def blobs_of(folder: Path) -> Path:
+    """The blobs of a data folder."""
+    return folder / "blobs"
+
+
+def flip_blob(folder: Path, blob_hash: str) -> None:
+    """Flips one bit of a blob of a data folder."""
+    blob_files.flip_blob(blobs_of(folder), blob_hash)
+
+
+def lose_blob(folder: Path, blob_hash: str) -> None:
+    """Makes a data folder that nobody has open forget a blob."""
+    blob_files.lose_blob(blobs_of(folder), blob_hash)
 
 
 def flip(path: Path) -> None:
@@ -74,7 +85,7 @@ def flip(path: Path) -> None:
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Every whole blob of a data folder."""
-    store = FileBlobStore.open(folder / "blobs")
+    store = FileBlobStore.reading(folder / "blobs")
     return {name: data for name in store.iterate() if (data := store.peek(name)) is not None}
 
 

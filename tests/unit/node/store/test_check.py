@@ -14,11 +14,20 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import FolderLocked
 from agentworld_node.storage.index import Index
+from agentworld_node.storage.pack_format import PACK_HEADER_BYTES, RECORD_HEADER_BYTES
 from agentworld_node.storage.wal import WriteAheadLog
 from agentworld_node.store.check import check
 from agentworld_node.store.inventory import Problem
 from tests.unit.core.ledger.chains import Chain
-from tests.unit.node.store.folders import blob_path, files_below, flip, needed_blobs
+from tests.unit.node.store.folders import contents, files_below, flip_blob, lose_blob, needed_blobs
+from tests.unit.storage.blob_files import place_of
+
+
+def flip_bit(path: Path, offset: int, rng: random.Random) -> None:
+    """Flips any bit of a byte of a file."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << rng.randrange(8)
+    path.write_bytes(data)
 
 
 class TestWhole:
@@ -31,7 +40,7 @@ class TestWhole:
         assert report.stored.blobs > 13 * 5
 
     def test_nothing_is_changed(self, folder: Path, chain: Chain) -> None:
-        flip(blob_path(folder, needed_blobs(chain, 4)["batch"]))
+        flip_blob(folder, needed_blobs(chain, 4)["batch"])
         before = files_below(folder)
         check(folder)
         assert files_below(folder) == before
@@ -54,7 +63,7 @@ class TestWhole:
         store = FileBlobStore.open(folder / "blobs")
         kept, bad = store.put(b"nobody's"), store.put(b"nobody's either")
         assert check(folder).unreferenced.as_dict() == {"blobs": 2, "bytes": 23}
-        flip(blob_path(folder, bad))
+        flip_blob(folder, bad)
         report = check(folder)
         assert [(item.blob_hash, item.kind) for item in report.findings] == [(bad, "unreferenced")]
         assert store.has(kept)
@@ -67,9 +76,9 @@ class TestBlobs:
         assert len(wanted) == 9
         for blob_hash in wanted.values():
             if problem is Problem.missing:
-                blob_path(folder, blob_hash).unlink()
+                lose_blob(folder, blob_hash)
             else:
-                flip(blob_path(folder, blob_hash))
+                flip_blob(folder, blob_hash)
         report = check(folder)
         assert not report.is_whole
         told = {item.kind: item.blob_hash for item in report.findings}
@@ -79,20 +88,30 @@ class TestBlobs:
         )
         assert {item.problem for item in report.findings} == {problem}
 
-    @pytest.mark.parametrize("seed", range(5))
-    def test_any_flipped_bit_is_found(self, folder: Path, seed: int) -> None:
+    @pytest.mark.parametrize("seed", range(8))
+    def test_any_flipped_bit_of_a_blob_is_found(self, folder: Path, seed: int) -> None:
         rng = random.Random(seed)
-        path = rng.choice(sorted(path for path in (folder / "blobs").rglob("*") if path.is_file()))
-        data = bytearray(path.read_bytes())
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-        path.write_bytes(data)
+        name = rng.choice(sorted(contents(folder)))
+        path, offset, size = place_of(folder / "blobs", name)
+        flip_bit(path, rng.randrange(offset - RECORD_HEADER_BYTES, offset + size), rng)
         report = check(folder)
         told = report.damaged + report.unsettled
-        assert told == 1, f"seed {seed}, {path.name}"
+        assert told == 1, f"seed {seed}, {name}"
+
+    @pytest.mark.parametrize("seed", range(8))
+    def test_flipped_bits_beside_the_blobs_cost_none(self, folder: Path, seed: int) -> None:
+        rng = random.Random(seed)
+        before = contents(folder)
+        (index,) = (folder / "blobs" / "packs").glob("*.index")
+        flip_bit(index, rng.randrange(index.stat().st_size), rng)
+        (pack,) = (folder / "blobs" / "packs").glob("*.pack")
+        flip_bit(pack, rng.randrange(PACK_HEADER_BYTES), rng)
+        assert contents(folder) == before
+        assert check(folder).is_whole
 
     def test_what_the_next_start_writes_again_is_counted_apart(self, folder: Path, chain: Chain) -> None:
         for blob_hash in needed_blobs(chain, 13).values():
-            blob_path(folder, blob_hash).unlink()
+            lose_blob(folder, blob_hash)
         report = check(folder)
         assert (report.is_whole, report.unsettled, report.missing) == (True, 6, 0)
         Ledger.open(folder, chain.genesis).close()
@@ -146,7 +165,7 @@ class TestIndexAndLog:
         data[len(data) // 3] ^= 1
         log.write_bytes(data)
         bad = needed_blobs(chain, 4)["batch"]
-        flip(blob_path(folder, bad))
+        flip_blob(folder, bad)
         report = check(folder)
         assert "log is corrupt" in report.log_problem
         assert [item.blob_hash for item in report.findings] == [bad]

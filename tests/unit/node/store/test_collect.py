@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import sqlite3
@@ -13,7 +14,7 @@ from agentworld_core.errors import Busy, InvalidField, NotFound, StateMismatch
 from agentworld_core.ledger.snapshot import load_manifest
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage import pins as pins_module
-from agentworld_node.storage.blobs import FileBlobStore
+from agentworld_node.storage.blobs import PACKED_BYTES, FileBlobStore
 from agentworld_node.storage.errors import BlobCorrupt, BlobNotFound, FolderLocked, PinsDamaged, TooManyPins
 from agentworld_node.storage.pins import PinStore
 from agentworld_node.store.check import check
@@ -21,12 +22,14 @@ from agentworld_node.store.collect import collect
 from agentworld_node.store.pinning import add_pin, list_pins, remove_pin
 from agentworld_node.store.repair import repair
 from tests.unit.core.ledger.chains import Chain
-from tests.unit.node.store.folders import blob_path, contents, fill, flip, needed_blobs
+from tests.unit.node.running import eventually
+from tests.unit.node.store.folders import contents, files_below, fill, flip_blob, lose_blob, needed_blobs
+from tests.unit.storage.blob_files import is_stored, place_of
 
 
-def litter(folder: Path, count: int = 20) -> list[str]:
+def litter(folder: Path, count: int = 20, *, packed_bytes: int = PACKED_BYTES) -> list[str]:
     """Blobs that nothing needs."""
-    store = FileBlobStore.open(folder / "blobs")
+    store = FileBlobStore.open(folder / "blobs", packed_bytes=packed_bytes)
     return store.put_many(random.Random(7).randbytes(50 + number) for number in range(count))
 
 
@@ -58,18 +61,34 @@ class TestCollect:
         real = collect(folder, max_bytes=1)
         assert (dry.removed, dry.left) == (real.removed, real.left)
 
-    def test_a_limit_removes_no_more_than_it_must_least_recently_used_first(self, folder: Path) -> None:
-        loose = litter(folder)
-        order = random.Random(3).sample(loose, len(loose))
-        for second, name in enumerate(order):
-            os.utime(blob_path(folder, name), ns=(second * 10**9, second * 10**9))
+    def test_a_dry_run_writes_nothing_at_all(self, folder: Path) -> None:
+        (folder / "pins.sqlite").unlink()
+        before = files_below(folder)
+        collect(folder, dry_run=True)
+        assert files_below(folder) == before
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_a_limit_removes_no_more_than_it_must_least_recently_used_first(self, folder: Path, packed: bool) -> None:
+        order = litter(folder) if packed else litter(folder, packed_bytes=-1)
+        if not packed:
+            # When one of these was read last, the system knows.
+            order = random.Random(3).sample(order, len(order))
+            for second, name in enumerate(order):
+                os.utime(place_of(folder / "blobs", name)[0], ns=(second * 10**9, second * 10**9))
         check(folder)
         total = sum(map(len, contents(folder).values()))
-        first = sum(blob_path(folder, name).stat().st_size for name in order[:7])
+        first = sum(place_of(folder / "blobs", name)[2] for name in order[:7])
         report = collect(folder, max_bytes=total - first)
         assert report.removed.as_dict() == {"blobs": 7, "bytes": first}
-        assert [name for name in order if blob_path(folder, name).exists()] == order[7:]
+        assert [name for name in order if is_stored(folder / "blobs", name)] == order[7:]
         assert not report.is_over_limit
+
+    def test_the_disk_gets_the_room_back(self, folder: Path) -> None:
+        size = sum(path.stat().st_size for path in (folder / "blobs").rglob("*"))
+        litter(folder, 2000)
+        assert sum(path.stat().st_size for path in (folder / "blobs").rglob("*")) > size + 2_000_000
+        assert collect(folder).packs_rewritten >= 1
+        assert sum(path.stat().st_size for path in (folder / "blobs").rglob("*")) < size + 10_000
 
     def test_what_is_needed_stays_whatever_the_limit(self, folder: Path) -> None:
         before = contents(folder)
@@ -82,6 +101,7 @@ class TestCollect:
         """A snapshot that is no longer retained, and whose blobs a crash has brought back."""
         store = FileBlobStore.open(folder / "blobs")
         store.put_many(chain.blobs[name] for name in sorted(snapshot_of(chain, 6)))
+        store.close()
         assert collect(folder).removed.blobs == len(snapshot_of(chain, 6) - snapshot_of(chain, 9))
         assert check(folder).is_whole
 
@@ -94,7 +114,7 @@ class TestCollect:
             case "index":
                 (folder / "index.sqlite").write_bytes(b"garbage" * 1000)
             case "manifest":
-                flip(blob_path(folder, needed_blobs(chain, 12)["manifest"]))
+                flip_blob(folder, needed_blobs(chain, 12)["manifest"])
             case "pins":
                 (folder / "pins.sqlite").write_bytes(b"garbage" * 1000)
             case _:
@@ -118,7 +138,7 @@ class TestCollect:
 
     def test_damaged_files_that_were_set_aside_go_on_request(self, folder: Path) -> None:
         (loose,) = litter(folder, 1)
-        flip(blob_path(folder, loose))
+        flip_blob(folder, loose)
         FileBlobStore.open(folder / "blobs").set_aside(loose)
         assert collect(folder).quarantine.blobs == 0
         assert collect(folder, quarantine=True, dry_run=True).quarantine.blobs == 1
@@ -159,7 +179,7 @@ class TestPins:
         assert not snapshot_of(chain, 6) - snapshot_of(chain, 12) - snapshot_of(chain, 3) & set(held)
         assert collect(tmp_path).removed.blobs == 0
         assert add_pin(tmp_path, "6").without_snapshot
-        flip(blob_path(tmp_path, needed_blobs(chain, 3)["manifest"]))
+        flip_blob(tmp_path, needed_blobs(chain, 3)["manifest"])
         assert not check(tmp_path).is_whole
         assert (await repair(tmp_path)).after.is_whole
         assert contents(tmp_path) == held
@@ -193,6 +213,20 @@ class TestPins:
         await fill(tmp_path, chain, retain=1)
         assert check(tmp_path).snapshots == (12,)
 
+    async def test_no_commit_waits_for_somebody_who_holds_the_pins(self, tmp_path: Path, chain: Chain) -> None:
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        ledger.retain_snapshots = 1
+        with PinStore.open(tmp_path / "pins.sqlite") as pins:
+            with pins.held():
+                for bundle in chain.bundles[:6]:
+                    await ledger.apply(bundle)
+                await eventually(lambda: ledger._marked == 6)
+                await asyncio.wait_for(ledger.apply(chain.bundles[6]), 5)
+                assert snapshot_of(chain, 3) <= set(ledger._stores.blobs.iterate()), "not while they are held"
+            await ledger.settle()
+        assert [item.height for item in ledger._stores.index.snapshots()] == [6]
+        ledger.close()
+
     async def test_a_node_whose_pins_are_damaged_goes_on_and_removes_nothing(
         self, tmp_path: Path, chain: Chain
     ) -> None:
@@ -214,10 +248,10 @@ class TestPins:
                 add_pin(folder, text)
         with pytest.raises(InvalidField):
             add_pin(folder, "3", note="x" * 201)
-        blob_path(folder, needed_blobs(chain, 4)["receipts"]).unlink()
+        lose_blob(folder, needed_blobs(chain, 4)["receipts"])
         with pytest.raises(BlobNotFound):
             add_pin(folder, "4")
-        flip(blob_path(folder, needed_blobs(chain, 5)["receipts"]))
+        flip_blob(folder, needed_blobs(chain, 5)["receipts"])
         with pytest.raises(BlobCorrupt):
             add_pin(folder, "5")
         assert list_pins(folder) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ import pytest
 
 from agentworld_core.errors import AgentWorldError
 from agentworld_node.ledger import Ledger
+from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.pins import PinStore
 from agentworld_node.store.check import check
@@ -119,6 +121,10 @@ def test_no_crash_loses_anything(tmp_path: Path, chain: Chain, seed: int, monkey
         shutil.copy(folder / "index.sqlite", machine.saved)
 
     monkeypatch.setattr(Index, "checkpoint", saving)
+    # So small that packs are closed and rewritten all the time.
+    pack_bytes = random.Random(seed).choice((2_000, 8_000, 10**6))
+    small = functools.partial(FileBlobStore.open, pack_bytes=pack_bytes, packed_bytes=2_000)
+    monkeypatch.setattr(FileBlobStore, "open", small)
     height = 0
     for life in range(LIVES + 1):
         if life < LIVES:

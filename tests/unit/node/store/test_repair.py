@@ -21,22 +21,20 @@ from agentworld_node.store.repair import RepairReport, repair
 from agentworld_node.store.sources import FolderSource, source_of
 from tests.unit.core.ledger.chains import Chain, make_genesis
 from tests.unit.core.membership.worlds import first_directory
-from tests.unit.node.store.folders import blob_path, contents, files_below, flip, needed_blobs
+from tests.unit.node.store.folders import contents, files_below, flip, flip_blob, lose_blob, needed_blobs
+from tests.unit.storage.blob_files import is_stored, stored_bytes, wipe_blob
 
 
 def spoil(folder: Path, names: list[str], rng: random.Random) -> None:
     """Removes, empties, cuts or flips each of these blobs."""
     for name in names:
-        path = blob_path(folder, name)
-        match rng.randrange(4):
+        match rng.randrange(3):
             case 0:
-                path.unlink()
+                lose_blob(folder, name)
             case 1:
-                path.write_bytes(b"")
-            case 2:
-                path.write_bytes(path.read_bytes()[:-1])
+                wipe_blob(folder / "blobs", name)
             case _:
-                flip(path)
+                flip_blob(folder, name)
 
 
 class Elsewhere:
@@ -103,15 +101,16 @@ class TestWithoutHelp:
     async def test_damaged_files_are_set_aside_also_those_that_nothing_needs(self, folder: Path, chain: Chain) -> None:
         store = FileBlobStore.open(folder / "blobs")
         loose, needed = store.put(b"nobody's"), needed_blobs(chain, 4)["batch"]
-        flip(blob_path(folder, loose))
-        flip(blob_path(folder, needed))
-        damaged = {name: blob_path(folder, name).read_bytes() for name in (loose, needed)}
+        store.close()
+        flip_blob(folder, loose)
+        flip_blob(folder, needed)
+        damaged = {name: stored_bytes(folder / "blobs", name) for name in (loose, needed)}
         report = await repair(folder)
         assert report.after.is_whole
         for name, data in damaged.items():
             assert (folder / "blobs" / "quarantine" / name).read_bytes() == data
         assert report.after.quarantined.blobs == 2
-        assert not store.has(loose)
+        assert not is_stored(folder / "blobs", loose)
 
     async def test_it_executes_no_more_blocks_than_it_must(
         self, folder: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -125,11 +124,11 @@ class TestWithoutHelp:
                 yield bundle, execution
 
         monkeypatch.setattr(Recovery, "replay", counted)
-        blob_path(folder, needed_blobs(chain, 10)["journal"]).unlink()
+        lose_blob(folder, needed_blobs(chain, 10)["journal"])
         assert (await repair(folder)).after.is_whole
         assert heights == [10], "from the snapshot at height 9"
         heights.clear()
-        blob_path(folder, needed_blobs(chain, 8)["journal"]).unlink()
+        lose_blob(folder, needed_blobs(chain, 8)["journal"])
         assert (await repair(folder)).after.is_whole
         assert heights == list(range(1, 9)), "snapshots that are not retained are not even looked for"
         assert [record.message for record in caplog.records if record.levelname == "WARNING"] == []
@@ -207,14 +206,14 @@ class TestSources:
         replica = Path(shutil.copytree(folder, tmp_path / "replica"))
         before, lost = contents(folder), needed_blobs(chain, 12)["manifest"]
         for place in (folder, replica):
-            flip(blob_path(place, lost))
+            flip_blob(place, lost)
         report = await repair(folder, sources=[FolderSource(replica / "blobs")])
         assert "execution" in report.mended
         assert_as_before(report, folder, before, chain)
 
     async def test_a_source_that_lies_is_refused_and_the_next_one_asked(self, folder: Path, chain: Chain) -> None:
         before, lost = contents(folder), needed_blobs(chain, 5)["journal"]
-        blob_path(folder, lost).unlink()
+        lose_blob(folder, lost)
         liar, honest = Elsewhere({lost: b"something else"}), Elsewhere(before)
         report = await repair(folder, sources=[liar, honest])
         assert any("elsewhere" in note and "other bytes" in note for note in report.notes)
@@ -224,7 +223,7 @@ class TestSources:
     async def test_a_source_that_does_not_answer_is_noted_once(self, folder: Path, chain: Chain) -> None:
         before = contents(folder)
         for height in (4, 5):
-            blob_path(folder, needed_blobs(chain, height)["receipts"]).unlink()
+            lose_blob(folder, needed_blobs(chain, height)["receipts"])
         down = Elsewhere({}, down=True)
         report = await repair(folder, sources=[down])
         assert len(down.asked) == 1
@@ -235,7 +234,7 @@ class TestSources:
         before = contents(folder)
         given, lied, absent = (needed_blobs(chain, height)["receipts"] for height in (4, 5, 6))
         for name in (given, lied, absent):
-            blob_path(folder, name).unlink()
+            lose_blob(folder, name)
 
         async def serve(request: web.Request) -> web.Response:
             name = request.match_info["hash"]
@@ -260,7 +259,7 @@ class TestSources:
         self, folder: Path, chain: Chain
     ) -> None:
         before = contents(folder)
-        blob_path(folder, needed_blobs(chain, 5)["receipts"]).unlink()
+        lose_blob(folder, needed_blobs(chain, 5)["receipts"])
         source = source_of("http://127.0.0.1:9")
         report = await repair(folder, sources=[source])
         await source.close()
@@ -280,14 +279,14 @@ class TestRefusals:
         ledger.close()
 
     async def test_a_genesis_of_another_world_is_refused(self, folder: Path, chain: Chain) -> None:
-        blob_path(folder, needed_blobs(chain, 5)["journal"]).unlink()
+        lose_blob(folder, needed_blobs(chain, 5)["journal"])
         with pytest.raises(InvalidField, match="another world"):
             await repair(folder, genesis=make_genesis(first_directory({"a": 1})))
 
     async def test_a_damaged_log_is_refused_and_nothing_is_touched(self, folder: Path, chain: Chain) -> None:
         (log,) = (folder / "log").glob("*.wal")
         flip(log)
-        flip(blob_path(folder, needed_blobs(chain, 4)["batch"]))
+        flip_blob(folder, needed_blobs(chain, 4)["batch"])
         before = files_below(folder)
         with pytest.raises(CorruptLog):
             await repair(folder)
@@ -297,7 +296,7 @@ class TestRefusals:
         self, folder: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         lost = needed_blobs(chain, 5)["journal"]
-        blob_path(folder, lost).unlink()
+        lose_blob(folder, lost)
         executed = Recovery.replay
 
         def other(recovery, chain_state):

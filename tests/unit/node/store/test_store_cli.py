@@ -13,7 +13,7 @@ from agentworld_node.cli.app import FAILED, NOT_VERIFIED, USAGE, app
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.blobs import FileBlobStore
 from tests.unit.core.ledger.chains import Chain
-from tests.unit.node.store.folders import blob_path, flip, needed_blobs
+from tests.unit.node.store.folders import flip_blob, lose_blob, needed_blobs
 
 COMMANDS = store
 """It registers itself when it is imported."""
@@ -33,7 +33,7 @@ def test_a_whole_folder_is_checked(folder: Path) -> None:
 
 def test_damage_is_told_mended_and_gone(folder: Path, chain: Chain) -> None:
     bad = needed_blobs(chain, 4)["receipts"]
-    flip(blob_path(folder, bad))
+    flip_blob(folder, bad)
     result = invoke("check", "--data", folder)
     assert result.exit_code == NOT_VERIFIED
     assert bad in result.output
@@ -48,9 +48,9 @@ def test_damage_is_told_mended_and_gone(folder: Path, chain: Chain) -> None:
 
 def test_what_cannot_be_mended_is_listed(folder: Path, chain: Chain, tmp_path: Path) -> None:
     lost = needed_blobs(chain, 4)["journal"]
-    blob_path(folder, lost).unlink()
+    lose_blob(folder, lost)
     genesis = next(iter(chain.bundles)).block.prev_block_hash
-    blob_path(folder, genesis).unlink()
+    lose_blob(folder, genesis)
     empty = tmp_path / "empty"
     empty.mkdir()
     result = invoke("repair", "--data", folder, "--from", empty)

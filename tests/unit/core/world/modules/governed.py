@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cbor2
@@ -56,6 +56,8 @@ class FakeSandbox:
         self.programs: dict[str, Program] = {}
         self.loaded: set[str] = set()
         self.calls: list[ModuleCall] = []
+        self.together: dict[str, Callable[[list[Any]], Any]] = {}
+        self.batches = True
         self.fuel = 10
         self.pretends = False
         self.forgets = 0
@@ -88,11 +90,51 @@ class FakeSandbox:
         self.calls.append(call)
         given = decode_value(call.input)
         assert isinstance(given, dict)
+        if call.entry.endswith("_batch"):
+            return self._call_together(call, given)
         for name in ("action", "event"):
             if name in given:
                 given[name] = cbor2.loads(given[name])
-        output = self.programs[call.artifact](given)
-        return CallResult(output=output if isinstance(output, bytes) else encode_value(output), fuel_used=self.fuel)
+        return CallResult(output=encoded(self.programs[call.artifact](given)), fuel_used=self.fuel)
+
+    def _call_together(self, call: ModuleCall, given: dict[str, Any]) -> CallResult:
+        """Gives the program one item after the other as if each were alone, up to one that fails."""
+        if not self.batches:
+            raise CallFailed("trap", "no batches")
+        answers: list[bytes] = []
+        for item in singles(given):
+            try:
+                output = self.programs[call.artifact](item)
+            except CallFailed:
+                if not answers:
+                    raise
+                break
+            answers.append(encoded(output))
+            if isinstance(output, bytes):
+                break  # what the host makes of it is not for a module to know
+            if "state" in given:
+                given["state"] = output.get("new_state", given["state"])
+        result: Any = self.together[call.artifact](answers) if call.artifact in self.together else answers
+        return CallResult(output=encoded(result), fuel_used=self.fuel * len(answers))
+
+
+def encoded(output: Any) -> bytes:
+    """The bytes of an output; bytes stay what they are."""
+    return output if isinstance(output, bytes) else encode_value(output)
+
+
+def singles(given: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What a call of its own would be given for each item of a batch; ``state`` is read when an item is asked for."""
+    kind = "action" if "actions" in given else "event"
+    for document in given[f"{kind}s"]:
+        item = cbor2.loads(document)
+        number = str(item[f"{kind}_id"])
+        ctx = {
+            **given["ctx"],
+            "origin": {"kind": kind, "id": number},
+            "trace_id": f"{kind}-{number}-{given['ctx']['module_id']}",
+        }
+        yield {"ctx": ctx, kind: item, **({"state": given["state"]} if "state" in given else {})}
 
 
 def manifest(module_id: str, artifact: str, **fields: Any) -> dict[str, Any]:
@@ -107,7 +149,7 @@ def manifest(module_id: str, artifact: str, **fields: Any) -> dict[str, Any]:
         "role": "domain",
         "wasm_hash": artifact,
         "interface_version": "wasm-1",
-        "exports": [entry],
+        "exports": [entry, f"{entry}_batch"],
         "subscriptions": [{"action_kinds": ["agent.move"]}],
         "required_caps": [],
         "limits": dict(LIMITS),

@@ -125,7 +125,7 @@ class Schedule:
             "kind": pick(["pure", "reducer", "reducer"]),
             "role": pick(["rule", "domain"]),
             "subscriptions": self._random.sample(SUBSCRIPTIONS, 2),
-            "limits": {**LIMITS, "max_call_rate": pick([3, 30])},
+            "limits": {**LIMITS, "max_call_rate": pick([3, 30]), "max_batch": 30},
         }
         return manifest(name, ARTIFACT, version=version, required_caps=["post"], **{**chosen, **fields})
 

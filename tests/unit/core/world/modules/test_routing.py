@@ -11,7 +11,7 @@ from agentworld_core.errors import Unsupported
 from agentworld_core.messages import EventSegment
 from agentworld_core.world.actions import check_admission
 from agentworld_core.world.kernel import StepInput, replay_events, step
-from agentworld_core.world.modules import execution
+from agentworld_core.world.modules import execution, loading
 from agentworld_core.world.modules.errors import SandboxMissing
 from agentworld_core.world.modules.manifest import POST_ACTION
 from agentworld_core.world.modules.records import EffectCount, ModuleStateRecord, read_manifest
@@ -497,15 +497,15 @@ def test_a_fault_of_the_sandbox_stops_the_step_and_is_never_recorded(fault):
 
 def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
     world = a_world()
-    assert execution.warm_up(world.tree, world.sandbox) == 0
+    assert loading.warm_up(world.tree, world.sandbox) == 0
     artifacts = {world.install(name, count, kind="reducer") for name in ("one", "two")}
     world.sandbox.loaded = set(sorted(artifacts)[:1])
-    assert execution.warm_up(world.tree, world.sandbox) == 2
+    assert loading.warm_up(world.tree, world.sandbox) == 2
     assert world.sandbox.loaded == artifacts
     world.sandbox.loaded.clear()
     world.sandbox.programs.clear()
     with pytest.raises(SandboxFault):
-        execution.warm_up(world.tree, world.sandbox)
+        loading.warm_up(world.tree, world.sandbox)
 
 
 def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state():

@@ -2,10 +2,12 @@
 
 The bounds are part of the rules of every world: they are no settings, because a module that one node takes and another
 refuses would split the world. They keep compilation short and instances small. Whether the code in the sections is
-valid is for wasmtime to say; here only the frame around it is read.
+valid is for the engine to say; here only the frame around it is read, and by ``exports`` what a module exports.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from agentworld_core.world.modules.sandbox import InvalidModule
 
@@ -47,14 +49,20 @@ def check_structure(code: bytes) -> None:
         raise InvalidModule(f"{len(code)} bytes exceed the limit of {MAX_CODE_BYTES}", remedy="strip debug sections")
     if code[: len(_MAGIC)] != _MAGIC:
         raise InvalidModule("does not start as a binary WebAssembly module of version 1", value=code[:8].hex())
-    reader = _Reader(code, len(_MAGIC), len(code))
+    for section, body in sections_of(code):
+        _check_section(section, body)
+
+
+def sections_of(code: bytes) -> Iterator[tuple[int, SectionReader]]:
+    """Yields number and content of each section; raises InvalidModule where the frame is broken."""
+    reader = SectionReader(code, len(_MAGIC), len(code))
     while reader.more():
         section = reader.byte()
         size = reader.number()
-        _check_section(section, reader.part(size))
+        yield section, reader.part(size)
 
 
-def _check_section(section: int, body: _Reader) -> None:
+def _check_section(section: int, body: SectionReader) -> None:
     if section not in _MAX_ITEMS:
         # Custom sections are not read, a start function runs within the limits of the call, and a data count is
         # compared with the data section by wasmtime, which also refuses sections of features that are off.
@@ -69,7 +77,7 @@ def _check_section(section: int, body: _Reader) -> None:
         _check_functions(body, count)
 
 
-def _check_functions(body: _Reader, count: int) -> None:
+def _check_functions(body: SectionReader, count: int) -> None:
     effort = 0
     for _ in range(count):
         size = body.number()
@@ -90,7 +98,7 @@ def _check_functions(body: _Reader, count: int) -> None:
         _check_locals(body.part(size))
 
 
-def _check_locals(body: _Reader) -> None:
+def _check_locals(body: SectionReader) -> None:
     total = 0
     for _ in range(body.number()):
         total += body.number()
@@ -99,8 +107,8 @@ def _check_locals(body: _Reader) -> None:
         body.skip_type()
 
 
-class _Reader:
-    """Reads numbers from a part of the code, never beyond its end."""
+class SectionReader:
+    """Reads a part of the code, never beyond its end; InvalidModule where there is less than should be."""
 
     __slots__ = ("_code", "_end", "_position")
 
@@ -110,9 +118,11 @@ class _Reader:
         self._end = end
 
     def more(self) -> bool:
+        """True before the end."""
         return self._position < self._end
 
     def byte(self) -> int:
+        """Returns the next byte."""
         if self._position >= self._end:
             raise InvalidModule("ends in the middle of a section", field="position", value=self._position)
         value = self._code[self._position]
@@ -131,15 +141,27 @@ class _Reader:
                 return value
         raise InvalidModule("holds a number of more than 32 bits", field="position", value=self._position)
 
-    def part(self, size: int) -> _Reader:
+    def part(self, size: int) -> SectionReader:
         """Returns a reader of the next ``size`` bytes and goes on behind them."""
         start = self._position
         if size > self._end - start:
             raise InvalidModule("holds a section that is longer than the rest", field="position", value=start)
         self._position = start + size
-        return _Reader(self._code, start, self._position)
+        return SectionReader(self._code, start, self._position)
 
     def skip_type(self) -> None:
         """Goes on behind a value type: one byte, or two bytes and a heap type of more."""
-        if self.byte() in (0x63, 0x64):
+        self.value_type()
+
+    def value_type(self) -> int:
+        """Returns the first byte of a value type and goes on behind it."""
+        found = self.byte()
+        if found in (0x63, 0x64):
             self.number()
+        return found
+
+    def take(self, size: int) -> bytes:
+        """Returns the next ``size`` bytes and goes on behind them."""
+        start = self._position
+        self.part(size)
+        return self._code[start : start + size]
