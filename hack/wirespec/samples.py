@@ -34,6 +34,7 @@ from agentworld_core.messages import (
     GetBlocks,
     Member,
     Parameters,
+    Proposal,
     ReceiptList,
     Revocation,
     Revocations,
@@ -187,6 +188,11 @@ class SmallWorld:
         )
         return sign(draft, signer(name))
 
+    def proposal(self, name: str, block_hash: str) -> Proposal:
+        """Returns a signed proposal of any block, in the round and height of the one of block 1."""
+        draft = dataclasses.replace(self.body.proposal, proposer_id=name, block_hash=block_hash)
+        return sign(draft, signer(name))
+
     def _block(self) -> tuple[Execution, BlockBundle]:
         header = HeaderInput(
             height=1,
@@ -256,6 +262,7 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
         "c voted twice",
         evidence_of(world.vote("c", PRECOMMIT, world.block_hash), world.vote("c", PRECOMMIT, EMPTY_HASH)),
     )
+    yield "c proposed twice", evidence_of(*(world.proposal("c", value) for value in (world.block_hash, EMPTY_HASH)))
     transfer = WriterTransfer(WORLD, "b", 7, world.genesis.created_at_ms + 60_000, ())
     yield "governance wants b to write", add_signature(transfer, signer("gov"))
     yield "all that is revoked", Revocations(WORLD, (world.revocation,))

@@ -20,12 +20,16 @@ NODE = Path(__file__).resolve().parents[2] / "node"
 
 @dataclasses.dataclass(frozen=True)
 class FieldType:
-    """One field: ``kind`` is int, bool, text, bytes, value, message or list; ``of`` is the message or the item."""
+    """One field: ``kind`` is int, bool, text, bytes, value, message or list; ``of`` is the message or the item.
+
+    ``alternatives`` are the other messages that may be there in place of ``of``.
+    """
 
     kind: str
     rules: tuple[Rule, ...] = ()
     optional: bool = False
     of: FieldType | str | None = None
+    alternatives: tuple[str, ...] = ()
 
     @property
     def must(self) -> tuple[str, ...]:
@@ -41,6 +45,8 @@ class FieldType:
         result: dict[str, Any] = {"type": self.kind}
         if self.of is not None:
             result["of"] = self.of.as_json() if isinstance(self.of, FieldType) else self.of
+        if self.alternatives:
+            result["or"] = list(self.alternatives)
         if self.must:
             result["must"] = list(self.must)
         if self.optional:
@@ -55,7 +61,7 @@ class FieldType:
             kind = f"list of {inner}"
             bounds = "; ".join(filter(None, (bounds, f"each {inner_bounds}" if inner_bounds else "")))
         elif self.of is not None:
-            kind = f"[{self.of}](#{self.of})"
+            kind = " or ".join(f"[{name}](#{name})" for name in (self.of, *self.alternatives))
         return (f"{kind}, or null" if self.optional else kind), bounds
 
 
@@ -84,7 +90,7 @@ class Message:
     @property
     def parts(self) -> tuple[str, ...]:
         """The names of the messages that this one may contain directly."""
-        found = [_message_in(kind) for _, kind in self.fields]
+        found = [name for _, kind in self.fields for name in (_message_in(kind), *kind.alternatives)]
         return tuple(dict.fromkeys(name for name in found if name is not None))
 
 
@@ -115,8 +121,11 @@ def _field_type(hint: Any) -> FieldType:
         return FieldType("value", rules)
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
-        inner = next(argument for argument in typing.get_args(hint) if argument is not type(None))
-        return dataclasses.replace(_field_type(inner), optional=True)
+        inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        if len(inner) == len(typing.get_args(hint)):
+            others = tuple(str(other.SCHEMA_NAME) for other in inner[1:])
+            return dataclasses.replace(_field_type(inner[0]), alternatives=others)
+        return dataclasses.replace(_field_type(inner[0]), optional=True)
     if origin is tuple:
         return FieldType("list", rules, of=_field_type(typing.get_args(hint)[0]))
     if hasattr(hint, "SCHEMA_NUMBER"):

@@ -110,7 +110,7 @@ _T = TypeVar("_T")
 class _Keeping:
     """A message that keeps its encoding, because it is encoded again and again; nothing of it can change."""
 
-    __slots__ = ("_encoding",)
+    __slots__ = ("_content_id", "_encoding")
 
 
 @dataclass_transform(frozen_default=True)
@@ -282,7 +282,10 @@ def _plain_value(value: Any) -> Any:
 
 def encode_nested(value: Value) -> bytes:
     """Returns the deterministic encoding of data around data that has been decoded, which makes it nest deeper."""
-    return cbor2.dumps(checked_value(value, "value", -MAX_DEPTH))
+    try:
+        return cbor2.dumps(quick_value(value, -MAX_DEPTH))
+    except (Refused, UnicodeEncodeError):
+        return cbor2.dumps(checked_value(value, "value", -MAX_DEPTH))  # raises the error that names the place
 
 
 def decode_value(data: bytes, *, limit: int = DEFAULT_LIMIT) -> Value:

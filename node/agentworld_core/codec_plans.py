@@ -138,6 +138,8 @@ def compile_field(hint: Any) -> FieldCodec:
     origin = typing.get_origin(hint)
     if origin in (Union, types.UnionType):
         inner = [argument for argument in typing.get_args(hint) if argument is not type(None)]
+        if len(inner) == len(typing.get_args(hint)):
+            return _one_of(tuple(inner))
         return _optional(compile_field(inner[0]))
     if origin is tuple:
         return _sequence(compile_field(typing.get_args(hint)[0]), rules)
@@ -232,6 +234,43 @@ def _nested(cls: type[Any]) -> FieldCodec:
     return codec
 
 
+def _one_of(classes: tuple[type[Any], ...]) -> FieldCodec:
+    """Returns the codec of a field that holds one of several messages; the schema number says which."""
+    by_number = {cls.SCHEMA_NUMBER: cls for cls in classes}
+    says = " or ".join(cls.__name__ for cls in classes)
+
+    def class_of(plain: Any) -> type[Any] | None:
+        number = plain[0] if type(plain) is list and plain else None
+        return by_number.get(number) if type(number) is int else None
+
+    def encode(value: Any, path: str) -> Any:
+        if type(value) not in classes:
+            raise MalformedEncoding(f"must be {says}", field=path, value=type(value).__name__)
+        return plain_of(value, type(value), path)
+
+    def decode(plain: Any, path: str) -> Any:
+        cls = class_of(plain)
+        if cls is None:
+            raise MalformedEncoding(f"is neither {says.replace(' or ', ' nor ')}", field=path)
+        return message_of(cls, plain, path)
+
+    def quick_encode(value: Any) -> Any:
+        if type(value) not in classes:
+            raise Refused
+        return plan_of(type(value)).to_plain(value)
+
+    def quick_decode(plain: Any) -> Any:
+        cls = class_of(plain)
+        if cls is None:
+            raise Refused
+        return plan_of(cls).build(plain)
+
+    codec = FieldCodec(encode, decode)
+    codec.quick_encode, codec.quick_decode = quick_encode, quick_decode
+    codec.has_value = any(plan_of(cls).has_values for cls in classes)
+    return codec
+
+
 def _value_field() -> FieldCodec:
     codec = FieldCodec(checked_value, checked_value)
     codec.quick_encode = codec.quick_decode = lambda value: quick_value(value, 0)
@@ -283,30 +322,43 @@ def _quick_functions(cls: type[Any], plan: Plan) -> tuple[Convert, Convert]:
     return names["to_plain"], names["build"]
 
 
+_LEAVES = frozenset((str, bytes, bool, type(None)))
+
+
 def quick_value(value: Any, depth: int) -> Any:
     """Returns data without a schema, its maps sorted by encoded key; raises Refused for what has no encoding."""
     kind = type(value)
     if depth > MAX_DEPTH:
         raise Refused
-    if value is None or kind is str or kind is bytes or kind is bool:
+    if kind in _LEAVES:
         return value
     if kind is int:
         if -(2**63) <= value < 2**64:
             return value
         raise Refused
     if kind is dict:
-        if len(value) > 1:
-            for key in value:
-                if type(key) is not str:
-                    raise Refused
-            return {key: quick_value(value[key], depth + 1) for key in sorted(value, key=_key_order)}
-        for key in value:
-            if type(key) is not str:
-                raise Refused
-        return {key: quick_value(item, depth + 1) for key, item in value.items()}
+        return _quick_map(value, depth + 1)
     if kind is list or kind is tuple:
         return [quick_value(item, depth + 1) for item in value]
     raise Refused
+
+
+def _quick_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
+    """Returns a map whose values are at this depth; one that was decoded is in order already, as a look at it shows."""
+    ordered = True
+    size, last = -1, ""
+    for key in value:
+        if type(key) is not str:
+            raise Refused
+        if ordered:
+            length = len(key)
+            ordered = key.isascii() and (length > size or (length == size and key > last))
+            size, last = length, key
+    if depth > MAX_DEPTH and value:
+        raise Refused
+    if ordered:
+        return {key: item if type(item) in _LEAVES else quick_value(item, depth) for key, item in value.items()}
+    return {key: quick_value(value[key], depth) for key in sorted(value, key=_key_order)}
 
 
 def _key_order(key: str) -> tuple[int, bytes]:

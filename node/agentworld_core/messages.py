@@ -376,10 +376,10 @@ class Blocks:
 
 @message(29, "equivocation")
 class Equivocation:
-    """Two votes of one validator that contradict each other; anyone can check it."""
+    """Two votes, or two proposals, of one validator that contradict each other; anyone can check it."""
 
-    first: Vote
-    second: Vote
+    first: Vote | Proposal
+    second: Vote | Proposal
 
 
 @message(30, "revocations")

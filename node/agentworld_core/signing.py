@@ -8,17 +8,15 @@ first 16 bytes of BLAKE3 of the public key, in hex.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, Protocol, TypeVar, cast
 
 from cryptography.exceptions import InternalError, UnsupportedAlgorithm
-from cryptography.exceptions import InvalidSignature as CryptographyInvalidSignature
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import (
-    Ed25519PrivateKey,
-    Ed25519PublicKey,
-)
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentworld_core.codec import encode_with
+from agentworld_core.ed25519 import verifies
 from agentworld_core.errors import InvalidField, InvalidSignature
 from agentworld_core.hashing import content_id, digest
 from agentworld_core.messages import KeySignature
@@ -38,6 +36,7 @@ class Signer(Protocol):
         ...
 
 
+@functools.lru_cache(maxsize=4096)
 def key_id_of(public_key: bytes) -> str:
     """Returns the key id of a 32-byte public key: 32 hex digits."""
     return digest(public_key)[:16].hex()
@@ -122,13 +121,7 @@ def add_signature(message: _T, signer: Signer) -> _T:
 
 def verify_bytes(public_key: bytes, signature: bytes, data: bytes) -> bool:
     """True when the signature of the data verifies under the public key."""
-    if len(signature) != 64 or len(public_key) != 32:
-        return False
-    try:
-        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
-    except (CryptographyInvalidSignature, ValueError):
-        return False
-    return True
+    return verifies(public_key, signature, data)
 
 
 def verify(message: Any, public_key: bytes) -> None:

@@ -26,7 +26,7 @@ from agentworld_core.ledger.block import Execution
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.errors import ExecutionMismatch
 from agentworld_core.ledger.genesis import genesis_hash
-from agentworld_core.ledger.validate import replay_bundle
+from agentworld_core.ledger.validate import Verified, replay_bundle
 from agentworld_core.messages import BlockBundle, Equivocation, Genesis, ProposalBody, Revocation, Vote, WorldBlock
 from agentworld_core.world.modules.loading import warm_up
 from agentworld_core.world.modules.sandbox import Sandbox, SandboxFault
@@ -66,6 +66,7 @@ class Ledger(LedgerRetention):
         self.full = False
         self.room_retry_seconds = ROOM_RETRY_SECONDS
         self.waits_for_room = True
+        self.is_verified: Verified = lambda _envelope_id: False
         self._applying = asyncio.Lock()
         self._grown = asyncio.Event()
         self._broken = asyncio.Event()
@@ -209,7 +210,7 @@ class Ledger(LedgerRetention):
 
     async def _replay(self, bundle: BlockBundle) -> Execution:
         try:
-            return await asyncio.to_thread(replay_bundle, self.chain, bundle)
+            return await asyncio.to_thread(replay_bundle, self.chain, bundle, verified=self.is_verified)
         except ExecutionMismatch as error:
             # The certificate has been checked before: the quorum says otherwise, so this node is wrong.
             self.fail(error)

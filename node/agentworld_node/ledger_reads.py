@@ -9,7 +9,7 @@ from __future__ import annotations
 import array
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ import cbor2
 
 from agentworld_client.documents import document
 from agentworld_core.codec import array_head, decode, decode_value, encode
-from agentworld_core.errors import AgentWorldError, NotFound
+from agentworld_core.errors import AgentWorldError, NonceUsed, NotFound
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.chain import ChainState
 from agentworld_core.ledger.genesis import genesis_hash
@@ -58,6 +58,7 @@ class LedgerReads:
         self._stores = stores
         self._commits = commits
         self._receipts: OrderedDict[int, tuple[Receipt, ...]] = OrderedDict()
+        self._recent: dict[str, Receipt] = {}
 
     @property
     def height(self) -> int:
@@ -124,8 +125,17 @@ class LedgerReads:
             return self.chain.directories[-1].directory
         return next((item.directory for item in self.chain.directories if item.directory.epoch == epoch), None)
 
+    def committed(self, action_ids: Sequence[str]) -> set[str]:
+        """Returns those of the actions that are committed here, at a small part of what asking for each would cost."""
+        with self._watched():
+            found = self._stores.index.heights_of(action_ids)
+        return {action_id for action_id, height in found.items() if height <= self.chain.height}
+
     def receipt(self, action_id: str) -> Receipt | None:
         """Returns the receipt of a committed action."""
+        recent = self._recent.get(action_id)
+        if recent is not None:
+            return recent
         with self._watched():
             entry = self._stores.index.receipt(action_id)
         if entry is None or entry.height > self.chain.height:
@@ -243,5 +253,8 @@ class LedgerReads:
 
     def _remember_receipts(self, height: int, receipts: tuple[Receipt, ...]) -> None:
         self._receipts[height] = receipts
+        # An action that is refused because it was executed before has a second receipt; the first one counts.
+        self._recent.update({item.action_id: item for item in receipts if item.code != NonceUsed.code})
         while len(self._receipts) > RECEIPT_BLOCKS_KEPT:
-            self._receipts.popitem(last=False)
+            for item in self._receipts.popitem(last=False)[1]:
+                self._recent.pop(item.action_id, None)

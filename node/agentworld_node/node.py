@@ -148,6 +148,9 @@ class Node:
 
     def _connect_roles(self) -> None:
         self.executor.proposed_directory = self.membership.waiting_directory
+        self.executor.on_verified = self.gateway.note_verified
+        self.ledger.is_verified = self.gateway.is_verified
+        self.sync.execution_of = self.executor.execution_of
         self.executor.may_write = lambda: self.lease is None or (self.lease.is_held and not self.handover.under_way)
         self.gateway.on_change = self.validator.work_changed
         self.gateway.refuse_work = self._refusal

@@ -10,7 +10,21 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bench import b1_codec, b2_blobs, b4_journal, b5_recovery, b6_mempool, b14_state, scaling, whole
+from tests.bench import (
+    b1_codec,
+    b2_blobs,
+    b4_journal,
+    b5_recovery,
+    b6_mempool,
+    b7_lease,
+    b8_consensus,
+    b14_state,
+    b15_modules,
+    b17_simulator,
+    scaling,
+    whole,
+    whole_modules,
+)
 from tests.bench.harness import Benchmark, LeftOut, Result, Setting, run_case
 from tests.bench.report import headline, left_out, machine_line, row, write
 
@@ -20,8 +34,13 @@ BENCHMARKS: dict[str, Benchmark] = {
     "B4": b4_journal.cases,
     "B5": b5_recovery.cases,
     "B6": b6_mempool.cases,
+    "B7": b7_lease.cases,
+    "B8": b8_consensus.cases,
     "B14": b14_state.cases,
+    "B15": b15_modules.cases,
+    "B17": b17_simulator.cases,
     "whole": whole.cases,
+    "modules": whole_modules.cases,
     "scale": scaling.cases,
 }
 

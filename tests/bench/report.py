@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.bench.harness import MAX_DRIFT, LeftOut, Result
 
-PEER_PACKAGES = ("cbor2", "msgspec", "lmdb", "blake3", "cryptography", "PyNaCl")
+PEER_PACKAGES = ("cbor2", "msgspec", "lmdb", "blake3", "cryptography", "PyNaCl", "wasmtime")
 
 
 def machine_line() -> str:

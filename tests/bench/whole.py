@@ -14,13 +14,14 @@ import pstats
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from agentworld_core.messages import ActionEnvelope, Parameters
 from agentworld_core.signing import signed_bytes, verify_bytes
 from agentworld_core.world.actions import make_action, sign_action
+from agentworld_core.world.modules.sandbox import Sandbox
 from tests.bench.harness import Case, LeftOut, Setting, wall
 from tests.bench.material import VALIDATOR, agent_signer, moves
 from tests.unit.node.material import WORLD, Material
@@ -46,7 +47,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     registrations, rest = actions[:ACTORS], actions[ACTORS:]
     share = setting.size(7_000, 100)  # an action is new only once, and a run may have to be repeated
     parts = iter([rest[start : start + share] for start in range(0, len(rest) - share + 1, share)])
-    with _Node(setting.folder) as node:
+    with WholeNode(setting.folder) as node:
         node.commit(registrations)
         state = {"committed": 0}
 
@@ -64,7 +65,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
             goal=None,
             check=lambda: node.wrong(ACTORS + state["committed"]),
         )
-    _profile(setting, registrations, rest[: setting.size(7_000, 100)])
+    profile(setting, [registrations], rest[: setting.size(7_000, 100)])
 
 
 def _traffic(count: int) -> list[ActionEnvelope]:
@@ -91,20 +92,20 @@ def _verify(actions: Sequence[ActionEnvelope]) -> None:
         assert verify_bytes(action.public_key, action.signature, signed_bytes(action))
 
 
-class _Node:
+class WholeNode:
     """A running node on an event loop in a thread of its own, so that the benchmark can be written straight on."""
 
-    def __init__(self, folder: Path, *, around: Callable[[Callable[[], Any]], Any] = lambda run: run()):
+    def __init__(self, folder: Path, *, sandbox: Sandbox | None = None):
         self._folder = folder / f"node-{next(_numbers)}"
-        self._around = around
+        self._sandbox = sandbox
         self._ready = threading.Event()
         self._done = asyncio.Event()
-        self._thread = threading.Thread(target=lambda: self._around(lambda: asyncio.run(self._live())))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._live()))
         self._loop: asyncio.AbstractEventLoop
         self._running: RunningNode
         self._failure: BaseException | None = None
 
-    def __enter__(self) -> _Node:
+    def __enter__(self) -> WholeNode:
         self._folder.mkdir()
         self._thread.start()
         self._ready.wait(timeout=60)
@@ -122,6 +123,7 @@ class _Node:
         try:
             material = Material(self._folder, validators=(VALIDATOR,), parameters=PARAMETERS)
             async with memory_world(material, start=False) as world:
+                world.sandbox_of = lambda _name: self._sandbox
                 (self._running,) = await world.start(VALIDATOR, mempool_max_per_actor=10_000)
                 self._ready.set()
                 await self._done.wait()
@@ -163,12 +165,14 @@ _SUBSYSTEMS = (
     ("codec", ("codec.py", "cbor2", "ids.py")),
     ("hashing", ("blake3", "hashing.py")),
     ("state tree", ("world/tree",)),
+    ("sandbox", ("agentworld_node/sandbox", "wasmtime")),
+    ("modules", ("agentworld_core/world/modules", "world/upcoming")),
     ("kernel", ("agentworld_core/world/",)),
     ("mempool and gateway", ("ordering/", "roles/gateway.py")),
     ("consensus", ("consensus/", "roles/validator.py", "roles/intake.py", "roles/executor.py")),
     ("blocks and ledger", ("agentworld_core/ledger", "agentworld_node/ledger", "records.py")),
     ("log", ("storage/wal", "fdatasync", "pwrite")),
-    ("blobs", ("storage/blobs", "storage/files", "posix.", "pathlib")),
+    ("blobs", ("storage/blobs", "storage/loose", "storage/pack", "storage/files", "posix.", "pathlib")),
     ("index", ("storage/index", "sqlite3")),
     ("waiting", ("select.epoll", "acquire", "queue.SimpleQueue")),
 )
@@ -179,28 +183,38 @@ def subsystem_of(place: str) -> str:
     return next((name for name, marks in _SUBSYSTEMS if any(mark in place for mark in marks)), OTHER)
 
 
-def _profile(setting: Setting, registrations: Sequence[ActionEnvelope], actions: Sequence[ActionEnvelope]) -> None:
-    """Runs a node once more with every thread profiled; prints and writes the time by subsystem."""
+def profile(
+    setting: Setting,
+    before: Sequence[Sequence[ActionEnvelope]],
+    actions: Sequence[ActionEnvelope],
+    *,
+    sandbox: Sandbox | None = None,
+    name: str = "profile.txt",
+) -> None:
+    """Runs a node once more with every thread profiled; prints and writes the time by subsystem.
+
+    What is to be committed before the actions is profiled too, so it should be little.
+    """
     profiles: list[cProfile.Profile] = []
     original = threading.Thread.run
 
     def profiled(thread: threading.Thread) -> None:
-        profile = cProfile.Profile(time.thread_time)
-        profiles.append(profile)
-        profile.runcall(original, thread)
+        made = cProfile.Profile(time.thread_time)
+        profiles.append(made)
+        made.runcall(original, thread)
 
     threading.Thread.run = profiled  # type: ignore[method-assign, assignment]
     try:
-        with _Node(setting.folder) as node:
-            node.commit(registrations)
-            node.commit(actions)
+        with WholeNode(setting.folder, sandbox=sandbox) as node:
+            for part in [*before, actions]:
+                node.commit(part)
     finally:
         threading.Thread.run = original  # type: ignore[method-assign]
-    path = setting.folder.parent / "profile.txt"
+    path = setting.folder.parent / name
     with path.open("w", encoding="utf-8") as out:
         stats = pstats.Stats(profiles[0], stream=out)
-        for profile in profiles[1:]:
-            stats.add(profile)
+        for made in profiles[1:]:
+            stats.add(made)
         lines = _summary(stats, len(actions))
         out.write("\n".join(lines) + "\n\n")
         stats.sort_stats("tottime").print_stats(60)

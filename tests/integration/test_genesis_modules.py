@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.governor import read_value
 from agentworld_client.submit import Agent
@@ -44,6 +46,7 @@ async def said(*words: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.timeout(900)
 async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
     manifest = world(2, genesis={"modules": MODULES}, gateway={"replicas": 1})
     async with LocalWorld(tmp_path, manifest) as local:
@@ -78,16 +81,6 @@ async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
             await said("export", str(archive), "--gateway", client.url, "--genesis", before.genesis_hash)
         imported = await said("import", str(archive), "--data", str(copy), "--genesis", before.genesis_hash)
         assert imported["state_root"] == head["state_root"]
-
-        other = world(3, genesis={"modules": MODULES[:1]}, gateway={"replicas": 1})
-        local.write(other)
-        refused = await run_cli("apply", "-f", str(tmp_path / "manifests"), "--data", str(local.data))
-        assert refused.returncode == 1
-        assert "change modules by proposals" in refused.stderr
-        await local.down()
-
-    report = await said("verify", str(copy), "--replay", "--genesis", before.genesis_hash)
-    assert report["state_root"] == head["state_root"]
 
 
 async def test_a_world_with_a_module_that_is_missing_does_not_begin(tmp_path: Path) -> None:

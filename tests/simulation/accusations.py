@@ -12,10 +12,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from agentworld_core.consensus.decided import HEIGHTS_KEPT
-from agentworld_core.consensus.evidence import PER_VALIDATOR
+from agentworld_core.consensus.evidence import PER_VALIDATOR, accused
+from agentworld_core.consensus.offers import ROUNDS_PER_PROPOSER
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import AgentWorldError
-from agentworld_core.messages import Round, Vote
+from agentworld_core.messages import Proposal, Round, Vote
 from tests.simulation.kernel import Violation
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Accusations:
     def __init__(self) -> None:
         self._seen: dict[Life, dict[Place, str | None]] = {}
         self._rounds: dict[Life, dict[int, Round]] = {}
+        self._offered: dict[tuple[Life, str], dict[tuple[int, Round], str]] = {}
         self._due: dict[Life, dict[tuple[str, int], int]] = {}
 
     def heard(self, node: SimNode, vote: Vote) -> None:
@@ -64,6 +66,17 @@ class Accusations:
         if late:
             node.kernel.reach("a late vote that contradicts")
 
+    def offered(self, node: SimNode, proposal: Proposal) -> None:
+        """A verified proposal is taken in: two for one round are no risk, and yet to be named while both are recent."""
+        life, name = (node.end, node.life), proposal.proposer_id
+        kept = self._offered.setdefault((life, name), {})
+        first = kept.setdefault((proposal.height, Round(proposal.term, proposal.attempt)), proposal.block_hash)
+        if len(kept) > ROUNDS_PER_PROPOSER:
+            del kept[next(iter(kept))]
+        if first != proposal.block_hash and proposal.height == node.engine.height:
+            node.kernel.reach("two proposals in a round")
+            self._due.setdefault(life, {}).setdefault((name, proposal.height), node.kernel.now)
+
     def decided(self, node: SimNode, height: int, round_: Round) -> None:
         """The node decides a height; late votes matter if it was in the round that decided."""
         if node.engine.height == height and node.engine.round == round_:
@@ -72,7 +85,7 @@ class Accusations:
     def crashed(self, node: SimNode) -> None:
         """What the node has found and not stored is lost with its memory, and no fault of its."""
         self._seen.pop((node.end, node.life), None)
-        proven = {(item.first.validator_id, item.first.height) for _, item in node.proofs.held.items()}
+        proven = {(accused(item), item.first.height) for _, item in node.proofs.held.items()}
         due = self._due.get((node.end, node.life), {})
         for key in [key for key in due if key not in proven]:
             del due[key]
@@ -86,7 +99,7 @@ class Accusations:
         """Raises Violation when somebody who voted twice is not named: by who saw it, and by everybody else."""
         for node in nodes:
             counts = _count(node)
-            proven = {(item.first.validator_id, item.first.height) for _, item in node.proofs.held.items()}
+            proven = {(accused(item), item.first.height) for _, item in node.proofs.held.items()}
             for life, due in self._due.items():
                 for (name, height), since in due.items():
                     if not counts[name]:
@@ -99,4 +112,4 @@ class Accusations:
 
 
 def _count(node: SimNode) -> Counter[str]:
-    return Counter(item.first.validator_id for _, item in node.proofs.held.items())
+    return Counter(accused(item) for _, item in node.proofs.held.items())

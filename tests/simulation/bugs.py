@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from agentworld_core.consensus import certificates, decided, verify, votes, voting
+from agentworld_core.codec import encode_value
+from agentworld_core.consensus import certificates, decided, offers, verify, votes, voting
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import (
     CandidateJudged,
     DurableVotes,
+    Effect,
     HeightStarted,
     PersistVote,
     ProposalDurable,
@@ -217,8 +219,8 @@ def ignore_the_valid_block(patch: pytest.MonkeyPatch) -> None:
 def no_fencing(patch: pytest.MonkeyPatch) -> None:
     start, judge = ConsensusEngine._start_height, chain.Executions.judge
 
-    def unfenced(self: ConsensusEngine, now_ms: int, started: HeightStarted) -> None:
-        start(self, now_ms, dataclasses.replace(started, parent_term=0))
+    def unfenced(self: ConsensusEngine, now_ms: int, started: HeightStarted) -> list[Effect]:
+        return start(self, now_ms, dataclasses.replace(started, parent_term=0))
 
     def lenient(self: chain.Executions, state: ChainState, block: WorldBlock, batch: ActionBatch) -> chain.Verdict:
         return judge(self, dataclasses.replace(state, term=0), block, batch)
@@ -383,6 +385,10 @@ def accuse_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(votes, "evidence_of", lambda *_: None)
 
 
+def compare_no_proposals(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(offers.Offers, "note", lambda *_: None)
+
+
 class KeepsProofsToItself(SimNode):
     def send(self, frame: Frame) -> None:
         if frame[0] != "evidence":
@@ -424,14 +430,14 @@ class ForgetsItsHeight(SimNode):
         return (height, place_of(tree, actor)) if height in (0, self.chain.height) else (height, None)
 
 
-def forget_module_state(patch: pytest.MonkeyPatch) -> None:
-    """A module that remembers its last call, so that what it returns depends on what this process did before."""
+def remember_between_calls(patch: pytest.MonkeyPatch) -> None:
+    """A sandbox that lets a module see what this process has run before."""
     call = StandIn.call
 
     def remembering(self: StandIn, given: ModuleCall) -> CallResult:
         calls = self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
         result = call(self, given)
-        return dataclasses.replace(result, fuel_used=result.fuel_used + calls % 7)
+        return dataclasses.replace(result, output=encode_value({"new_state": encode_value(calls)}))
 
     patch.setattr(StandIn, "call", remembering)
 
@@ -522,12 +528,18 @@ BUGS = (
     Bug("takes the lease before it has expired", ("LEASE",), patch=take_too_early, where=a_lease_that_comes_and_goes),
     Bug("forgets the votes of decided heights", ("I14",), patch=forget_decided_votes, where=four_and_a_rare_twin),
     Bug("accuses nobody", ("I14",), patch=accuse_nobody, where=five_with_a_twin),
+    Bug(
+        "compares no proposals",
+        ("I14",),
+        patch=compare_no_proposals,
+        where=four_and_a_liar("conflicting-proposals"),
+    ),
     Bug("keeps proofs to itself", ("I14",), KeepsProofsToItself, where=seven_and_a_twin),
     Bug("forgets proofs in a crash", ("I14",), ForgetsProofs, where=four_and_a_rare_twin),
     Bug("confirms what it has only taken in", ("I7",), ConfirmsWhatItHasTakenIn),
     Bug("reads what it remembers", ("I7",), ReadsWhatItRemembers),
     Bug("forgets how far it has come", ("I7",), ForgetsItsHeight),
-    Bug("runs modules that remember", ("I6", "LIVE", "ERROR"), patch=forget_module_state, where=four_that_govern),
+    Bug("runs modules that remember", ("I6", "LIVE", "ERROR"), patch=remember_between_calls, where=four_that_govern),
     Bug("holds the lease that it has handed over", ("LEASE",), patch=hold_what_was_given, where=four_that_hand_over),
     Bug("hands over in the same term", ("I1",), patch=hand_over_in_the_same_term, where=four_that_hand_over),
     Bug("takes the lease without raising the term", ("I1",), patch=keep_the_term, where=a_lease_that_comes_and_goes),

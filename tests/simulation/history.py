@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentworld_core.codec import decode, decode_value
-from agentworld_core.consensus.evidence import Evidence
+from agentworld_core.consensus.evidence import Evidence, accused, phase_name, place_of
 from agentworld_core.messages import (
     PREVOTE,
     ActionEnvelope,
@@ -109,8 +109,9 @@ def describe(frame: Frame) -> tuple[str, int]:
             directory = decode(Directory, data)
             return f"epoch {directory.epoch}: " + ", ".join(f"{m.member_id}x{m.weight}" for m in directory.members), 0
         case "evidence":
-            proof = decode(Equivocation, data).first
-            return f"{proof.validator_id} voted twice at {proof.height} ({proof.term}.{proof.attempt})", proof.height
+            proof = decode(Equivocation, data)
+            height, term, attempt, _ = place_of(proof.first)
+            return f"{accused(proof)} signed two {phase_name(proof)}s at {height} ({term}.{attempt})", height
         case "proofs":
             return f"{len(decode(Evidence, data).items)} of them", 0
         case "revocation":

@@ -509,7 +509,9 @@ class SimNode:
 
     def handle_proposal(self, body: ProposalBody) -> None:
         if self.chain.height < body.proposal.height <= self.chain.height + 2:
-            self.step(receive_proposal(self.chain.keyring.at(body.proposal.height), self.revoked(), body))
+            event = receive_proposal(self.chain.keyring.at(body.proposal.height), self.revoked(), body)
+            self.world.oracles.proposal_accepted(self, body.proposal)
+            self.step(event)
 
     def revoked(self) -> frozenset[str]:
         return self.chain.keyring.revoked_key_ids

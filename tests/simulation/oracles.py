@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agentworld_core.codec import encode
 from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.consensus.events import VoteReceived
-from agentworld_core.consensus.evidence import check_equivocation
+from agentworld_core.consensus.evidence import accused, check_equivocation
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.block import Execution
@@ -27,6 +27,7 @@ from agentworld_core.messages import (
     CommitCertificate,
     Directory,
     Equivocation,
+    Proposal,
     ProposalBody,
     Round,
     Vote,
@@ -170,6 +171,11 @@ class Oracles:
         if node.honest and self.world.faulty:
             self.accusations.heard(node, vote)
 
+    def proposal_accepted(self, node: SimNode, proposal: Proposal) -> None:
+        """A node takes in a verified proposal."""
+        if node.honest and self.world.faulty:
+            self.accusations.offered(node, proposal)
+
     def crashed(self, node: SimNode) -> None:
         if node.honest and node.up:
             self.accusations.crashed(node)
@@ -179,10 +185,10 @@ class Oracles:
         if directory is None:
             raise Violation("I4", f"evidence of an epoch that {node.name} does not know")
         check_equivocation(evidence, directory)
-        accused = evidence.first.validator_id
-        if accused not in self.world.faulty:
-            raise Violation("I4", f"evidence against the honest {accused}")
-        self.evidence[accused] = None
+        name = accused(evidence)
+        if name not in self.world.faulty:
+            raise Violation("I4", f"evidence against the honest {name}")
+        self.evidence[name] = None
 
     def decided(self, node: SimNode, certificate: CommitCertificate) -> None:
         """A node's own engine has decided: not with votes that came after it knew their key to be revoked."""

@@ -36,6 +36,11 @@ REACHED = (
     "block from the future",
     "restarted from a snapshot",
     "wrong block: execution_mismatch",
+    "handed the lease over",
+    "proposal approved",
+    "module upgraded",
+    "a late vote that contradicts",
+    "named who voted twice",
     *(f"fault {kind}" for kind in FAULTS),
     *(f"lie {kind}" for kind in LIES),
 )

@@ -26,6 +26,7 @@ from agentworld_core.consensus.events import (
     VoteReceived,
     WorkPending,
 )
+from agentworld_core.consensus.offers import Offers
 from agentworld_core.consensus.proposers import Proposers
 from agentworld_core.consensus.timers import Patience, Timers
 from agentworld_core.consensus.view import HeightView, view_of
@@ -52,6 +53,7 @@ class ConsensusEngine:
         self._voting: HeightVoting | None = None
         self._next = NextHeight()
         self._decided = DecidedHeights()
+        self._offers = Offers()
         self._patience = Patience()
         self._work_pending = False
         self._opens_at_ms = 0
@@ -138,6 +140,7 @@ class ConsensusEngine:
                 self._voting.on_work(event.pending)
         elif self._voting is not None:
             effects.extend(self._tell(self._voting, event))
+            effects.extend(self._compare_offers(event))
         if self._voting is not None:
             self._voting.opened = self._voting.opened or now_ms >= self._opens_at_ms
             self._voting.advance()
@@ -170,6 +173,12 @@ class ConsensusEngine:
                 pass  # the answer to a question of a height that is decided, or a timer that was cancelled
         return []
 
+    def _compare_offers(self, event: Event) -> list[Effect]:
+        if not isinstance(event, ProposalReceived | ProposalDurable):
+            return []
+        proof = self._offers.note(event.body.proposal)
+        return [RecordEvidence(proof)] if proof is not None else []
+
     def _fire(self, voting: HeightVoting, kind: str) -> None:
         if kind == "pace":
             voting.opened = True  # the caller's timer may be a little ahead of its clock
@@ -193,6 +202,7 @@ class ConsensusEngine:
             effects.extend(RecordEvidence(item) for item in late)
         self._opens_at_ms = max(now_ms, self._opens_at_ms + (self.settings.block_interval_ms if self._voting else 0))
         self._ticks = (Round(0, 0), 0)
+        self._offers.forget_below(started.height)
         self._patience = Patience()
         voting = HeightVoting(self.settings, started, self._proposers)
         voting.on_work(self._work_pending)

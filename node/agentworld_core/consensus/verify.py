@@ -56,6 +56,12 @@ def verify_vote(directory: Directory, revoked_key_ids: Collection[str], vote: Vo
     verify(vote, key_in_directory(directory, vote.validator_id, vote.key_id).public_key)
 
 
+def verify_proposal_alone(directory: Directory, revoked_key_ids: Collection[str], proposal: Proposal) -> None:
+    """Raises a typed error unless a member of this epoch signed the proposal, whatever block it names."""
+    _check_place(directory, revoked_key_ids, proposal)
+    verify(proposal, key_in_directory(directory, proposal.proposer_id, proposal.key_id).public_key)
+
+
 def verify_proposal(directory: Directory, revoked_key_ids: Collection[str], body: ProposalBody) -> None:
     """Raises a typed error unless a member signed the proposal and the body is the block and round that it names.
 

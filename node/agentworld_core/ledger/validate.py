@@ -31,7 +31,7 @@ from agentworld_core.messages import (
     WorldBlock,
 )
 from agentworld_core.signing import unsigned, verify
-from agentworld_core.world.actions import check_envelope
+from agentworld_core.world.actions import check_envelope, envelope_id
 
 Verified = Callable[[str], bool]
 """Says whether an action with this ``envelope_id`` has passed ``check_envelope`` before.
@@ -197,19 +197,18 @@ def _check_actions(batch: ActionBatch, parameters: Parameters, verified: Verifie
     if len(batch.actions) > parameters.max_batch_actions:
         says = f"{len(batch.actions)} actions exceed the limit of {parameters.max_batch_actions}"
         raise TooLarge(says, field="actions")
-    encoded = [encode(action) for action in batch.actions]
-    size = sum(map(len, encoded))
+    size = sum([len(encode(action)) for action in batch.actions])
     if size > parameters.max_batch_bytes:
         says = f"{size} bytes of actions exceed the limit of {parameters.max_batch_bytes}"
         raise TooLarge(says, field="actions")
-    envelope_ids = [content_id(data) for data in encoded]
+    envelope_ids = [envelope_id(action) for action in batch.actions]
     if batch.batch_id != content_id(encode_value(list(envelope_ids))):
         raise HashMismatch("is not the id of the ordered actions", field="batch_id", value=batch.batch_id)
     seen: dict[str, int] = {}
-    for index, (action, envelope_id) in enumerate(zip(batch.actions, envelope_ids, strict=True)):
+    for index, (action, signed_id) in enumerate(zip(batch.actions, envelope_ids, strict=True)):
         if seen.setdefault(action.action_id, index) != index:
             raise InvalidField("is in the batch twice", field=f"actions[{index}].action_id", value=action.action_id)
-        _check_action(action, batch.world_id, index, verified is not None and verified(envelope_id))
+        _check_action(action, batch.world_id, index, verified is not None and verified(signed_id))
 
 
 def _check_action(action: ActionEnvelope, world_id: str, index: int, known: bool) -> None:

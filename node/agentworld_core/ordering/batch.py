@@ -10,6 +10,7 @@ from agentworld_core.codec import encode, encode_value
 from agentworld_core.errors import HashMismatch, InvalidField, TooLarge, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import ActionBatch, ActionEnvelope, Directory
+from agentworld_core.world.actions import envelope_id
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class BatchLimits:
 
 def batch_id_of(actions: Sequence[ActionEnvelope]) -> str:
     """Returns the id of an ordered batch: it covers every byte of every action, with signatures, and their order."""
-    return content_id(encode_value([content_id(encode(action)) for action in actions]))
+    return content_id(encode_value([envelope_id(action) for action in actions]))
 
 
 class BatchHeader(TypedDict):

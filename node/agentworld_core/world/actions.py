@@ -30,8 +30,8 @@ from agentworld_core.signing import Signer, key_id_of, signed_bytes, verify_byte
 from agentworld_core.world.errors import ActionRefused
 from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS, OPTIONAL_FIELDS
 from agentworld_core.world.modules.table import open_table
-from agentworld_core.world.nonces import MAX_NONCE
-from agentworld_core.world.state import Reader, read_agent, read_nonces
+from agentworld_core.world.nonces import MAX_NONCE, NonceWindow
+from agentworld_core.world.state import AgentRecord, read_agent, read_nonces
 from agentworld_core.world.tree import Tree
 
 AGENT_REGISTER = "agent.register"
@@ -81,8 +81,15 @@ def action_id_of(envelope: ActionEnvelope) -> str:
 
 
 def envelope_id(envelope: ActionEnvelope) -> str:
-    """Returns the content id of the whole signed action: the only safe key for a cache of verified actions."""
-    return content_id(encode(envelope))
+    """Returns the content id of the whole signed action: the only safe key for a cache of verified actions.
+
+    It is made once for each envelope: a hash lets another thread run, which costs its caller more than the hash.
+    """
+    kept: str | None = getattr(envelope, "_content_id", None)
+    if kept is None:
+        kept = content_id(encode(envelope))
+        object.__setattr__(envelope, "_content_id", kept)
+    return kept
 
 
 def check_envelope(envelope: ActionEnvelope, world_id: str) -> None:
@@ -113,11 +120,40 @@ def check_admission(
     of the actor is known to wait, so that an actor the state does not know yet may already act.
     """
     check_envelope(envelope, world_id)
+    check_prospects(Actors(state), envelope, now_ms=now_ms, register_pending=register_pending)
+
+
+class Actors:
+    """The actors of a state, each read once, however many of its actions are checked."""
+
+    def __init__(self, state: Tree):
+        self.state = state
+        self._agents: dict[str, AgentRecord | None] = {}
+        self._nonces: dict[tuple[str, bytes], NonceWindow] = {}
+
+    def agent(self, actor_id: str) -> AgentRecord | None:
+        """Returns the actor's record, None when it is not registered."""
+        if actor_id not in self._agents:
+            self._agents[actor_id] = read_agent(self.state, actor_id)
+        return self._agents[actor_id]
+
+    def nonces(self, actor_id: str, public_key: bytes) -> NonceWindow:
+        """Returns which nonces the actor has used with a key."""
+        window = self._nonces.get((actor_id, public_key))
+        if window is None:
+            window = self._nonces[actor_id, public_key] = read_nonces(self.state, actor_id, key_id_of(public_key))
+        return window
+
+
+def check_prospects(
+    actors: Actors, envelope: ActionEnvelope, *, now_ms: int | None = None, register_pending: bool = False
+) -> None:
+    """Raises what ``check_admission`` raises for an action that is known to pass ``check_envelope``."""
     if now_ms is not None and envelope.timestamp_ms > now_ms + MAX_CLOCK_AHEAD_MS:
         raise InvalidField("lies too far in the future", field="timestamp_ms", value=envelope.timestamp_ms)
-    check_actor(state, envelope, register_pending=register_pending)
+    check_actor(actors, envelope, register_pending=register_pending)
     try:
-        parse_payload(envelope, custom=_is_custom(state, envelope.action_kind))
+        parse_payload(envelope, custom=_is_custom(actors.state, envelope.action_kind))
     except ActionRefused as refused:
         raise _ADMISSION_ERRORS.get(refused.reason_code, InvalidField)(
             refused.message, field="payload_cbor"
@@ -127,16 +163,16 @@ def check_admission(
 _ADMISSION_ERRORS: dict[str, type[AgentWorldError]] = {"too_large": TooLarge, "unsupported": Unsupported}
 
 
-def check_actor(state: Reader, envelope: ActionEnvelope, *, register_pending: bool = False) -> None:
+def check_actor(actors: Actors, envelope: ActionEnvelope, *, register_pending: bool = False) -> None:
     """Raises Unauthorized when the state binds the actor to another key or none, NonceUsed when the nonce is spent."""
-    agent = read_agent(state, envelope.actor_id)
+    agent = actors.agent(envelope.actor_id)
     if agent is not None and agent.public_key != envelope.public_key:
         raise Unauthorized("another key signs for this actor", field="public_key", value=key_id_of(envelope.public_key))
     if agent is None and envelope.action_kind != AGENT_REGISTER and not register_pending:
         raise Unauthorized(
             "is not registered", field="actor_id", value=envelope.actor_id, remedy=f"send {AGENT_REGISTER} first"
         )
-    if not read_nonces(state, envelope.actor_id, key_id_of(envelope.public_key)).usable(envelope.nonce):
+    if not actors.nonces(envelope.actor_id, envelope.public_key).usable(envelope.nonce):
         raise NonceUsed("is used or older than the window", field="nonce", value=envelope.nonce)
 
 

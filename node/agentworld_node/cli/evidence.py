@@ -11,12 +11,12 @@ import typer
 from agentworld_client.errors import VerificationFailed
 from agentworld_client.gateway import GatewayClient
 from agentworld_core.codec import decode, encode
-from agentworld_core.consensus.evidence import evidence_id
+from agentworld_core.consensus.evidence import accused, evidence_id, phase_name
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound
 from agentworld_core.ids import check_hash
 from agentworld_core.ledger.evidence_file import EvidenceFile, check_evidence_file
 from agentworld_core.ledger.genesis import genesis_hash
-from agentworld_core.messages import PREVOTE, Equivocation
+from agentworld_core.messages import Equivocation
 from agentworld_node.cli.app import OutputOption, Target, app, client_command, run
 from agentworld_node.cli.output import Output, console, print_json, print_pairs, print_rows, short
 
@@ -110,10 +110,10 @@ def _facts(item: Equivocation) -> dict[str, Any]:
     first, second = item.first, item.second
     return {
         "hash": evidence_id(item),
-        "validator": first.validator_id,
+        "validator": accused(item),
         "height": first.height,
         "round": f"{first.term}.{first.attempt}",
-        "phase": "prevote" if first.phase == PREVOTE else "precommit",
+        "phase": phase_name(item),
         "first": first.block_hash,
         "second": second.block_hash,
         "keys": sorted({first.key_id, second.key_id}),

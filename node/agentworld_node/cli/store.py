@@ -126,6 +126,7 @@ def gc(
         facts = [
             ("would be removed" if dry_run else "removed", _amount(report.removed)),
             ("left", _amount(report.left)),
+            ("packs rewritten", report.packs_rewritten),
         ]
         if quarantine:
             facts.append(("of the quarantine", _amount(report.quarantine)))

@@ -1,23 +1,23 @@
-"""The writer lease of one machine: a file for each version of the record, made by a link that only one can make.
+"""The writer lease of one machine: a symbolic link for each version of the record, whose text is the record.
 
-There is no lock that a stopped process could hold: ``lease.json.<version>`` appears whole or not at all, the highest
-version is the record, and whoever links the next version has written it. Old versions are removed by later writers.
+There is no lock that a stopped process could hold: ``lease.json.<version>`` appears whole or not at all and only one
+process can make it, the highest version is the record, and whoever makes the next version has written it. A link needs
+neither a temporary file nor a sync of its own: one sync of the folder makes name and text durable. Old versions are
+removed by later writers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
-import secrets
-import time
 from pathlib import Path
 
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
 VERSIONS_KEPT = 8
-LEFTOVER_SECONDS = 60
 _READ_ATTEMPTS = 16
 
 
@@ -69,7 +69,7 @@ class FileLeaseStore:
             if not versions:
                 return None
             try:
-                fields = json.loads(self._file(versions[-1]).read_bytes())
+                fields = json.loads(_text(self._file(versions[-1])))
             except FileNotFoundError:
                 continue  # Much has been written since the names were read, and this one was cleared away.
             return LeaseRecord(
@@ -84,18 +84,10 @@ class FileLeaseStore:
         """Makes the record the current one; False when another one is."""
         version = int(record.version)
         fields = {"holder": record.holder, "term": record.term, "duration_ms": record.duration_ms}
-        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}")
         try:
-            with temporary.open("x") as file:
-                json.dump(fields, file)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-            os.link(temporary, self._file(version))
+            os.symlink(json.dumps(fields, separators=(",", ":")), self._file(version))
         except FileExistsError:
             return False
-        finally:
-            temporary.unlink(missing_ok=True)
         versions = self._versions()
         if versions[-1] >= version + VERSIONS_KEPT:
             # This process slept while others wrote so much that its number may have been cleared away.
@@ -122,14 +114,16 @@ class FileLeaseStore:
             os.close(descriptor)
 
     def _clear(self, versions: list[int]) -> None:
-        """Removes old versions, and what killed processes have left behind."""
+        """Removes old versions."""
         for version in versions[:-VERSIONS_KEPT]:
             self._file(version).unlink(missing_ok=True)
-        if versions[-1] % VERSIONS_KEPT:
-            return
-        for leftover in self._path.parent.glob(f".{self._path.name}.*"):
-            try:
-                if leftover.stat().st_mtime < time.time() - LEFTOVER_SECONDS:
-                    leftover.unlink()
-            except FileNotFoundError:
-                continue
+
+
+def _text(path: Path) -> str:
+    """Returns the text of a link, or of the file that versions before links have written."""
+    try:
+        return os.readlink(path)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return path.read_text(encoding="utf-8")

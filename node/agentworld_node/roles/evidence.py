@@ -16,8 +16,11 @@ from agentworld_core.consensus.evidence import (
     MAX_EVIDENCE,
     PER_VALIDATOR,
     Evidence,
+    accused,
     check_equivocation,
     evidence_id,
+    phase_name,
+    place_of,
 )
 from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
 from agentworld_core.messages import Equivocation
@@ -64,7 +67,7 @@ class EvidenceRole:
             return
         if self._tasks is None:
             raise RuntimeError("the role has not been started")
-        self._keeping[key] = evidence.first.validator_id
+        self._keeping[key] = accused(evidence)
         self._tasks.create_task(self._keep(key, evidence), name="keep-evidence")
 
     def all(self) -> Evidence:
@@ -87,8 +90,8 @@ class EvidenceRole:
         if not self._ledger.evidence.add(evidence):
             return
         self._metrics.count("agentworld_evidence_total")
-        vote = evidence.first
-        log.error("validator %s voted twice at height %d: evidence %s", vote.validator_id, vote.height, key)
+        who, what = accused(evidence), phase_name(evidence)
+        log.error("validator %s signed two %ss at height %d: evidence %s", who, what, evidence.first.height, key)
         try:
             await self._network.publish(self._topic, encode(evidence))
         except AgentWorldError as error:
@@ -120,7 +123,7 @@ class EvidenceRole:
     def _wants(self, evidence: Equivocation) -> bool:
         """True when the proof would be kept, also after all those that are being written."""
         held, waiting = self._ledger.evidence, list(self._keeping.values())
-        of_one = waiting.count(evidence.first.validator_id)
+        of_one = waiting.count(accused(evidence))
         return held.lacks(evidence) and of_one < PER_VALIDATOR and len(waiting) + len(held) < MAX_EVIDENCE
 
     async def _reconcile_forever(self) -> None:
@@ -160,13 +163,14 @@ class EvidenceRole:
 def evidence_row(key: str, evidence: Equivocation) -> dict[str, Any]:
     """Returns what a proof is about; a block hash is null where that vote was for none."""
     first, second = evidence.first, evidence.second
+    height, term, attempt, phase = place_of(first)
     return {
         "hash": key,
-        "validator_id": first.validator_id,
-        "height": first.height,
-        "term": first.term,
-        "attempt": first.attempt,
-        "phase": first.phase,
+        "validator_id": accused(evidence),
+        "height": height,
+        "term": term,
+        "attempt": attempt,
+        "phase": phase,
         "first_block_hash": first.block_hash,
         "second_block_hash": second.block_hash,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from agentworld_core.codec import encode
 from agentworld_core.errors import AgentWorldError
@@ -16,7 +16,6 @@ from agentworld_core.ledger.validate import check_block
 from agentworld_core.messages import (
     ActionBatch,
     ActionEnvelope,
-    BlockBundle,
     Directory,
     ProposalBody,
     Round,
@@ -55,9 +54,11 @@ class Executor:
         self._keyring = keyring
         self._is_verified = is_verified
         self._executions: dict[str, Execution] = {}
+        self._judging: dict[str, asyncio.Future[None]] = {}
         self._early = 0
         self.lease_term = 0
         self.may_write: Callable[[], bool] = lambda: True
+        self.on_verified: Callable[[Sequence[ActionEnvelope]], None] = lambda _actions: None
         self.proposed_directory: Callable[[], Directory | None] = lambda: None
 
     def has_work(self) -> bool:
@@ -65,9 +66,14 @@ class Executor:
         chain = self._ledger.chain
         return len(self._mempool) > 0 or chain.pending is not None or self.proposed_directory() is not None
 
-    def execution_of(self, bundle: BlockBundle) -> Execution | None:
-        """Returns the execution of a block that this node has built or judged itself."""
-        return self._executions.get(content_id(encode(bundle.block)))
+    async def execution_of(self, block: WorldBlock) -> Execution | None:
+        """Returns the execution of a block that this node has built or judged itself, or is just judging."""
+        block_hash = content_id(encode(block))
+        under_way = self._judging.get(block_hash)
+        if under_way is not None:
+            # What others have decided need not be executed a second time beside the first.
+            await asyncio.wait([under_way])
+        return self._executions.get(block_hash)
 
     async def build(self, height: int, round_: Round) -> tuple[tuple[WorldBlock, ActionBatch] | None, str]:
         """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do
@@ -146,6 +152,7 @@ class Executor:
             return None
         if body.proposal.block_hash in self._executions:
             return True, ""
+        done = self._judging[body.proposal.block_hash] = asyncio.get_running_loop().create_future()
         try:
             execution = await asyncio.to_thread(check_block, chain, block, body.batch, verified=self._is_verified)
         except SandboxFault as error:
@@ -154,8 +161,13 @@ class Executor:
             return None
         except AgentWorldError as error:
             return False, str(error)
-        self._keep(body.proposal.block_hash, execution)
-        return True, ""
+        else:
+            self._keep(body.proposal.block_hash, execution)
+            self.on_verified(body.batch.actions)
+            return True, ""
+        finally:
+            self._judging.pop(body.proposal.block_hash, None)
+            done.set_result(None)
 
     async def _is_due(self, block: WorldBlock) -> bool:
         """Waits until the block's time is near; False when its height is over first, or too many are waited for."""

@@ -28,7 +28,15 @@ from agentworld_core.errors import (
 from agentworld_core.messages import ActionEnvelope, Actions, BlockBundle
 from agentworld_core.names import topic
 from agentworld_core.ordering.mempool import Mempool
-from agentworld_core.world.actions import AGENT_REGISTER, check_actor, check_admission, envelope_id
+from agentworld_core.world.actions import (
+    AGENT_REGISTER,
+    Actors,
+    check_actor,
+    check_envelope,
+    check_prospects,
+    envelope_id,
+)
+from agentworld_core.world.state import agent_key
 from agentworld_node.api.documents import receipt_document
 from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
@@ -88,23 +96,31 @@ class GatewayRole:
         """True when the signed action of this ``envelope_id`` has passed the stateless checks here."""
         return signed_action_id in self._verified
 
+    def note_verified(self, actions: Iterable[ActionEnvelope]) -> None:
+        """Remembers that these signed actions have passed the stateless checks, which nobody here need do again."""
+        for action in actions:
+            self._verified[envelope_id(action)] = None
+        while len(self._verified) > VERIFIED_KEPT:
+            del self._verified[next(iter(self._verified))]
+
     async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]:
         """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt."""
         results: list[Submission] = []
         fresh: list[ActionEnvelope] = []
         refusal = self.refuse_work()
         height = self._ledger.height
-        unknown = [action for action in actions if self._known(action.action_id) is None] if refusal is None else []
+        unknown = self._unknown(actions) if refusal is None else []
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
+        # Asked again: it may have been committed, or have come by gossip, while it was judged.
+        still = {id(action) for action in self._unknown(unknown, since=height)}
         for action in actions:
-            # Asked again: it may have been committed, or have come by gossip, while it was judged.
-            is_new = id(action) in verdicts and self._is_still_unknown(action.action_id, since=height)
+            is_new = id(action) in still and action.action_id not in self._mempool
             known = None if is_new else self._known(action.action_id)
             if known is not None:
                 results.append({**known, "duplicate": True})
                 continue
             try:
-                self._take(action, verdicts.get(id(action), refusal))
+                self._take(action, verdicts[id(action)] if id(action) in verdicts else refusal or _dropped())
             except AgentWorldError as refused:
                 self._metrics.count("agentworld_actions_refused_total", code=refused.code)
                 results.append(refused)
@@ -144,9 +160,15 @@ class GatewayRole:
             return receipt_document(receipt)
         return {"action_id": action_id, "status": "pooled"} if action_id in self._mempool else None
 
-    def _is_still_unknown(self, action_id: str, *, since: int) -> bool:
-        """True when an action that was unknown at a height is so still, as far as can be seen without the index."""
-        return self._ledger.height == since and action_id not in self._mempool
+    def _unknown(self, actions: Sequence[ActionEnvelope], *, since: int | None = None) -> list[ActionEnvelope]:
+        """Returns the actions that neither wait nor are committed; none of those that were unknown at height ``since``
+        can be committed as long as that is the height.
+        """
+        fresh = [action for action in actions if action.action_id not in self._mempool]
+        if since == self._ledger.height or not fresh:
+            return fresh
+        committed = self._ledger.committed([action.action_id for action in fresh])
+        return [action for action in fresh if action.action_id not in committed]
 
     def _is_settled(self, action_id: str) -> bool:
         return action_id not in self._mempool
@@ -166,20 +188,25 @@ class GatewayRole:
         """Returns each action with why it is refused, or None; signatures are checked in a worker thread."""
         if not actions:
             return []
-        registering = {action.actor_id for action in actions if action.action_kind == AGENT_REGISTER}
-        for action in actions:
-            if any(waiting.action_kind == AGENT_REGISTER for waiting in self._mempool.of_actor(action.actor_id)):
-                registering.add(action.actor_id)
-        return await asyncio.to_thread(self._judge_now, actions, registering)
-
-    def _judge_now(self, actions: Sequence[ActionEnvelope], registering: Container[str]) -> _Judged:
         state = self._ledger.chain.tree
+        registering = {action.actor_id for action in actions if action.action_kind == AGENT_REGISTER}
+        for actor_id in sorted({action.actor_id for action in actions} - registering):
+            # Of those whom the state knows it does not matter what else waits, which may be much.
+            if state.get(agent_key(actor_id)) is None and any(
+                waiting.action_kind == AGENT_REGISTER for waiting in self._mempool.of_actor(actor_id)
+            ):
+                registering.add(actor_id)
+        return await asyncio.to_thread(self._judge_now, actions, Actors(state), registering)
+
+    def _judge_now(self, actions: Sequence[ActionEnvelope], actors: Actors, registering: Container[str]) -> _Judged:
         now_ms = time.time_ns() // 1_000_000
         judged: _Judged = []
         for action in actions:
             pending = action.actor_id in registering
             try:
-                check_admission(state, action, world_id=self._world_id, now_ms=now_ms, register_pending=pending)
+                if not self.is_verified(envelope_id(action)):
+                    check_envelope(action, self._world_id)
+                check_prospects(actors, action, now_ms=now_ms, register_pending=pending)
                 judged.append((action, None))
             except AgentWorldError as error:
                 judged.append((action, error))
@@ -190,9 +217,7 @@ class GatewayRole:
             raise error
         self._mempool.add(action)
         self._dropped.pop(action.action_id, None)
-        self._verified[envelope_id(action)] = None
-        while len(self._verified) > VERIFIED_KEPT:
-            del self._verified[next(iter(self._verified))]
+        self.note_verified([action])
 
     # Gossip
 
@@ -235,10 +260,11 @@ class GatewayRole:
             self._liars.add(peer_id, time.monotonic())
             return
         height = self._ledger.height
-        fresh = [action for action in actions if self._known(action.action_id) is None]
-        for action, verdict in await self._judge(fresh):
-            is_new = self._is_still_unknown(action.action_id, since=height)
-            if not is_new and self._known(action.action_id) is not None:
+        fresh = self._unknown(actions)
+        verdicts = await self._judge(fresh)
+        still = {id(action) for action in self._unknown(fresh, since=height)}
+        for action, verdict in verdicts:
+            if id(action) not in still or action.action_id in self._mempool:
                 continue
             try:
                 self._take(action, verdict)
@@ -292,7 +318,7 @@ class GatewayRole:
 
     def _drop_stale(self, actors: Iterable[str]) -> None:
         """Drops waiting actions of these actors whose nonce or key the new state refuses for good."""
-        state = self._ledger.chain.tree
+        state = Actors(self._ledger.chain.tree)
         for actor_id in sorted(actors):
             for action in self._mempool.of_actor(actor_id):
                 try:
@@ -308,6 +334,11 @@ class GatewayRole:
         while len(self._dropped) > DROPPED_KEPT:
             self._dropped.popitem(last=False)
         self._waiters.release([action_id])
+
+
+def _dropped() -> Busy:
+    """Why an action is refused that needed no judgement when it came, and whose copy has been dropped since."""
+    return Busy("a copy of the action waited here until just now", field="action_id", remedy="submit it again")
 
 
 def _size(action: ActionEnvelope) -> int:

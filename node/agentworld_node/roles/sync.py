@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
+from agentworld_core.ledger.block import Execution
 from agentworld_core.ledger.errors import HeadConflict
-from agentworld_core.messages import BlockBundle, Blocks, Directory, GetBlocks, WorldHeadAnnounce
+from agentworld_core.ledger.validate import check_alone
+from agentworld_core.messages import BlockBundle, Blocks, Directory, GetBlocks, WorldBlock, WorldHeadAnnounce
 from agentworld_core.names import protocol, topic
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
@@ -56,6 +58,7 @@ class Synchronizer:
         self._wake = asyncio.Event()
         self._topic = topic(self._world_id, "head")
         self.conflict: HeadConflict | None = None
+        self.execution_of: Callable[[WorldBlock], Awaitable[Execution | None]] = _nothing_judged
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Serves blocks, listens to heads and runs until the task group ends."""
@@ -209,7 +212,7 @@ class Synchronizer:
         """Commits blocks in order; True when the ledger is, or was meanwhile brought, at the end of the first one."""
         for bundle in bundles:
             try:
-                await self._ledger.apply(bundle)
+                await self._ledger.apply(bundle, execution=await self._judged(bundle))
             except AgentWorldError as error:
                 if self._ledger.failure is not None:
                     raise
@@ -218,6 +221,15 @@ class Synchronizer:
                 self._liars.add(peer_id, _now())
                 break
         return bool(bundles) and self._ledger.height >= bundles[0].block.height
+
+    async def _judged(self, bundle: BlockBundle) -> Execution | None:
+        """Returns the execution of a block that this node has judged as a proposal, once the rest of it is checked."""
+        height = self._ledger.chain.next_height
+        execution = await self.execution_of(bundle.block)
+        if execution is None or bundle.block.height != height:
+            return None
+        await asyncio.to_thread(check_alone, bundle, self._ledger.directory_at(height))
+        return execution
 
     async def _request(self, peer_id: str, start: int) -> tuple[BlockBundle, ...]:
         question = GetBlocks(self._world_id, start, BLOCKS_PER_REQUEST)
@@ -250,6 +262,10 @@ def check_proof(head: WorldHeadAnnounce, directory: Directory) -> None:
         if stated != expected:
             raise StateMismatch(f"must be {expected}", field=field, value=stated)
     check_certificate(certificate, directory)
+
+
+async def _nothing_judged(_block: WorldBlock) -> Execution | None:
+    return None
 
 
 def _now() -> float:

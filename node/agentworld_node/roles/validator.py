@@ -299,7 +299,7 @@ class ValidatorRole:
         return None
 
     async def _commit(self, bundle: BlockBundle) -> None:
-        await self._ledger.apply(bundle, execution=self._executor.execution_of(bundle))
+        await self._ledger.apply(bundle, execution=await self._executor.execution_of(bundle.block))
 
     def _fired(self, name: str) -> None:
         self._timers.pop(name, None)

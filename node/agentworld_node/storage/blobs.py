@@ -181,7 +181,8 @@ class FileBlobStore:
                 break
             # The process that appends may have cut or moved what this one took for a blob.
             with typed_errors("reading the packs", self._packs.folder):
-                self._packs.refresh(anew=True)
+                if not self._packs.reload():
+                    break
         return None, is_there
 
     def _in_packs(self, blob_hash: str, *, whole: bool) -> tuple[bytes | None, bool]:

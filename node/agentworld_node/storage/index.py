@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -50,6 +50,7 @@ logger = logging.getLogger(__name__)
 CHECKED_BYTES = 64 * 2**20
 PRUNE_ROWS = 10_000
 _BUSY_SECONDS = 1.0
+_TOGETHER = 512  # keys in one statement; every SQLite takes 999
 
 
 class Index:
@@ -151,6 +152,15 @@ class Index:
         """Returns the receipt of the action."""
         found = self._receipts("SELECT * FROM receipts WHERE action_id = ?", action_id)
         return found[0] if found else None
+
+    def heights_of(self, action_ids: Sequence[str]) -> dict[str, int]:
+        """Returns the heights of those of the actions that have receipts."""
+        found: dict[str, int] = {}
+        for start in range(0, len(action_ids), _TOGETHER):
+            part = action_ids[start : start + _TOGETHER]
+            marks = ",".join("?" * len(part))
+            found |= dict(self._rows(f"SELECT action_id, height FROM receipts WHERE action_id IN ({marks})", *part))  # noqa: S608
+        return found
 
     def receipts_of(self, height: int) -> list[ReceiptEntry]:
         """Returns the receipts of the height by position."""

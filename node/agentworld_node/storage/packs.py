@@ -47,6 +47,8 @@ class PackFolder:
         self._held: Closing | None = None
         self._active: Pack | None = None
         self._is_loaded = False
+        self._has_failed = False
+        self._seen: dict[int, int | None] = {}  # the packs and their sizes when they were read last
         self._gone: set[bytes] = set()  # deleted while there was no room to say so
 
     def __del__(self) -> None:
@@ -95,17 +97,29 @@ class PackFolder:
                 return None
             raise
 
+    def reload(self) -> bool:
+        """Reads everything again; False, and nothing is read, when nothing has changed on the disk since."""
+        with self.lock:
+            return self._sizes() != self._seen and self.refresh(anew=True)
+
+    def _sizes(self) -> dict[int, int | None]:
+        return {number: self.files.size(self._path(number)) for number in self._numbers()}
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:010d}{PACK_SUFFIX}"
+
     def refresh(self, *, anew: bool = False) -> bool:
         """Reads what was appended since, or ``anew`` everything; False when nothing has changed."""
         with self.lock:
+            self._seen = self._sizes()
             known = {} if anew else {pack.number: pack for pack in self.packs}
-            numbers = self._numbers()
+            numbers = list(self._seen)
             changed = anew or numbers != list(known)
             packs = []
             for number in numbers:
                 pack = known.get(number)
                 if pack is None:
-                    pack = Pack(self.folder / f"{number:010d}{PACK_SUFFIX}", number, files=self.files)
+                    pack = Pack(self._path(number), number, files=self.files)
                     try:
                         if pack.load():
                             packs.append(pack)
@@ -211,12 +225,13 @@ class PackFolder:
 
     def _room_for_one(self) -> Pack:
         self.own()
+        if self._has_failed:
+            raise OSError(errno.EIO, "what was written last may be lost: restart", str(self.folder))
         if self._active is not None and self._active.size >= self._pack_bytes:
             self.seal()
         if self._active is None:
             number = max((0, *self._numbers())) + 1
-            path = self.folder / f"{number:010d}{PACK_SUFFIX}"
-            self._active = Pack.create(path, number, files=self.files)
+            self._active = Pack.create(self._path(number), number, files=self.files)
             self.packs = (*self.packs, self._active)
         return self._active
 
@@ -251,7 +266,10 @@ class PackFolder:
             with self.lock:
                 if self._active is pack:
                     self._active = None
+                # While it holds what may be lost it must stay the newest pack, which the next start looks at.
+                self._has_failed = True
                 self._on_lost(pack.forget_unsynced())
+                self._has_failed = False
             raise
 
     def entries(self) -> Iterator[BlobEntry]:

@@ -77,7 +77,7 @@ def check(path: Path, *, files: FileSystem = LOCAL_FILES) -> CheckReport:
         try:
             folder = DataFolder.open(path, files=files)
         except CorruptLog as error:
-            blobs = FileBlobStore.reading(path / BLOBS, files=files)
+            blobs = FileBlobStore.open(path / BLOBS, files=files)
             verify(blobs, inventory)
             return report_of(blobs, inventory, Survey(), log_problem=str(error))
         with folder:

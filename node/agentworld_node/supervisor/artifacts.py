@@ -44,20 +44,40 @@ class ConfigMap:
         return Source(f"ConfigMap {self.name}", self.files)
 
 
+def is_wanted(document: Mapping[str, Any], specs: Iterable[GenesisSpec]) -> bool:
+    """True for a ConfigMap that one of these names, or in which the blobs of one are looked for."""
+    metadata = document.get("metadata")
+    if document.get("kind") != "ConfigMap" or not isinstance(metadata, Mapping):
+        return False
+    labelled = _labels(metadata).get(ARTIFACT_LABEL) == "true"
+    return any(metadata.get("name") in named_config_maps(item) or (labelled and names_blobs(item)) for item in specs)
+
+
 def read_config_map(document: Mapping[str, Any]) -> ConfigMap:
-    """Returns the ConfigMap of a manifest; raises InvalidField that names the value that is none."""
-    metadata = document.get("metadata") or {}
+    """Returns the ConfigMap of a manifest that is wanted; raises InvalidField that names the value that is none."""
     files: dict[str, bytes] = {}
-    for key, value in (document.get("data") or {}).items():
-        if not isinstance(value, str):
-            raise InvalidField("must be text", field=f"data.{key}", value=value)
-        files[str(key)] = value.encode()
-    for key, value in (document.get("binaryData") or {}).items():
-        try:
-            files[str(key)] = base64.b64decode("".join(str(value).split()), validate=True)
-        except ValueError as error:
-            raise InvalidField("is not base64", field=f"binaryData.{key}", value=str(value)[:64]) from error
-    return ConfigMap(str(metadata.get("name", "")), metadata.get("labels") or {}, files)
+    for field in ("data", "binaryData"):
+        values = document.get(field) or {}
+        if not isinstance(values, Mapping):
+            raise InvalidField("must be a mapping", field=field, value=values)
+        for key, value in values.items():
+            if not isinstance(value, str):
+                raise InvalidField("must be text", field=f"{field}.{key}", value=value)
+            files[str(key)] = value.encode() if field == "data" else _decoded(value, f"{field}.{key}")
+    metadata = document["metadata"]
+    return ConfigMap(str(metadata["name"]), _labels(metadata), files)
+
+
+def _labels(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    labels = metadata.get("labels")
+    return labels if isinstance(labels, Mapping) else {}
+
+
+def _decoded(value: str, field: str) -> bytes:
+    try:
+        return base64.b64decode("".join(value.split()), validate=True)
+    except ValueError as error:
+        raise InvalidField("is not base64", field=field, value=value[:64]) from error
 
 
 def find_modules(
@@ -71,7 +91,7 @@ def find_modules(
     sources = {item.name: item.source for item in given}
     for artifact in [item.artifact for item in genesis.modules if item.artifact.config_map not in sources]:
         if artifact.config_map and (folder / artifact.config_map).is_dir():
-            sources[artifact.config_map] = _folder(folder / artifact.config_map)
+            sources[artifact.config_map] = _folder(folder / artifact.config_map, artifact.key)
     others = list(_others(folder)) if names_blobs(genesis) else []
     named = {name: sources[name] for name in named_config_maps(genesis) if name in sources}
     labelled = [item.source for item in given if item.labels.get(ARTIFACT_LABEL) == "true" and item.name not in named]
@@ -86,10 +106,12 @@ def _others(folder: Path) -> Iterator[Source]:
             yield _folder(path)
 
 
-def _folder(folder: Path) -> Source:
+def _folder(folder: Path, key: str = "") -> Source:
+    """Returns the modules and manifests of a folder, and the file that is named by its key."""
     files: dict[str, bytes] = {}
     try:
-        paths = [path for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES and path.is_file()]
+        inside = sorted(folder.iterdir(), key=lambda path: (path.name != key, path.name))
+        paths = [path for path in inside if (path.suffix in _SUFFIXES or path.name == key) and path.is_file()]
         for path in paths[:MAX_FILES]:
             with path.open("rb") as file:
                 # One byte more than is allowed is enough to be refused as too large.

@@ -15,9 +15,8 @@ import yaml
 
 from agentworld_core.errors import AgentWorldError, InvalidField
 from agentworld_core.topology.fields import InvalidManifest
-from agentworld_core.topology.genesis_modules import ARTIFACT_LABEL, named_config_maps, names_blobs
 from agentworld_core.topology.resources import GROUP, KINDS, Resource, World, parse_manifest
-from agentworld_node.supervisor.artifacts import ConfigMap, read_config_map
+from agentworld_node.supervisor.artifacts import ConfigMap, is_wanted, read_config_map
 
 MAX_FILE_BYTES = 4 * 1024 * 1024
 MAX_FILES = 1000
@@ -136,20 +135,15 @@ def _sort_foreign(
 ) -> tuple[list[ConfigMap], list[str]]:
     """Returns the ConfigMaps in which modules of a genesis are looked for, and a sentence about everything else."""
     specs = [resource.spec.genesis for resource in resources if isinstance(resource, World)]
-    named = [name for spec in specs for name in named_config_maps(spec)]
-    search = any(names_blobs(spec) for spec in specs)
     config_maps, notices = [], []
     for source, document in foreign:
-        if document.get("kind") == "ConfigMap":
-            try:
-                item = read_config_map(document)
-            except InvalidField as error:
-                complaints.append(Complaint(source, _name_of(document), error))
-                continue
-            if item.name in named or (search and item.labels.get(ARTIFACT_LABEL) == "true"):
-                config_maps.append(item)
-                continue
-        notices.append(f"{source}: {_name_of(document)} is of another API and has no meaning on one machine")
+        if not is_wanted(document, specs):
+            notices.append(f"{source}: {_name_of(document)} is of another API and has no meaning on one machine")
+            continue
+        try:
+            config_maps.append(read_config_map(document))
+        except InvalidField as error:
+            complaints.append(Complaint(source, _name_of(document), error))
     return config_maps, notices
 
 

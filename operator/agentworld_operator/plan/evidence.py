@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agentworld_core.messages import PREVOTE, Equivocation
+from agentworld_core.consensus.evidence import accused, phase_name
+from agentworld_core.messages import Equivocation
 from agentworld_operator.plan.facts import WorldFacts
 from agentworld_operator.resources.status import timestamp, without_empty
 
@@ -21,10 +22,10 @@ def evidence_rows(
     """
     rows = {str(row.get("hash")): dict(row) for row in before}
     for content_hash, item in sorted(facts.evidence.items()):
-        if validator_id not in (None, item.first.validator_id) or content_hash in rows or len(rows) >= MAX_ROWS:
+        if validator_id not in (None, accused(item)) or content_hash in rows or len(rows) >= MAX_ROWS:
             continue
         row = _row(content_hash, item, now_ms=facts.now_ms)
-        rows[content_hash] = row if validator_id is not None else {"validator": item.first.validator_id, **row}
+        rows[content_hash] = row if validator_id is not None else {"validator": accused(item), **row}
     return sorted(rows.values(), key=lambda row: (row.get("height", 0), row["hash"]))
 
 
@@ -36,7 +37,7 @@ def _row(content_hash: str, item: Equivocation, *, now_ms: int) -> dict[str, Any
             "height": vote.height,
             "term": vote.term,
             "attempt": vote.attempt,
-            "phase": "prevote" if vote.phase == PREVOTE else "precommit",
+            "phase": phase_name(item),
             "firstBlockHash": vote.block_hash,
             "secondBlockHash": item.second.block_hash,
             "observedTime": timestamp(now_ms),

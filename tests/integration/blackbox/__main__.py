@@ -18,6 +18,7 @@ from tests.integration.blackbox.world import Running, Setup, running
 
 BUILD = Path(__file__).parents[3] / "build" / "blackbox"
 CANNOT = 2
+SHORT_SECONDS = 1.0
 
 
 def main(arguments: list[str]) -> int:
@@ -28,14 +29,16 @@ def main(arguments: list[str]) -> int:
         if reason is not None:
             print(f"blackbox: cannot run: {reason}", file=sys.stderr)
             return CANNOT
-        return isolation.run_inside("tests.integration.blackbox", arguments)
+        try:
+            return isolation.run_inside("tests.integration.blackbox", arguments)
+        finally:
+            isolation.remove_leftovers(options.folder)
     folder = isolation.RunFolder(options.folder, f"seed-{options.seed}-{time.time_ns()}")
     with folder as path:
         status = asyncio.run(run(path, options))
         if status or options.keep:
             folder.keep()
             print(f"kept: {path}")
-    isolation.remove_leftovers(options.folder)
     return status
 
 
@@ -46,6 +49,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=30.0, help="for how long faults or hand-overs follow")
     parser.add_argument("--kinds", default="", help=f"faults, by comma (default: all of {', '.join(KINDS)})")
     parser.add_argument("--once", action="store_true", help="each fault once, alone and short, and no more")
+    parser.add_argument("--hold", type=float, default=0.0, help="seconds that each fault lasts (default: drawn)")
     parser.add_argument("--nodes", type=int, default=4, help="validators (default: 4)")
     parser.add_argument("--clients", type=int, default=6, help="agents that act (default: 6)")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds in which it has to be well again")
@@ -101,9 +105,11 @@ async def storm(world: Running, options: argparse.Namespace, say) -> None:
     raging = Storm(world, options.patience, say)
     if options.once:
         raging.calm = 0.0
-        once = [(pair[0].shortened(),) for pair in itertools.islice(faults, len(kinds))]
+        once = [(pair[0].lasting(options.hold or SHORT_SECONDS),) for pair in itertools.islice(faults, len(kinds))]
         await raging.rage(once, until_time=float("inf"))
     else:
+        if options.hold:
+            faults = (tuple(fault.lasting(options.hold) for fault in pair) for pair in faults)
         await raging.rage(faults, until_time=time.monotonic() + 60 * options.minutes)
 
 

@@ -16,7 +16,14 @@ import sys
 from pathlib import Path
 
 INSIDE = "AGENTWORLD_BLACKBOX"
-TOOLS = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "nft": "nftables", "cc": "gcc libc6-dev"}
+TOOLS = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setsid": "util-linux",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "cc": "gcc libc6-dev",
+}
 NAMESPACES = ("--fork", "--pid", "--kill-child", "--mount-proc", "--net", "--mount", "--propagation", "private")
 _PR_SET_PDEATHSIG = 1
 

@@ -96,7 +96,8 @@ class Machine(NodeProcess):
         run("mount", "-t", "tmpfs", "-o", f"size={self._disk_bytes}", "none", str(self.disk))
 
     def command(self) -> Sequence[str]:
-        return ("nsenter", f"--net={NAMESPACES / self.name}", *super().command())
+        # A session of its own, as a container has: the scheduler shares processors out by sessions.
+        return ("setsid", "nsenter", f"--net={NAMESPACES / self.name}", *super().command())
 
     def environment(self) -> dict[str, str]:
         return super().environment() | {"LD_PRELOAD": str(self._library), "BLACKBOX_CLOCK": str(self._clock)}

@@ -49,9 +49,9 @@ class Fault:
     seconds: float
     amount: int = 0
 
-    def shortened(self) -> Fault:
-        """The same for no longer than it needs to show anything."""
-        return dataclasses.replace(self, seconds=min(self.seconds, 1.0))
+    def lasting(self, seconds: float) -> Fault:
+        """The same for so many seconds."""
+        return dataclasses.replace(self, seconds=seconds)
 
     def __str__(self) -> str:
         amount = f" by {self.amount}" if self.amount else ""

@@ -63,7 +63,7 @@ class Storm:
         ready = await self.world.all_ready(seconds=self.patience) is not None
         took = time.monotonic() - trouble.healed
         if took > SLOW_SECONDS:
-            waited = (f"{why} ({seconds:.1f} s)" for why, seconds in self.world.unready.items())
+            waited = (f"{why} (until {seconds:.1f} s)" for why, seconds in self.world.unready.items())
             self.say(f"  was not ready: {'; '.join(waited)}")
         if not ready:
             history.noted.append(("UNREADY", f"{self.patience:g} s after {kind} of {', '.join(befallen)}"))
@@ -114,7 +114,7 @@ def note_errors(world: Running) -> None:
     """Notes logs with a traceback: an error that came where none was expected."""
     for name, node in world.cluster.nodes.items():
         lines = node.log.read_text(errors="replace").splitlines()
-        found = [number for number, line in enumerate(lines, 1) if line.startswith("Traceback")]
+        found = [number for number, line in enumerate(lines, 1) if "Traceback (most" in line]
         if found:
             world.history.noted.append(("TRACE", f"{name}.log, line {found[0]} and {len(found) - 1} more"))
 

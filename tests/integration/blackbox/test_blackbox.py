@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.blackbox.isolation import RunFolder, remove_leftovers
 from tests.integration.blackbox.machines import RUNNER, Link
-from tests.integration.blackbox.nemesis import KINDS, plan
+from tests.integration.blackbox.nemesis import KINDS, START_SECONDS, plan
 from tests.integration.node.cluster_of_nodes import until
 
 NAMES = ("v0", "v1", "v2", "v3")
@@ -33,20 +33,8 @@ def inside(folder: Path) -> list[Path]:
 # What it does takes half a minute; it starts nine processes, which takes what it takes where others are at work.
 @pytest.mark.timeout(900)
 async def test_a_short_run_of_faults_loses_doubles_and_forks_nothing(tmp_path: Path) -> None:
-    words = (
-        "--once",
-        "--seed",
-        "3",
-        "--kinds",
-        SHORT,
-        "--clients",
-        "3",
-        "--patience",
-        "120",
-        "--folder",
-        str(tmp_path),
-    )
-    process = await start(*words)
+    options = {"--seed": "3", "--kinds": SHORT, "--clients": "3", "--patience": "120", "--folder": str(tmp_path)}
+    process = await start("--once", *itertools.chain.from_iterable(options.items()))
     said = (await process.communicate())[0].decode()
     print(said)
     assert process.returncode == 0, said
@@ -55,14 +43,16 @@ async def test_a_short_run_of_faults_loses_doubles_and_forks_nothing(tmp_path: P
     assert inside(tmp_path) == []
 
 
+@pytest.mark.timeout(900)
 async def test_a_run_that_is_killed_leaves_no_process_and_a_folder_that_the_next_start_removes(tmp_path: Path) -> None:
     process = await start("--once", "--folder", str(tmp_path))
-    assert process.stdout is not None
     marks = [str(tmp_path).encode()]
-    await until(lambda: len(processes_about(marks)) > len(NAMES), "the nodes run")
-    process.kill()
-    await process.wait()
-    await until(lambda: not processes_about(marks), "all processes are gone")
+    try:
+        await until(lambda: len(processes_about(marks)) > len(NAMES), "the nodes run", seconds=START_SECONDS)
+    finally:
+        process.kill()
+        await process.wait()
+    await until(lambda: not processes_about(marks), "all processes are gone", seconds=START_SECONDS)
     (left,) = inside(tmp_path)
     assert not mounts_below(tmp_path)
     assert remove_leftovers(tmp_path) == [left]

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests.integration.node.cluster_of_nodes import Cluster, as_json, run_cli, u
 from tests.unit.node.material import PARAMETERS, QUICK_LEASE, Material, peer_id, registrations
 
 START_SECONDS = 300.0
+_NUMBERS = re.compile(r"[0-9]+")
 LONGER = dataclasses.replace(PARAMETERS, snapshot_interval=50)
 """What fits worlds of thousands of blocks."""
 
@@ -134,7 +136,7 @@ class Running:
             answers = await asyncio.gather(*(node.get("/readyz") for node in self.cluster.nodes.values()))
             for name, (status, text) in zip(self.cluster.nodes, answers, strict=True):
                 if status != 200:
-                    why[f"{name} {text.strip() or 'does not answer'}"] = time.monotonic() - began
+                    why[f"{name} {_NUMBERS.sub('n', text.strip()) or 'does not answer'}"] = time.monotonic() - began
             return all(status == 200 for status, _ in answers)
 
         ready = await _in_time(until(look, "all are ready", seconds=seconds))

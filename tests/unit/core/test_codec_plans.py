@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 from typing import Any
 
 import cbor2
 import pytest
 
-from agentworld_core.codec import decode, encode, encode_with, schema_table
-from agentworld_core.codec_plans import message_of, plain_of, plan_of
+from agentworld_core.codec import decode, encode, encode_nested, encode_value, encode_with, schema_table
+from agentworld_core.codec_plans import MAX_DEPTH, Refused, checked_value, message_of, plain_of, plan_of, quick_value
 from agentworld_core.errors import MalformedEncoding
 from agentworld_core.messages import ActionBatch, ActionEnvelope, Actions, BlockBundle, Directory, WorldEvent
 from agentworld_core.signing import signed_bytes, unsigned
 from tests.unit.core.ledger.chains import Chain, make_genesis, make_head
 from tests.unit.core.test_codec import action
 from tests.unit.core.world.agents import register
+
+KEYS = ("b", "a", "aa", "é", "Z", "", "ab", "ключ", "e\u0301", "a" * 24, "10", "9", "😀")
+
+
+def test_maps_are_sorted_alike_in_whatever_order_they_come():
+    chance = random.Random(15)
+    for _ in range(2000):
+        keys = chance.sample(KEYS, chance.randrange(len(KEYS)))
+        value = {key: {other: [1] for other in keys} if chance.random() < 0.2 else None for key in keys}
+        expected = cbor2.dumps(checked_value(value, "value"))
+        assert encode_value(value) == encode_nested(value) == expected == cbor2.dumps(value, canonical=True)
+        assert encode_value(cbor2.loads(expected)) == expected
+
+
+@pytest.mark.parametrize("leaf", [1, None, "a", [], {}, b""])
+@pytest.mark.parametrize(
+    "around", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: {"b": 1, "a": inner}]
+)
+def test_data_may_be_nested_as_deep_both_ways(leaf, around):
+    for depth in range(MAX_DEPTH - 2, MAX_DEPTH + 3):
+        value = leaf
+        for _ in range(depth):
+            value = around(value)
+        try:
+            expected: Any = checked_value(value, "value")
+        except MalformedEncoding:
+            expected = None
+        if expected is None:
+            with pytest.raises(Refused):
+                quick_value(value, 0)
+        else:
+            assert quick_value(value, 0) == expected
+        assert encode_nested(value) == cbor2.dumps(value, canonical=True)
 
 
 def samples() -> list[Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol
 
-from agentworld_core.codec import Value, encode_value
+from agentworld_core.codec import Value, decode_value, encode_value
+from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.world.modules.documents import read_json
 from agentworld_core.world.modules.manifest import ModuleManifest, parse_manifest
@@ -56,14 +57,19 @@ def module_decoders(make: Make) -> list[Any]:
 
 def _lists_of_outputs() -> tuple[bytes, ...]:
     one = encode_value({"emits": [{"kind": "talk.a", "payload": 1}], "new_state": b"s"})
-    return encode_value([one]), encode_value([one, b"", one, b"\xff"])
+    return encode_value([one]), encode_value([one, b"", one, b"\xff"]), encode_value([bytes(300)])
 
 
 def _take_answers(data: bytes) -> bytes:
     answers = split_answers(data, most=4)
+    try:
+        value = decode_value(data)
+    except AgentWorldError:
+        value = None
+    right = isinstance(value, list) and 1 <= len(value) <= 4 and all(isinstance(item, bytes) for item in value)
+    assert answers == (value if right else None), "not what the codec makes of it"
     if answers is None:
         raise NoAnswers
-    assert 1 <= len(answers) <= 4
     return encode_value(list[Value](answers))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_proposal
 from agentworld_core.hashing import content_id
+from agentworld_core.ledger.validate import check_block
 from agentworld_core.membership.builder import Changes, next_directory
 from agentworld_core.messages import BlockBundle, ProposalBody, Round
 from agentworld_core.signing import sign
@@ -24,7 +26,7 @@ from tests.unit.core.ledger.chains import PARAMETERS, Chain, make_certificate, m
 from tests.unit.core.membership.worlds import signed, signer, statement, successor
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import Rig, rig
-from tests.unit.node.running import eventually
+from tests.unit.node.running import PATIENCE, eventually
 
 
 def keys_of(folder: Path, *names: str, active: str) -> KeyFolder:
@@ -74,7 +76,7 @@ class TestBuilding:
             assert await theirs.judge(body) == (True, "")
             bundle = BlockBundle(block, batch, make_certificate(block))
             for one, ledger in ((mine, it.ledger), (theirs, other.ledger)):
-                execution = one.execution_of(bundle)
+                execution = await one.execution_of(bundle.block)
                 assert execution is not None
                 assert await ledger.apply(bundle, execution=execution)
             assert it.ledger.chain.state_root == other.ledger.chain.state_root
@@ -208,3 +210,49 @@ class TestKeyring:
     async def test_who_is_no_member_has_no_signer(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             assert keyring(it, tmp_path / "keys", name="stranger").signer_at(1) is None
+
+
+async def test_a_block_that_is_decided_while_it_is_judged_is_executed_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with rig(tmp_path / "me") as it, rig(tmp_path / "other", it.chain) as other:
+        mine, theirs = executor(it, tmp_path / "me"), executor(other, tmp_path / "other")
+        verified: list[str] = []
+        theirs.on_verified = lambda actions: verified.extend(action.action_id for action in actions)
+        it.mempool.add(register("ada"))
+        candidate, _ = await mine.build(1, Round(3, 1))
+        assert candidate is not None
+        body = proposed(it, *candidate)
+        begun, go_on = threading.Event(), threading.Event()
+        executions: list[int] = []
+
+        def slow(*given: Any, **options: Any) -> Any:
+            executions.append(1)
+            begun.set()
+            assert go_on.wait(PATIENCE)
+            return check_block(*given, **options)
+
+        monkeypatch.setattr(executor_module, "check_block", slow)
+        judging = asyncio.create_task(theirs.judge(body))
+        await eventually(begun.is_set)
+        wanted = asyncio.create_task(theirs.execution_of(body.block))
+        go_on.set()
+        execution = await wanted
+        assert execution is not None
+        assert await judging == (True, "")
+        assert await theirs.execution_of(body.block) is execution
+        assert executions == [1]
+        assert verified == [register("ada").action_id]
+
+
+async def test_a_block_that_fails_its_judgement_has_no_execution(tmp_path: Path) -> None:
+    async with rig(tmp_path / "me") as it:
+        mine = executor(it, tmp_path / "me")
+        it.mempool.add(register("ada"))
+        candidate, _ = await mine.build(1, Round(3, 1))
+        assert candidate is not None
+        block = dataclasses.replace(candidate[0], state_root="0" * 64)
+        valid, reason = await mine.judge(proposed(it, block, candidate[1])) or (True, "")
+        assert not valid
+        assert reason
+        assert await mine.execution_of(block) is None

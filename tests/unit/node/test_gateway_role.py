@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, Busy, NonceUsed, NotFound, Unauthorized
+from agentworld_core.errors import AgentWorldError, Busy, InvalidSignature, NonceUsed, NotFound, Unauthorized
 from agentworld_core.messages import ActionEnvelope, Actions
 from agentworld_core.names import topic
 from agentworld_core.world import actions as actions_module
@@ -215,6 +215,59 @@ class TestSubmission:
             role = it.gateway()
             await role.submit([register(f"a{number}") for number in range(5)])
             assert len(role._verified) == 3
+
+    async def test_a_copy_whose_original_is_dropped_meanwhile_is_not_taken_without_a_judgement(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            await role.submit([register("ada")])
+            # The id does not cover the signature, so this is a copy of what waits.
+            copy = dataclasses.replace(register("ada"), signature=bytes(64))
+            judge = role._judge
+
+            async def slow(actions: list[ActionEnvelope]) -> list[tuple[ActionEnvelope, AgentWorldError | None]]:
+                it.mempool.remove([copy.action_id])
+                return await judge(actions)
+
+            monkeypatch.setattr(role, "_judge", slow)
+            (result,) = await role.submit([copy])
+            assert isinstance(result, Busy)
+            assert len(it.mempool) == 0
+            assert not role.is_verified(envelope_id(copy))
+
+    async def test_what_a_judged_block_held_is_not_verified_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            role.note_verified([register("ada")])
+            monkeypatch.setattr(actions_module, "verify_bytes", lambda _key, _signature, _data: False)
+            known, strange = await role.submit([register("ada"), register("bob")])
+            assert isinstance(known, dict)
+            assert isinstance(strange, InvalidSignature)
+
+    async def test_the_index_is_asked_once_about_all_actions_of_a_request(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await it.apply(*chain.bundles)
+            asked: list[int] = []
+            index = it.ledger._stores.index
+            rows = index._rows
+
+            def counted(*given: str) -> object:
+                asked.append(len(given))
+                return rows(*given)
+
+            monkeypatch.setattr(index, "_rows", counted)
+            results = await role.submit([register(f"a{number}") for number in range(100)])
+            assert all(isinstance(result, dict) for result in results)
+            assert asked == [101]
+            assert it.ledger.committed([register("ada").action_id, "a" * 64]) == {register("ada").action_id}
 
 
 class TestOutcome:

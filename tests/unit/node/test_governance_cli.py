@@ -85,9 +85,10 @@ def test_a_module_is_published_acts_and_is_upgraded(
     assert done("proposal", "apply", 1, *gov)["state"] == "applied"
 
     (active,) = done("module", "list")["modules"]
-    assert (active["module_id"], active["version"], active["wasm_hash"]) == (
+    assert (active["module_id"], active["version"], active["from"], active["wasm_hash"]) == (
         "counter",
         "1.0.0",
+        "proposal 1",
         published["artifact"],
     )
     assert invoke("submit", *ada, "agent.register", '{"position": [0, 0]}').exit_code == 0

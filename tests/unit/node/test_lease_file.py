@@ -6,14 +6,13 @@ import asyncio
 import json
 import os
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
-from agentworld_node.lease.file import LEFTOVER_SECONDS, VERSIONS_KEPT, FileLeaseStore
+from agentworld_node.lease.file import VERSIONS_KEPT, FileLeaseStore
 
 ROOT = Path(__file__).parents[3]
 
@@ -47,19 +46,34 @@ async def test_only_the_expected_version_is_replaced_and_terms_never_go_back(pat
     assert await store.read() == first
 
 
-async def test_old_versions_and_what_killed_writers_left_are_cleared_away(path: Path) -> None:
-    leftover = path.with_name(f".{path.name}.dead")
-    leftover.write_text("{")
-    os.utime(leftover, (time.time() - 2 * LEFTOVER_SECONDS,) * 2)
+async def test_old_versions_are_cleared_away_and_nothing_else_is_left(path: Path) -> None:
     store = FileLeaseStore(path)
     version = None
     for _ in range(5 * VERSIONS_KEPT):
         record = await store.write(wanted("a", 1, version))
         assert record is not None
         version = record.version
-    names = os.listdir(path.parent)
-    assert len(names) == VERSIONS_KEPT
-    assert leftover.name not in names
+    assert len(os.listdir(path.parent)) == VERSIONS_KEPT
+
+
+async def test_a_record_that_an_earlier_version_wrote_as_a_file_is_read_and_replaced(path: Path) -> None:
+    path.with_name("lease.json.000000000007").write_text('{"holder": "a", "term": 3, "duration_ms": 1000}')
+    store = FileLeaseStore(path)
+    assert await store.read() == LeaseRecord(holder="a", term=3, duration_ms=1000, version="7")
+    assert await store.write(wanted("b", 4, "7")) == await store.read()
+
+
+async def test_taking_the_lease_waits_for_one_sync_and_renewing_it_for_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}")))
+    store = FileLeaseStore(path)
+    taken = await store.write(wanted("a", 1, None))
+    assert taken is not None
+    assert synced == [str(path.parent)]
+    assert await store.write(wanted("a", 1, taken.version)) is not None
+    assert len(synced) == 1
 
 
 async def test_a_writer_that_slept_over_many_versions_has_lost(path: Path) -> None:
@@ -80,7 +94,7 @@ async def test_a_writer_that_slept_over_many_versions_has_lost(path: Path) -> No
 async def test_what_cannot_be_read_or_written_is_not_available(path: Path, tmp_path: Path) -> None:
     with pytest.raises(NotAvailable):
         await FileLeaseStore(tmp_path / "nowhere" / "lease.json").read()
-    path.with_name("lease.json.000000000001").write_text("garbage")
+    path.with_name("lease.json.000000000001").symlink_to("garbage")
     with pytest.raises(NotAvailable, match="cannot be read"):
         await FileLeaseStore(path).read()
     with pytest.raises(NotAvailable):

@@ -11,9 +11,12 @@ import pytest
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import NotAvailable
+from agentworld_core.ledger.block import Execution
+from agentworld_core.ledger.validate import check_block
 from agentworld_core.membership.builder import Changes
-from agentworld_core.messages import BlockBundle, Blocks, GetBlocks, WorldHeadAnnounce
+from agentworld_core.messages import BlockBundle, Blocks, GetBlocks, WorldBlock, WorldHeadAnnounce
 from agentworld_core.names import topic
+from agentworld_node import ledger as ledger_module
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.network.port import RequestFailed
 from agentworld_node.roles import sync as sync_module
@@ -79,6 +82,33 @@ class TestCatchingUp:
             assert role.in_touch
             assert it.ledger.chain.state_root == chain.state.state_root
             assert server.asked[:3] == [1, 65, 129]
+
+    async def test_a_block_that_was_judged_as_a_proposal_is_not_executed_again_but_its_certificate_is_checked(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain()
+        parent = chain.state
+        chain.commit(register("ada"))
+        (bundle,) = chain.bundles
+        execution = check_block(parent, bundle.block, bundle.batch)
+        async with rig(tmp_path, Chain()) as it:
+            role = start(it)
+
+            async def judged(_block: WorldBlock) -> Execution:
+                return execution
+
+            def never(*_given: object, **_options: object) -> None:
+                raise AssertionError("the block was executed again")
+
+            role.execution_of = judged
+            monkeypatch.setattr(ledger_module, "replay_bundle", never)
+            few = dataclasses.replace(bundle.certificate, votes=bundle.certificate.votes[:1])
+            assert not await role._apply("peer-a", (dataclasses.replace(bundle, certificate=few),))
+            other = dataclasses.replace(bundle.batch, timestamp_ms=bundle.batch.timestamp_ms + 1)
+            assert not await role._apply("peer-a", (dataclasses.replace(bundle, batch=other),))
+            assert it.ledger.height == 0
+            assert await role._apply("peer-a", (bundle,))
+            assert it.ledger.chain.block_hash == chain.state.block_hash
 
     async def test_a_world_that_stands_still_is_asked_outright(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:

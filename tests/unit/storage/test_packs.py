@@ -383,6 +383,18 @@ class TestDurability:
         disk.crash()
         assert FileBlobStore.open(root, files=disk).get(content_id(b"payload" * 10)) == b"payload" * 10
 
+    def test_while_what_may_be_lost_cannot_be_cut_off_nothing_is_written_behind_it(self, tmp_path, root):
+        disk = CrashDisk(tmp_path)
+        store = FileBlobStore.open(root, files=disk)
+        disk.failing_syncs, disk.failing_truncates = 1, 1
+        with pytest.raises(StorageFailed):
+            store.put(b"payload", durable=True)
+        with pytest.raises(StorageFailed):
+            store.put(b"another")
+        assert not store.has(content_id(b"another"))
+        disk.kill()
+        assert FileBlobStore.open(root, files=disk).put(b"another", durable=True)
+
     def test_no_room_is_told_leaves_nothing_behind_and_removing_works(self, tmp_path, root):
         disk = CrashDisk(tmp_path)
         store = FileBlobStore.open(root, files=disk, pack_bytes=300)

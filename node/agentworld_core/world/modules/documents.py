@@ -50,9 +50,10 @@ def take_map(value: Value, field: str, *, needed: Collection[str], optional: Col
     """Returns the map when it has all needed fields and none beside the optional ones; raises InvalidField."""
     if not isinstance(value, dict):
         raise InvalidField("must be a map", field=field)
-    for name in sorted(needed):
+    for name in needed:
         if name not in value:
-            raise InvalidField("is missing", field=f"{field}.{name}")
+            first = min(other for other in needed if other not in value)
+            raise InvalidField("is missing", field=f"{field}.{first}")
     for name in value:
         if name not in needed and name not in optional:
             raise InvalidField("is not a known field", field=f"{field}.{name[:64]}")

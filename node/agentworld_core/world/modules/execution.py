@@ -146,6 +146,8 @@ class ModuleRun:
 
         None stands for a rule that failed or could not be asked, so that nobody gets past a rule by breaking it.
         """
+        if not self._called(PRE_ACTION, (action.kind,)):
+            return []
         occasion = Occasion.of_action(PRE_ACTION, action)
         decisions: list[tuple[str, Decision | None]] = []
         for module in self._admitted(occasion, (action.kind,)):
@@ -159,6 +161,8 @@ class ModuleRun:
 
     def action_taken(self, action: ActionView) -> None:
         """Calls the modules that listen to an action which was taken."""
+        if not self._called(POST_ACTION, (action.kind,)):
+            return
         occasion = Occasion.of_action(POST_ACTION, action)
         for module in self._admitted(occasion, (action.kind,)):
             self._call(module, occasion)
@@ -281,6 +285,8 @@ class ModuleRun:
                     yield follower
             return
         for action in self.ahead():
+            if not self._called(occasion.stage, (action.kind,)):
+                continue
             follower = Occasion.of_action(occasion.stage, action)
             if module in self._admitted(follower, (action.kind,)):
                 yield follower

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agentworld_core.codec import Value, decode_value, encode_nested, encode_value
 from agentworld_core.errors import AgentWorldError, InvalidField, MalformedEncoding
@@ -23,7 +24,7 @@ from agentworld_core.world.modules.documents import (
     take_text,
 )
 from agentworld_core.world.modules.governance_actions import MAX_AMOUNT, take_resource
-from agentworld_core.world.modules.manifest import PRE_ACTION, PURE, REDUCER, ModuleManifest
+from agentworld_core.world.modules.manifest import PRE_ACTION, PURE, REDUCER, ModuleLimits, ModuleManifest
 from agentworld_core.world.modules.sandbox import FAILURE_CODES
 
 CALL_CODES = (
@@ -47,6 +48,9 @@ MAX_COSTS = 8
 MAX_EXPIRES_IN = 2**32
 MAX_REF = 64
 MAX_NOTES = 256
+_BYTES, _ARRAY = 2, 4
+_LONGER = {24: (1, 24), 25: (2, 2**8), 26: (4, 2**16)}
+_limits_of = lru_cache(maxsize=256)(ModuleLimits.to_value)
 _KERNEL_WORDS = [
     "action",
     "agent",
@@ -190,19 +194,19 @@ def make_input(
     module: ModuleManifest, occasion: Occasion, *, clock: tuple[int, int], manifest_hash: str, state: bytes
 ) -> bytes:
     """Returns the input of a call; ``clock`` is tick and milliseconds of the step."""
-    ctx: Payload = {
+    ctx: Payload = {  # in the order of an encoding, which then need not be made
         "v": "wasm-1",
-        "module_id": module.module_id,
-        "trace_id": occasion.trace_of(module.module_id),
-        "stage": occasion.stage,
         "time": clock[0],
+        "stage": occasion.stage,
+        "limits": _limits_of(module.limits),
+        "origin": {"id": occasion.id, "kind": occasion.kind},
         "time_ms": clock[1],
-        "origin": {"kind": occasion.kind, "id": occasion.id},
-        "limits": module.limits.to_value(),
+        "trace_id": occasion.trace_of(module.module_id),
+        "module_id": module.module_id,
         "world_config_hash": manifest_hash,
     }
-    given: Payload = {"ctx": ctx, occasion.kind: occasion.document.encoded}
-    return encode_value({**given, "state": state} if module.kind == REDUCER else given)
+    given: Payload = {"ctx": ctx, "state": state} if module.kind == REDUCER else {"ctx": ctx}
+    return encode_value({**given, occasion.kind: occasion.document.encoded})
 
 
 def make_batch_input(
@@ -221,7 +225,7 @@ def make_batch_input(
         "stage": first.stage,
         "time": clock[0],
         "time_ms": clock[1],
-        "limits": module.limits.to_value(),
+        "limits": _limits_of(module.limits),
         "world_config_hash": manifest_hash,
     }
     given: Payload = {"ctx": ctx, f"{first.kind}s": [occasion.document.encoded for occasion in occasions]}
@@ -231,16 +235,31 @@ def make_batch_input(
 def split_answers(data: bytes, *, most: int) -> list[bytes] | None:
     """Returns the outputs that a call for a batch has answered with, one for each of its first occasions.
 
-    None stands for whatever is no list of 1 to ``most`` byte strings in deterministic CBOR.
+    None stands for whatever is no list of 1 to ``most`` byte strings in deterministic CBOR. It is read without making
+    anything else of it, because what a module answers here is counted against no bound of the step.
     """
-    try:
-        value = decode_value(data, limit=len(data))
-    except MalformedEncoding:
-        return None
-    if not isinstance(value, list) or not 1 <= len(value) <= most:
-        return None
-    answers = [item for item in value if isinstance(item, bytes)]
-    return answers if len(answers) == len(value) else None
+    count, at = _head(data, 0, _ARRAY)
+    answers: list[bytes] = []
+    while 0 <= len(answers) < count <= most:
+        size, at = _head(data, at, _BYTES)
+        if size < 0 or size > len(data) - at:
+            return None
+        answers.append(data[at : at + size])
+        at += size
+    return answers if answers and at == len(data) else None
+
+
+def _head(data: bytes, at: int, kind: int) -> tuple[int, int]:
+    """Returns the length that an item of a kind has and where it goes on; -1 for anything but the shortest form."""
+    first = data[at] if at < len(data) else 0
+    if first >> 5 != kind:
+        return -1, at
+    low = first & 31
+    if low < 24:
+        return low, at + 1
+    size, least = _LONGER.get(low, (0, 0))
+    value = int.from_bytes(data[at + 1 : at + 1 + size], "big")
+    return (value, at + 1 + size) if size and value >= least and at + size < len(data) else (-1, at)
 
 
 def parse_output(module: ModuleManifest, occasion: Occasion, data: bytes) -> Output:

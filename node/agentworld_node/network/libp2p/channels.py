@@ -209,8 +209,9 @@ class Channels:
                 nursery.start_soon(_ping, framed)
                 await framed.run(lambda message: self._answered(channel, message))
                 nursery.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001 - as above; groups of what the reader and the writer met
-            self._broken(stream, error)
+        except* Exception as errors:  # noqa: BLE001 - as above; what the reader and the writer met
+            # With a star: it may come together with a cancellation, which has to go on, and alone.
+            self._broken(stream, errors)
         finally:
             channel.framed = None
 
@@ -233,8 +234,8 @@ class Channels:
         serving: dict[int, InboundCall] = {}
         try:
             await framed.run(lambda message: self._asked(framed, str(peer_id), serving, message))
-        except Exception as error:  # noqa: BLE001 - as above
-            self._broken(stream, error)
+        except* Exception as errors:  # noqa: BLE001 - as above
+            self._broken(stream, errors)
         finally:
             for inbound in serving.values():
                 self._service.abandon(inbound)
@@ -267,10 +268,10 @@ class Channels:
         else:
             raise FrameError(f"an unexpected {message.kind.name}")
 
-    def _broken(self, stream: INetStream, error: Exception) -> None:
-        if isinstance(error, ExceptionGroup) and error.subgroup(FrameError) is not None:
+    def _broken(self, stream: INetStream, errors: ExceptionGroup[Exception]) -> None:
+        if errors.subgroup(FrameError) is not None:
             self._counters.add("malformed")
-        logger.debug("the request stream with %s ended: %r", stream.muxed_conn.peer_id, error)
+        logger.debug("the request stream with %s ended: %r", stream.muxed_conn.peer_id, errors)
 
 
 def _put(channel: _Channel, call: Call, framed: FramedStream | None = None) -> None:

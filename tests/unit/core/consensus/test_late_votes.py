@@ -11,6 +11,7 @@ from agentworld_core.consensus.events import (
     SetTimer,
     Timeouts,
 )
+from agentworld_core.consensus.evidence import accused as culprit
 from agentworld_core.consensus.evidence import check_equivocation
 from agentworld_core.messages import PRECOMMIT, PREVOTE, CommitCertificate
 from tests.unit.core.consensus.bench import FOUR, Bench, R, only, proposal, vote
@@ -33,7 +34,7 @@ def accused(effects: list) -> list[str]:
     found = [item.evidence for item in only(effects, RecordEvidence)]
     for evidence in found:
         check_equivocation(evidence, FOUR)
-    return [evidence.first.validator_id for evidence in found]
+    return [culprit(evidence) for evidence in found]
 
 
 class TestDecidedHeights:

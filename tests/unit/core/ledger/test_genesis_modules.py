@@ -176,7 +176,7 @@ def test_modules_fill_the_genesis_to_its_limit_and_not_beyond():
     [
         ([(document(), OTHER)], "modules[0].wasm_hash"),
         ([(document(wasm_hash=content_id(b"wat")), b"wat")], "modules[0].code"),
-        ([(document(exports=["reduce", "more"]), CODE)], "modules[0].code.exports"),
+        ([(document(exports=["reduce", "reduce_batch", "more"]), CODE)], "modules[0].code.exports"),
         ([(document(module_id="Counter"), CODE)], "modules[0].module_id"),
         ([(document(limits={"max_gas": 10**9}), CODE)], "modules[0].limits.max_gas"),
         ([(document(required_caps=["purse"]), CODE)], "modules[0].required_caps"),

@@ -24,6 +24,7 @@ from agentworld_core.world.actions import (
     ACTION_KINDS,
     MAX_CLOCK_AHEAD_MS,
     MAX_COORDINATE,
+    Actors,
     action_id_of,
     check_actor,
     check_admission,
@@ -137,7 +138,7 @@ def test_admission_refuses_payloads_that_could_never_succeed(kind, payload, erro
 
 
 def test_check_actor_needs_no_signature():
-    check_actor(empty_world(), dataclasses.replace(GOOD, signature=b""))
+    check_actor(Actors(empty_world()), dataclasses.replace(GOOD, signature=b""))
 
 
 POSITIONS = [

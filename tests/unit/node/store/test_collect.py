@@ -12,6 +12,7 @@ import pytest
 
 from agentworld_core.errors import Busy, InvalidField, NotFound, StateMismatch
 from agentworld_core.ledger.snapshot import load_manifest
+from agentworld_node import ledger as ledger_module
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage import pins as pins_module
 from agentworld_node.storage.blobs import PACKED_BYTES, FileBlobStore
@@ -213,7 +214,12 @@ class TestPins:
         await fill(tmp_path, chain, retain=1)
         assert check(tmp_path).snapshots == (12,)
 
-    async def test_no_commit_waits_for_somebody_who_holds_the_pins(self, tmp_path: Path, chain: Chain) -> None:
+    async def test_no_commit_waits_for_somebody_who_holds_the_pins(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Patient for an hour, and asking ten times a second.
+        monkeypatch.setattr(pins_module, "_BUSY_SECONDS", 3_600)
+        monkeypatch.setattr(ledger_module, "PINS_ATTEMPTS", 36_000)
         ledger = Ledger.open(tmp_path, chain.genesis)
         ledger.retain_snapshots = 1
         with PinStore.open(tmp_path / "pins.sqlite") as pins:
@@ -221,7 +227,7 @@ class TestPins:
                 for bundle in chain.bundles[:6]:
                     await ledger.apply(bundle)
                 await eventually(lambda: ledger._marked == 6)
-                await asyncio.wait_for(ledger.apply(chain.bundles[6]), 5)
+                await asyncio.wait_for(ledger.apply(chain.bundles[6]), 60)
                 assert snapshot_of(chain, 3) <= set(ledger._stores.blobs.iterate()), "not while they are held"
             await ledger.settle()
         assert [item.height for item in ledger._stores.index.snapshots()] == [6]

@@ -20,7 +20,6 @@ EXAMPLE = Path(__file__).parents[4] / "examples" / "modules" / "counter"
 CODE = (EXAMPLE / "counter.wasm").read_bytes()
 TEXT = (EXAMPLE / "manifest.json").read_text()
 MODULE = genesis_module(json.loads(TEXT), CODE)
-SANDBOX = WasmSandbox()
 BY_NAME = {"configMapKeyRef": {"name": "counter", "key": "counter.wasm"}}
 BY_HASH = {"blob": content_id(CODE)}
 
@@ -54,7 +53,7 @@ def read(folder: Path, *documents: dict[str, Any]) -> Reading:
 
 def found(reading: Reading, folder: Path) -> tuple[tuple[GenesisModule, ...], tuple[InvalidField, ...]]:
     resource = reading.given[0].resource
-    return find_modules(resource.spec.genesis, reading.config_maps, folder, sandbox=SANDBOX)  # type: ignore[union-attr]
+    return find_modules(resource.spec.genesis, reading.config_maps, folder, sandbox=WasmSandbox())  # type: ignore[union-attr]
 
 
 def place(folder: Path) -> None:
@@ -74,6 +73,20 @@ def test_a_config_map_among_the_manifests_is_used_and_not_complained_of(tmp_path
 def test_a_folder_beside_the_manifest_stands_for_the_config_map_of_its_name(tmp_path: Path) -> None:
     place(tmp_path / "counter")
     assert found(read(tmp_path, world(BY_NAME)), tmp_path) == ((MODULE,), ())
+
+
+def test_the_key_may_have_any_name(tmp_path: Path) -> None:
+    place(tmp_path / "counter")
+    (tmp_path / "counter" / "counter.wasm").rename(tmp_path / "counter" / "code")
+    reading = read(tmp_path, world({"configMapKeyRef": {"name": "counter", "key": "code"}}))
+    assert found(reading, tmp_path) == ((MODULE,), ())
+
+
+@pytest.mark.parametrize("fields", [{"data": [1]}, {"metadata": 1}, {"metadata": {"name": ["x"], "labels": 1}}])
+def test_a_config_map_that_nobody_wants_is_not_looked_into(tmp_path: Path, fields: dict[str, Any]) -> None:
+    reading = read(tmp_path, world(BY_HASH), config_map(**fields))
+    assert reading.config_maps == ()
+    assert len(reading.notices) == 1
 
 
 def test_a_config_map_goes_before_a_folder(tmp_path: Path) -> None:
@@ -122,7 +135,11 @@ def test_code_that_only_the_engine_can_judge_is_refused_as_well(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("fields", "named"),
-    [({"binaryData": {"counter.wasm": "!"}}, "binaryData.counter.wasm"), ({"data": {"a": 1}}, "data.a")],
+    [
+        ({"binaryData": {"counter.wasm": "!"}}, "binaryData.counter.wasm"),
+        ({"data": {"a": 1}}, "data.a"),
+        ({"data": [1]}, "data"),
+    ],
 )
 def test_a_config_map_that_is_none_is_refused(tmp_path: Path, fields: dict[str, Any], named: str) -> None:
     with pytest.raises(RefusedManifests) as caught:

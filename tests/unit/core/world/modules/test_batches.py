@@ -26,7 +26,7 @@ from tests.unit.core.world.modules.crowds import digest_of
 from tests.unit.core.world.modules.governed import LIMITS, FakeSandbox, GovernedWorld, kinds, manifest
 
 MANY = {**LIMITS, "max_batch": 64, "max_gas": 100_000, "max_mem_bytes": 2**20, "max_output_bytes": 2**14}
-SEEDS = 10
+SEEDS, ELSEWHERE = 10, 3
 ROOT = Path(__file__).parents[5]
 
 
@@ -279,10 +279,10 @@ def test_histories_are_the_same_with_and_without_batches(seed: int) -> None:
 
 
 def test_histories_are_the_same_in_another_process() -> None:
-    mine = "".join(f"{seed} {' '.join(map(str, digest_of(seed)))}\n" for seed in range(SEEDS))
+    mine = "".join(f"{seed} {' '.join(map(str, digest_of(seed)))}\n" for seed in range(ELSEWHERE))
     path = os.pathsep.join([str(ROOT / "node"), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-m", "tests.unit.core.world.modules.crowds", "0", str(SEEDS)],
+        [sys.executable, "-m", "tests.unit.core.world.modules.crowds", "0", str(ELSEWHERE)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "11", "TZ": "Asia/Tokyo", "LC_ALL": "tr_TR.UTF-8"},
         capture_output=True,
@@ -439,3 +439,10 @@ def test_what_a_module_without_batches_is_given_stays_what_it_was() -> None:
 def test_answers_are_read_strictly() -> None:
     assert split_answers(encode_value([b"a", b""]), most=2) == [b"a", b""]
     assert split_answers(encode_value([b"a", b"b"]), most=1) is None
+    for size in (0, 1, 23, 24, 255, 256, 65_535, 65_536):
+        assert split_answers(encode_value([bytes(size)]), most=1) == [bytes(size)]
+        assert split_answers(encode_value([bytes(size)])[:-1], most=1) is None
+    for count in (23, 24, 255, 256, 4096):
+        assert split_answers(encode_value([b"x"] * count), most=count) == [b"x"] * count
+    for longer in ("98014178", "81580178", "9801580178", "8159000178", "815a0000000178", "815b000000000000000178"):
+        assert split_answers(bytes.fromhex(longer), most=1) is None
