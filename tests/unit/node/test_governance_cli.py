@@ -127,7 +127,11 @@ def test_a_module_is_published_acts_and_is_upgraded(
 def test_a_proposal_whose_shadow_fails_says_why_and_can_be_rejected(
     node: Node, gov: tuple[str, str], tmp_path: Path
 ) -> None:
-    manifest = {**json.loads(MANIFEST.read_text()), "exports": ["reduce", "more"], "required_caps": ["mail"]}
+    manifest = {
+        **json.loads(MANIFEST.read_text()),
+        "exports": ["reduce", "reduce_batch", "more"],
+        "required_caps": ["mail"],
+    }
     (tmp_path / "wrong.json").write_text(json.dumps(manifest))
     done("module", "publish", COUNTER, "--manifest", tmp_path / "wrong.json", *gov)
     assert done("proposal", "show", 1)["changes"]["register"] == [manifest]
