@@ -8,6 +8,7 @@ from agentworld_client.gateway import MAX_ANSWER_BYTES
 from agentworld_core.codec import DEFAULT_LIMIT
 from agentworld_core.ledger.segments import SEGMENT_LIMIT
 from agentworld_core.ledger.snapshot import CHUNK_LIMIT, MANIFEST_LIMIT
+from agentworld_core.world.modules.receipts import MAX_RECEIPT_BYTES
 from agentworld_core.world.tree_proof import MAX_NODE_BYTES
 from agentworld_node.api.limits import MAX_BODY_BYTES
 from agentworld_node.ledger_reads import BLOB_LIMIT
@@ -15,7 +16,7 @@ from agentworld_node.ledger_stores import RECORD_LIMIT
 from agentworld_node.network.port import Limits
 from agentworld_node.roles import evidence, gateway, handover, membership, sync, validator
 
-GOSSIP, STREAM, HTTP, LOG, BLOB = "gossip", "request", "HTTP", "log", "blob"
+GOSSIP, STREAM, HTTP, LOG, BLOB, ACTION = "gossip", "request", "HTTP", "log", "blob", "action"
 _MANY = 8 * membership.MESSAGE_LIMIT
 
 
@@ -70,6 +71,9 @@ JOURNEYS: dict[str, tuple[Journey, ...]] = {
     ),
     "genesis": (Journey(HTTP, "`GET /v1/genesis`", "a node", DEFAULT_LIMIT),),
     "state_proof": (Journey(HTTP, "`GET /v1/state/{key}?proof=1`, in hexadecimal", "a node", DEFAULT_LIMIT),),
+    "effect_receipt": (
+        Journey(ACTION, "`receipt` in the payload of `effect.settle`", "who carried the effect out", MAX_RECEIPT_BYTES),
+    ),
     "batch": (Journey(BLOB, "`action_root` of a block", "a node", BLOB_LIMIT),),
     "events": (Journey(BLOB, "`segments` of a block", "a node", SEGMENT_LIMIT),),
     "journal": (Journey(BLOB, "`journal_ref` of a block", "a node", BLOB_LIMIT),),
@@ -101,6 +105,7 @@ SIGNERS = {
     "block": "the proposer `proposer_id`, with a key that the directory at its height has for it",
     "proposal": "the member `proposer_id`, with a key that the directory at its height has for it",
     "vote": "the member `validator_id`, with a key that the directory at its height has for it",
+    "effect_receipt": "who carried the effect out, with `public_key`: one that the capability or governance names",
     "head": "the node `announcer_id`; the certificate proves the head, so receivers need not check this signature",
     "directory": "governance: the threshold of the epoch before, and of its own when the governance changes",
     "revocation": "governance: the threshold of the newest epoch; each key at most once, in order of key ids",

@@ -49,6 +49,8 @@ from agentworld_core.ordering.batch import draft_batch
 from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.signing import Ed25519Signer, add_signature, sign
 from agentworld_core.world.actions import make_action, sign_action
+from agentworld_core.world.modules.receipts import make_receipt, params_hash_of
+from agentworld_core.world.modules.records import EffectRecord
 from agentworld_core.world.tree import Tree
 from agentworld_core.world.tree_nodes import TreeInner
 from agentworld_core.world.tree_proof import StateProof, parse_node
@@ -244,6 +246,7 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
     yield "the first segment's content", EventSegment(execution.events[:4])
     yield "the receipts of block 1", ReceiptList(execution.receipts)
     yield from _state_samples(world)
+    yield from _effect_samples()
     yield "the block proposed again in a later attempt", world.body.proposal
     yield "the whole proposal", world.body
     yield "a prevotes block 1", world.polka[0]
@@ -269,6 +272,14 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
     yield "a's precommit with its lock", StoredVote(world.vote("a", PRECOMMIT, world.block_hash), lock)
     yield "a's prevote, without a lock", StoredVote(world.polka[0], None)
     yield "the snapshot of height 1 is durable", SnapshotMark(1, world.block_hash, bundle.block.state_root)
+
+
+def _effect_samples() -> Iterator[tuple[str, Any]]:
+    asked = EffectRecord("courier", "mail.send", 7, "post", params_hash_of({"to": "x"}), 20, "letter 1")
+    done = make_receipt(asked, world_id=WORLD, intent=1, status="done", result={"id": b"\x07"}, cost_cents=2)
+    failed = make_receipt(asked, world_id=WORLD, intent=1, status="failed", result=None)
+    yield "bob has sent the letter, for two cents", sign(done, signer("bob"))
+    yield "bob has not", sign(failed, signer("bob"))
 
 
 def _state_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:

@@ -130,8 +130,8 @@ async def compare(
             raise _inconsistent(says, height, "block.prev_block_hash")
     divergence = await _describe(pair, one, other)
     if replay:
-        # Where both agree, either will do.
-        chain = await _chain_at(one, height - 1, sandbox)
+        chain = await _shared_chain(one, other, height - 1)
+        chain = dataclasses.replace(chain, sandbox=sandbox)
         verdicts = (await _judge(chain, pair[0], one), await _judge(chain, pair[1], other))
         divergence = dataclasses.replace(divergence, verdicts=verdicts)
     return Comparison(agreed=search.agreed, compared=top, probes=probing.count, divergence=divergence)
@@ -239,12 +239,20 @@ async def _receipts(source: WorldSource, bundle: BlockBundle) -> tuple[Receipt, 
     return decode(ReceiptList, await source.blob(bundle.block.receipts_root), limit=BUNDLE_LIMIT).receipts
 
 
-async def _chain_at(source: WorldSource, height: int, sandbox: Sandbox | None) -> ChainState:
+async def _shared_chain(one: WorldSource, other: WorldSource, height: int) -> ChainState:
+    """Returns the verified chain after a height at which both agree: from the one, or where that has gaps the other."""
+    try:
+        return await _chain_at(one, height)
+    except AgentWorldError:
+        return await _chain_at(other, height)
+
+
+async def _chain_at(source: WorldSource, height: int) -> ChainState:
     """Returns the verified chain after a height, with its state."""
     chain = await chain_before(source, await source.genesis(), height)
     async for step in walk(source, chain, height):
         chain = step.chain
-    return dataclasses.replace(chain, sandbox=sandbox)
+    return chain
 
 
 async def _judge(chain: ChainState, bundle: BlockBundle, source: WorldSource) -> Verdict:

@@ -22,7 +22,8 @@ EVENTS = (
 )  # fmt: skip
 # What only modules and their governance refuse; the schedules of tests/unit/core/world/modules have these.
 OF_MODULES = (
-    "denied", "hash_mismatch", "insufficient_resources", "invalid_state", "rule_failed", "shadow_failed", "stale_base",
+    "already_settled", "denied", "expired", "hash_mismatch", "insufficient_resources", "invalid_signature",
+    "invalid_state", "rule_failed", "shadow_failed", "stale_base", "wrong_world",
 )  # fmt: skip
 # What checks of actions and directories refuse, before anything is executed.
 REFUSALS = (

@@ -292,16 +292,32 @@ static aw_writer *aw_emit(aw_output *output, aw_span kind) {
   return &output->emits;
 }
 
-/* Asks for something outside of the world by a granted capability, with parameters that are encoded already. */
-static __attribute__((unused)) void aw_effect(aw_output *output, aw_span kind, aw_span params, aw_span cap_ref) {
+/* Asks for something outside of the world by a granted capability, with parameters that are encoded already. `ref`, up to
+ * 64 characters or nothing, comes back with the receipt; after so many `ticks` (0: never) none counts any more. */
+static __attribute__((unused)) void aw_effect_within(
+    aw_output *output, aw_span kind, aw_span params, aw_span cap_ref, aw_span ref, int64_t ticks) {
+  aw_writer *w = &output->effects;
   output->queued++;
-  aw_put_map(&output->effects, 3);
-  aw_put_text(&output->effects, AW_TEXT("kind"));
-  aw_put_text(&output->effects, kind);
-  aw_put_text(&output->effects, AW_TEXT("params"));
-  aw_put_raw(&output->effects, params);
-  aw_put_text(&output->effects, AW_TEXT("cap_ref"));
-  aw_put_text(&output->effects, cap_ref);
+  aw_put_map(w, 3 + (ref.size > 0) + (ticks > 0));
+  if (ref.size) {
+    aw_put_text(w, AW_TEXT("ref"));
+    aw_put_text(w, ref);
+  }
+  aw_put_text(w, AW_TEXT("kind"));
+  aw_put_text(w, kind);
+  aw_put_text(w, AW_TEXT("params"));
+  aw_put_raw(w, params);
+  aw_put_text(w, AW_TEXT("cap_ref"));
+  aw_put_text(w, cap_ref);
+  if (ticks > 0) {
+    aw_put_text(w, AW_TEXT("expires_in"));
+    aw_put_int(w, ticks);
+  }
+}
+
+/* Asks for something outside of the world, waits for its receipt for ever, and needs no name to know it by. */
+static __attribute__((unused)) void aw_effect(aw_output *output, aw_span kind, aw_span params, aw_span cap_ref) {
+  aw_effect_within(output, kind, params, cap_ref, (aw_span){0}, 0);
 }
 
 /* Writes the output document. */

@@ -28,7 +28,7 @@ from agentworld_core.ids import is_id
 from agentworld_core.messages import MAX_PAYLOAD_BYTES, ActionEnvelope
 from agentworld_core.signing import Signer, key_id_of, signed_bytes, verify_bytes
 from agentworld_core.world.errors import ActionRefused
-from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
+from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS, OPTIONAL_FIELDS
 from agentworld_core.world.modules.table import open_table
 from agentworld_core.world.nonces import MAX_NONCE, NonceWindow
 from agentworld_core.world.state import AgentRecord, read_agent, read_nonces
@@ -204,10 +204,14 @@ def check_payload(kind: str, payload: Value) -> Payload:
     fields = _FIELDS.get(kind)
     if fields is None:
         return _custom_payload(payload)
-    if not isinstance(payload, dict) or sorted(payload) != sorted(fields):
-        raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(sorted(fields))}")
+    optional = OPTIONAL_FIELDS.get(kind, frozenset())
+    needed = [name for name in sorted(fields) if name not in optional]
+    if not isinstance(payload, dict) or sorted(payload.keys() - optional) != needed:
+        more = f", and maybe {', '.join(sorted(optional))}" if optional else ""
+        raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(needed)}{more}")
     for name, check in fields.items():
-        check(name, payload[name])
+        if name in payload:
+            check(name, payload[name])
     return payload
 
 

@@ -35,10 +35,13 @@ class ActionRefused(AgentWorldError):
 
 REFUSAL_CODES = (
     "already_exists",
+    "already_settled",
     "denied",
+    "expired",
     "hash_mismatch",
     "insufficient_resources",
     "invalid_field",
+    "invalid_signature",
     "invalid_state",
     "mailbox_full",
     "nonce_used",
@@ -49,5 +52,6 @@ REFUSAL_CODES = (
     "too_large",
     "unauthorized",
     "unsupported",
+    "wrong_world",
 )
 """Why a committed action can fail: the ``code`` of its event and of its receipt."""

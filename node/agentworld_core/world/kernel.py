@@ -39,6 +39,7 @@ from agentworld_core.world.events import (
     apply_event,
 )
 from agentworld_core.world.modules.apply import ACTION_OVERRIDDEN, ACTION_TAKEN, RESOURCES_CHARGED
+from agentworld_core.world.modules.effects import expired
 from agentworld_core.world.modules.execution import ModuleRun
 from agentworld_core.world.modules.governance import GOVERNANCE_KINDS, NOBODY, Governance, Office, govern
 from agentworld_core.world.modules.output import ActionView
@@ -104,6 +105,8 @@ def step(tree: Tree, given: StepInput, sandbox: Sandbox | None = None) -> StepRe
                 "effective_height": change.effective_height,
             },
         )
+    for event in expired(tree, run.tick):
+        run.emit(*event)
     run.route()
     at_once = run.exhausted
     receipts = tuple([run.take(position, action) for position, action in enumerate(given.actions)])

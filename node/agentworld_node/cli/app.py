@@ -133,6 +133,7 @@ def load_commands() -> None:
         auditing,
         comparing,
         consensus,
+        effects,
         evidence,
         governance,
         inspecting,

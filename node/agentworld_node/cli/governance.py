@@ -66,6 +66,26 @@ def publish(
     _report(target, _govern(target, key, agent, command), "next: agentworld proposal shadow {proposal}")
 
 
+@client_command(module_app)
+def rollback(
+    target: Target,
+    module: Annotated[str, typer.Argument(metavar="MODULE", help="The module to put back.")],
+    *,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; it becomes part of the ledger.")],
+    key: KeyOption,
+    agent: AgentOption = None,
+) -> None:
+    """Propose to put a module back to the version and the state that it had before its version changed last.
+
+    Nothing changes until the proposal is shadowed, approved and applied; its shadow says what would come back.
+    """
+
+    async def command(governor: Governor) -> dict[str, Any]:
+        return {"proposal": await governor.propose({"rollback": [{"module_id": module, "reason": reason}]})}
+
+    _report(target, _govern(target, key, agent, command), "next: agentworld proposal shadow {proposal}")
+
+
 @client_command(module_app, "list")
 def list_modules(target: Target) -> None:
     """Show the active modules of a world and what brought them in, as the node says."""
@@ -128,7 +148,7 @@ def create(
     key: KeyOption,
     agent: AgentOption = None,
 ) -> None:
-    """Make a proposal: modules to register, upgrade, activate, deactivate, and a patch of the world's manifest."""
+    """Make a proposal: modules to register, upgrade, activate, deactivate, roll back, and a patch of the manifest."""
 
     async def command(governor: Governor) -> dict[str, Any]:
         return {"proposal": await governor.propose(_object(changes, "CHANGES.json"))}

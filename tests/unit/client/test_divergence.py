@@ -173,6 +173,20 @@ class TestVerdicts:
         assert (wrong.difference.position, wrong.difference.executed) == (1, "agent.moved")
         assert found.as_dict()["verdicts"][0]["difference"]["position"] == 1
 
+    async def test_the_state_before_comes_from_whoever_has_it(self, chain: Chain) -> None:
+        source, _, _ = with_wrong(chain, 9, event=2)
+        kept = dict(source.blobs)
+        source.blobs.clear()
+        right = ChainSource(chain)
+        found = (await compare(source, right, replay=True)).divergence
+        assert found is not None
+        assert [verdict.right for verdict in found.verdicts] == [False, True]
+        right.blobs.clear()
+        with pytest.raises(VerificationFailed):
+            await compare(source, right, replay=True)
+        source.blobs.update(kept)
+        assert (await compare(source, right, replay=True)).divergence is not None
+
     async def test_a_fork_that_a_quorum_has_signed_twice_is_right_twice(self, chain: Chain) -> None:
         found = await compare(ChainSource(chain), ChainSource(a_chain(HEIGHT, other_from=12)), replay=True)
         assert found.divergence is not None

@@ -107,10 +107,14 @@ def test_a_module_is_published_acts_and_is_upgraded(
     assert done("module", "publish", COUNTER, "--manifest", MANIFEST, *gov)["proposal"] == 3
     put_into_force(3, gov)
     assert done("module", "show", "counter")["manifest"]["version"] == "1.0.0", "a version is put into force again"
+    assert done("module", "rollback", "counter", "--reason", "a mistake", *gov)["proposal"] == 4
+    put_into_force(4, gov)
+    assert done("module", "show", "counter")["manifest"]["version"] == "1.1.0"
+    assert count(node) == [8, 3], "with the state that it had then"
     (tmp_path / "other.json").write_text(json.dumps({**newer, "name": "Another"}))
     other = invoke("module", "publish", COUNTER, "--manifest", tmp_path / "other.json", *gov)
     assert (other.exit_code, "another manifest" in other.stderr) == (FAILED, True), other.output
-    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied"] * 3
+    assert [item["state"] for item in done("proposal", "list")["proposals"]] == ["applied"] * 4
     for words in (
         ("module", "list"),
         ("module", "show", "counter@1.0.0"),
@@ -123,7 +127,11 @@ def test_a_module_is_published_acts_and_is_upgraded(
 def test_a_proposal_whose_shadow_fails_says_why_and_can_be_rejected(
     node: Node, gov: tuple[str, str], tmp_path: Path
 ) -> None:
-    manifest = {**json.loads(MANIFEST.read_text()), "exports": ["reduce", "reduce_batch", "more"], "required_caps": ["mail"]}
+    manifest = {
+        **json.loads(MANIFEST.read_text()),
+        "exports": ["reduce", "reduce_batch", "more"],
+        "required_caps": ["mail"],
+    }
     (tmp_path / "wrong.json").write_text(json.dumps(manifest))
     done("module", "publish", COUNTER, "--manifest", tmp_path / "wrong.json", *gov)
     assert done("proposal", "show", 1)["changes"]["register"] == [manifest]

@@ -12,6 +12,7 @@ from agentworld_core.codec import Value
 from agentworld_core.errors import StateMismatch
 from agentworld_core.messages import WorldEvent
 from agentworld_core.world.event_fields import existing, take
+from agentworld_core.world.modules.receipts import params_hash_of
 from agentworld_core.world.modules.records import (
     APPLIED,
     APPROVED,
@@ -30,10 +31,12 @@ from agentworld_core.world.modules.records import (
     CapabilityRecord,
     ChangesRecord,
     EffectCount,
+    EffectDue,
     EffectRecord,
     ManifestRecord,
     ModuleStateRecord,
     PolicyRecord,
+    PreviousRecord,
     ProposalCount,
     ProposalRecord,
     RegistryRecord,
@@ -42,9 +45,11 @@ from agentworld_core.world.modules.records import (
     artifact_key,
     capability_key,
     changes_key,
+    effect_due_key,
     effect_key,
     module_state_key,
     piece_key,
+    previous_key,
     proposal_key,
     registry_key,
     resource_key,
@@ -63,6 +68,7 @@ MODULE_REGISTERED = "module.registered"
 MODULE_UPGRADED = "module.upgraded"
 MODULE_ACTIVATED = "module.activated"
 MODULE_DEACTIVATED = "module.deactivated"
+MODULE_ROLLED_BACK = "module.rolled_back"
 MANIFEST_UPDATED = "manifest.updated"
 CAPABILITY_GRANTED = "capability.granted"
 CAPABILITY_REVOKED = "capability.revoked"
@@ -71,6 +77,7 @@ RESOURCES_GRANTED = "resources.granted"
 RESOURCES_CHARGED = "resources.charged"
 EFFECT_QUEUED = "effect.queued"
 EFFECT_SETTLED = "effect.settled"
+EFFECT_EXPIRED = "effect.expired"
 MODULE_STATE_UPDATED = "module.state_updated"
 MODULE_CALL_FAILED = "module.call_failed"
 MODULE_EMITTED = "module.emitted"
@@ -170,18 +177,37 @@ def _module_registered(draft: Draft, event: WorldEvent, payload: Payload) -> Non
     draft.put(artifact, replace(record, uses=record.uses + 1))
 
 
-def _module_activated(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = active_key(take(payload, "module_id", str))
-    if draft.record(key, ActiveRecord) is None:
-        _count_active(draft, 1)
-    draft.put(key, ActiveRecord(take(payload, "version", str)))
+def _module_activated(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id, version = take(payload, "module_id", str), take(payload, "version", str)
+    active = draft.record(active_key(module_id), ActiveRecord)
+    if active is None or active.version != version:
+        _switch(draft, module_id, ActiveRecord(version), tick=event.tick)
 
 
-def _module_deactivated(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = active_key(take(payload, "module_id", str))
-    existing(draft, key, ActiveRecord)
-    draft.put(key, None)
-    _count_active(draft, -1)
+def _module_deactivated(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id = take(payload, "module_id", str)
+    existing(draft, active_key(module_id), ActiveRecord)
+    _switch(draft, module_id, None, tick=event.tick)
+
+
+def _module_rolled_back(draft: Draft, event: WorldEvent, payload: Payload) -> None:
+    module_id = take(payload, "module_id", str)
+    before = existing(draft, previous_key(module_id), PreviousRecord)
+    _switch(draft, module_id, ActiveRecord(before.version) if before.version else None, tick=event.tick)
+    draft.put(module_state_key(module_id), ModuleStateRecord(before.state) if before.state else None)
+
+
+def _switch(draft: Draft, module_id: str, to: ActiveRecord | None, *, tick: int) -> None:
+    """Puts another version of a module in force, or none, and keeps what a rollback needs."""
+    active = draft.record(active_key(module_id), ActiveRecord)
+    state = draft.record(module_state_key(module_id), ModuleStateRecord)
+    kept = PreviousRecord(
+        version="" if active is None else active.version, state=b"" if state is None else state.state, tick=tick
+    )
+    draft.put(previous_key(module_id), kept)
+    draft.put(active_key(module_id), to)
+    if (to is None) != (active is None):
+        _count_active(draft, 1 if active is None else -1)
 
 
 def _count_active(draft: Draft, by: int) -> None:
@@ -196,7 +222,8 @@ def _manifest_updated(draft: Draft, _event: WorldEvent, payload: Payload) -> Non
 
 
 def _capability_granted(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    record = CapabilityRecord(take(payload, "kinds", list), take(payload, "expires_tick", int))
+    signers = take(payload, "signers", list) if "signers" in payload else []
+    record = CapabilityRecord(take(payload, "kinds", list), take(payload, "expires_tick", int), signers)
     draft.put(capability_key(take(payload, "capability", str)), record)
 
 
@@ -238,16 +265,28 @@ def _effect_queued(draft: Draft, event: WorldEvent, payload: Payload) -> None:
     count = draft.record(EFFECTS_KEY, EffectCount) or EffectCount()
     if number != count.next:
         raise StateMismatch(f"the next intent is {count.next}", field="payload.intent", value=number)
-    record = EffectRecord(take(payload, "module_id", str), take(payload, "kind", str), event.tick)
+    record = EffectRecord(
+        module_id=take(payload, "module_id", str),
+        kind=take(payload, "kind", str),
+        tick=event.tick,
+        cap_ref=take(payload, "cap_ref", str),
+        params_hash=params_hash_of(payload.get("params")),
+        expires_tick=take(payload, "expires_tick", int),
+        ref=take(payload, "ref", str),
+    )
     draft.put(effect_key(number), record)
+    if record.expires_tick:
+        draft.put(effect_due_key(record.expires_tick, number), EffectDue(number))
     draft.put(EFFECTS_KEY, EffectCount(number + 1, count.pending + 1))
 
 
-def _effect_settled(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
-    key = effect_key(take(payload, "intent", int))
-    existing(draft, key, EffectRecord)
+def _effect_closed(draft: Draft, _event: WorldEvent, payload: Payload) -> None:
+    number = take(payload, "intent", int)
+    record = existing(draft, effect_key(number), EffectRecord)
     count = existing(draft, EFFECTS_KEY, EffectCount)
-    draft.put(key, None)
+    draft.put(effect_key(number), None)
+    if record.expires_tick:
+        draft.put(effect_due_key(record.expires_tick, number), None)
     draft.put(EFFECTS_KEY, replace(count, pending=count.pending - 1))
 
 
@@ -268,6 +307,7 @@ MODULE_EVENTS: dict[str, Callable[[Draft, WorldEvent, Payload], None]] = {
     MODULE_UPGRADED: _module_registered,
     MODULE_ACTIVATED: _module_activated,
     MODULE_DEACTIVATED: _module_deactivated,
+    MODULE_ROLLED_BACK: _module_rolled_back,
     MANIFEST_UPDATED: _manifest_updated,
     CAPABILITY_GRANTED: _capability_granted,
     CAPABILITY_REVOKED: _capability_revoked,
@@ -276,7 +316,8 @@ MODULE_EVENTS: dict[str, Callable[[Draft, WorldEvent, Payload], None]] = {
     RESOURCES_CHARGED: _resources_charged,
     MODULE_STATE_UPDATED: _module_state_updated,
     EFFECT_QUEUED: _effect_queued,
-    EFFECT_SETTLED: _effect_settled,
+    EFFECT_SETTLED: _effect_closed,
+    EFFECT_EXPIRED: _effect_closed,
     MODULE_CALL_FAILED: _reported,
     MODULE_EMITTED: _reported,
     POLICY_DECIDED: _reported,

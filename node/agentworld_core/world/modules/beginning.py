@@ -145,6 +145,7 @@ def _judge_rest(module: GenesisModule, manifest: ModuleManifest, document: dict[
         upgrade=(),
         activate=(Activation(manifest.module_id, manifest.version),),
         deactivate=(),
+        rollback=(),
         patch=(),
         new_version=None,
     )

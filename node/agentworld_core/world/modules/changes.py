@@ -1,4 +1,5 @@
-"""The change set of a proposal: modules to register, upgrade, activate and deactivate, and a patch of the manifest.
+"""The change set of a proposal: modules to register, upgrade, activate, deactivate and roll back, and a patch of the
+manifest.
 
 ``parse_changes`` reads its structure; whether it may be applied to a state is said by ``shadow``.
 """
@@ -26,7 +27,7 @@ from agentworld_core.world.modules.records import ManifestRecord, manifest_hash
 
 MAX_MODULES = 16
 MAX_REASON = 256
-_LISTS = ("register", "upgrade", "activate", "deactivate")
+_LISTS = ("register", "upgrade", "activate", "deactivate", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,15 @@ class Deactivation:
     reason: str
 
 
-_T = TypeVar("_T", Registration, Activation, Deactivation)
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """A module to put back to what it was before its active version changed last, and why."""
+
+    module_id: str
+    reason: str
+
+
+_T = TypeVar("_T", Registration, Activation, Deactivation, Rollback)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +76,7 @@ class Changes:
     upgrade: tuple[Registration, ...]
     activate: tuple[Activation, ...]
     deactivate: tuple[Deactivation, ...]
+    rollback: tuple[Rollback, ...]
     patch: tuple[Operation, ...]
     new_version: int | None
 
@@ -93,6 +103,7 @@ def parse_changes(value: Value) -> Changes:
         upgrade=_ordered("upgrade", [_upgrade(*item) for item in _named("upgrade", lists["upgrade"])]),
         activate=_ordered("activate", [_activation(*item) for item in _named("activate", lists["activate"])]),
         deactivate=_ordered("deactivate", [_deactivation(*item) for item in _named("deactivate", lists["deactivate"])]),
+        rollback=_ordered("rollback", [_rollback(*item) for item in _named("rollback", lists["rollback"])]),
         patch=parse_patch(given.get("patch", []), "changes.patch"),
         new_version=None
         if new_version is None
@@ -152,6 +163,14 @@ def _activation(value: Value, field: str) -> Activation:
 def _deactivation(value: Value, field: str) -> Deactivation:
     given = take_map(value, field, needed=("module_id", "reason"))
     return Deactivation(
+        take_id(given["module_id"], f"{field}.module_id"),
+        take_text(given["reason"], f"{field}.reason", most=MAX_REASON),
+    )
+
+
+def _rollback(value: Value, field: str) -> Rollback:
+    given = take_map(value, field, needed=("module_id", "reason"))
+    return Rollback(
         take_id(given["module_id"], f"{field}.module_id"),
         take_text(given["reason"], f"{field}.reason", most=MAX_REASON),
     )

@@ -323,7 +323,9 @@ class ModuleRun:
         for effect in output.effects:
             count = self._draft.record(EFFECTS_KEY, EffectCount) or EffectCount()
             intent: Payload = {"intent": count.next, "kind": effect.kind, "params": effect.params}
-            self._emit(module, occasion, events.EFFECT_QUEUED, {**intent, "cap_ref": effect.cap_ref})
+            due = self.clock[0] + effect.expires_in if effect.expires_in else 0
+            named: Payload = {"cap_ref": effect.cap_ref, "expires_tick": due, "ref": effect.ref}
+            self._emit(module, occasion, events.EFFECT_QUEUED, {**intent, **named})
         if output.decision is not None:
             self._emit(module, occasion, events.RULE_DECIDED, _decided(output.decision))
         for kind, payload in output.emits:

@@ -1,6 +1,7 @@
 """The governance of a running world: who may change its modules and rules, in which steps, and what each step means.
 
-Every action here must be signed with a governance key of the directory that governs the height. A proposal goes from
+Every action here must be signed with a governance key of the directory that governs the height, except that anybody may
+bring the receipt of an effect, which is signed by itself. A proposal goes from
 ``proposed`` over ``shadowed`` and ``approved`` to ``applied``, or to ``rejected`` from any of these. Who approves is
 not the author; together their keys must reach the governance threshold, as under a directory, each counted once. Rules
 of modules do not judge these actions: otherwise a bad rule could never be taken out of force.
@@ -19,28 +20,30 @@ from agentworld_core.world.errors import ActionRefused
 from agentworld_core.world.modules import apply as events
 from agentworld_core.world.modules import governance_actions as actions
 from agentworld_core.world.modules.artifacts import Produced, put_piece, remove_artifact
-from agentworld_core.world.modules.changes import Changes, parse_changes
+from agentworld_core.world.modules.changes import Changes, Rollback, parse_changes
+from agentworld_core.world.modules.effects import settle
 from agentworld_core.world.modules.errors import SandboxMissing
+from agentworld_core.world.modules.receipts import parse_receipt
 from agentworld_core.world.modules.records import (
     APPROVED,
-    EFFECTS_KEY,
     MANIFEST_KEY,
     OPEN_STATES,
     PROPOSALS_KEY,
     PROPOSED,
     SHADOWED,
+    ActiveRecord,
     CapabilityRecord,
     ChangesRecord,
-    EffectCount,
-    EffectRecord,
     ManifestRecord,
+    PreviousRecord,
     ProposalCount,
     ProposalRecord,
     ResourceRecord,
+    active_key,
     capability_key,
     changes_key,
-    effect_key,
     manifest_hash,
+    previous_key,
     proposal_key,
     resource_key,
 )
@@ -76,7 +79,7 @@ class Office:
 
 def govern(office: Office, action: ActionEnvelope, payload: Payload) -> Produced:
     """Returns the events of a governance action; raises ActionRefused, SandboxMissing for code to check."""
-    if key_id_of(action.public_key) not in office.governance.key_ids:
+    if action.action_kind not in BROUGHT_BY_ANYBODY and key_id_of(action.public_key) not in office.governance.key_ids:
         raise ActionRefused("unauthorized", f"no governance key signs {action.action_kind}")
     return _HANDLERS[action.action_kind](office, action, payload)
 
@@ -156,8 +159,22 @@ def _apply(office: Office, _action: ActionEnvelope, payload: Payload) -> Produce
     produced += [
         (events.MODULE_DEACTIVATED, {"module_id": item.module_id, "reason": item.reason}) for item in changes.deactivate
     ]
+    produced += [(events.MODULE_ROLLED_BACK, _rolled_back(office, item)) for item in changes.rollback]
     updated: Payload = {"version": version, "content": content, "manifest_hash": found}
     return [*produced, (events.MANIFEST_UPDATED, updated)]
+
+
+def _rolled_back(office: Office, item: Rollback) -> Payload:
+    before = office.draft.record(previous_key(item.module_id), PreviousRecord)
+    active = office.draft.record(active_key(item.module_id), ActiveRecord)
+    assert before is not None, "the shadow report has said so"
+    return {
+        "module_id": item.module_id,
+        "from_version": "" if active is None else active.version,
+        "to_version": before.version,
+        "since_tick": before.tick,
+        "reason": item.reason,
+    }
 
 
 def _reject(office: Office, action: ActionEnvelope, payload: Payload) -> Produced:
@@ -192,13 +209,10 @@ def _grant_resource(office: Office, _action: ActionEnvelope, payload: Payload) -
     return [(events.RESOURCES_GRANTED, dict(payload))]
 
 
-def _settle_effect(office: Office, _action: ActionEnvelope, payload: Payload) -> Produced:
-    number = payload["intent"]
-    assert isinstance(number, int)
-    effect = office.draft.record(effect_key(number), EffectRecord)
-    if effect is None or office.draft.record(EFFECTS_KEY, EffectCount) is None:
-        raise ActionRefused("not_found", f"no effect {number} waits for its receipt")
-    return [(events.EFFECT_SETTLED, {**payload, "module_id": effect.module_id, "kind": effect.kind})]
+def _settle_effect(office: Office, action: ActionEnvelope, payload: Payload) -> Produced:
+    receipt = parse_receipt(payload["receipt"])
+    governors = office.governance.key_ids
+    return settle(office.draft, receipt, world_id=action.world_id, tick=office.tick, governors=governors)
 
 
 def _manifest(office: Office) -> ManifestRecord:
@@ -268,3 +282,5 @@ _HANDLERS: dict[str, Callable[[Office, ActionEnvelope, Payload], Produced]] = {
     actions.EFFECT_SETTLE: _settle_effect,
 }
 GOVERNANCE_KINDS = frozenset(_HANDLERS)
+BROUGHT_BY_ANYBODY = frozenset({actions.EFFECT_SETTLE})
+"""The kinds that any agent may bring: what counts is who signed what they carry."""

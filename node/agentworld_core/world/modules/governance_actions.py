@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from agentworld_core.codec import Value, encode_value
-from agentworld_core.errors import AgentWorldError, InvalidField
+from agentworld_core.errors import AgentWorldError, InvalidField, TooLarge
+from agentworld_core.ids import is_key_id
 from agentworld_core.world.errors import ActionRefused
 from agentworld_core.world.modules.artifacts import MAX_PIECE_BYTES, MAX_PIECES
 from agentworld_core.world.modules.changes import parse_changes
@@ -21,6 +22,7 @@ from agentworld_core.world.modules.documents import (
     take_pattern,
     take_text,
 )
+from agentworld_core.world.modules.receipts import parse_receipt
 from agentworld_core.world.modules.records import MAX_RESOURCE_KIND
 
 ARTIFACT_PUT = "artifact.put"
@@ -46,7 +48,7 @@ MAX_GRANT_KINDS = 16
 MAX_POLICY_RULES = 64
 MAX_POLICY_BYTES = 32 * 1024
 MAX_AMOUNT = 2**53 - 1
-MAX_RECEIPT_BYTES = 16 * 1024
+MAX_SIGNERS = 16
 _MAX_NUMBER = 2**63 - 1
 
 Check = Callable[[str, Value], None]
@@ -102,6 +104,19 @@ def _kinds(value: Value, field: str) -> None:
         take_pattern(item, f"{field}[{index}]")
 
 
+def _signers(value: Value, field: str) -> None:
+    for index, item in enumerate(take_list(value, field, most=MAX_SIGNERS)):
+        if not is_key_id(item):
+            raise InvalidField("must be a key id (32 lower-case hex digits)", field=f"{field}[{index}]")
+
+
+def _receipt(name: str, value: Value) -> None:
+    try:
+        parse_receipt(value, name)
+    except (InvalidField, TooLarge) as error:
+        raise ActionRefused(error.code, f"{error.field}: {error.message}") from error
+
+
 def _policy(value: Value, field: str) -> None:
     for index, item in enumerate(take_list(value, field, most=MAX_POLICY_RULES)):
         place = f"{field}[{index}]"
@@ -143,6 +158,7 @@ GOVERNANCE_FIELDS: dict[str, dict[str, Check]] = {
         "capability": _checked(take_id),
         "kinds": _checked(_kinds),
         "expires_tick": _number(least=0, most=_MAX_NUMBER),
+        "signers": _checked(_signers),
     },
     CAPABILITY_REVOKE: {"capability": _checked(take_id)},
     POLICY_SET: {"rules": _rules},
@@ -151,9 +167,8 @@ GOVERNANCE_FIELDS: dict[str, dict[str, Check]] = {
         "kind": _checked(take_resource),
         "amount": _number(least=1, most=MAX_AMOUNT),
     },
-    EFFECT_SETTLE: {
-        "intent": _number(least=1, most=_MAX_NUMBER),
-        "status": _checked(lambda value, name: take_choice(value, name, ("done", "failed"))),
-        "result": _sized(MAX_RECEIPT_BYTES),
-    },
+    EFFECT_SETTLE: {"receipt": _receipt},
 }
+
+OPTIONAL_FIELDS = {CAPABILITY_GRANT: frozenset({"signers"})}
+"""The fields of a payload that may be left out."""

@@ -45,6 +45,8 @@ MODIFY = "modify"
 
 MAX_STATE_BYTES = 60 * 1024
 MAX_COSTS = 8
+MAX_EXPIRES_IN = 2**32
+MAX_REF = 64
 MAX_NOTES = 256
 _BYTES, _ARRAY = 2, 4
 _LONGER = {24: (1, 24), 25: (2, 2**8), 26: (4, 2**16)}
@@ -86,11 +88,16 @@ class ModuleFailed(AgentWorldError):
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """What a module wants done outside of the world, and by which capability."""
+    """What a module wants done outside of the world, by which capability, and within how many ticks (0: any).
+
+    ``ref`` is the module's own name for it, which comes back with what became of it.
+    """
 
     kind: str
     params: Value
     cap_ref: str
+    expires_in: int = 0
+    ref: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -314,8 +321,14 @@ def _emit(value: Value, field: str) -> tuple[str, Value]:
 
 
 def _effect(value: Value, field: str) -> Effect:
-    given = take_map(value, field, needed=("kind", "params", "cap_ref"))
-    return Effect(_kind(given["kind"], f"{field}.kind"), given["params"], take_id(given["cap_ref"], f"{field}.cap_ref"))
+    given = take_map(value, field, needed=("kind", "params", "cap_ref"), optional=("expires_in", "ref"))
+    return Effect(
+        kind=_kind(given["kind"], f"{field}.kind"),
+        params=given["params"],
+        cap_ref=take_id(given["cap_ref"], f"{field}.cap_ref"),
+        expires_in=take_number(given.get("expires_in", 0), f"{field}.expires_in", most=MAX_EXPIRES_IN),
+        ref=take_text(given.get("ref", ""), f"{field}.ref", most=MAX_REF),
+    )
 
 
 def _decision(value: Value, action_id: str) -> Decision:

@@ -7,6 +7,7 @@
 ``module/<id>@<version>``             a registered manifest (``RegistryRecord``)
 ``active/<id>``                       the version that is in force (``ActiveRecord``)
 ``modstate/<id>``                     what a reducer keeps (``ModuleStateRecord``)
+``previous/<id>``                     what a rollback brings back: version and state (``PreviousRecord``)
 ``manifest``                          version and content of the world's manifest (``ManifestRecord``)
 ``proposal/<n, 20 digits>``           a proposal and what became of it (``ProposalRecord``)
 ``proposal/<n>/changes``              what an open proposal would change (``ChangesRecord``)
@@ -15,6 +16,7 @@
 ``policies``                          the rules that effects must pass (``PolicyRecord``)
 ``resource/<agent id>/<kind>``        how much of a resource an agent has (``ResourceRecord``)
 ``effect/<n, 20 digits>``             an effect that waits for its receipt (``EffectRecord``)
+``effect-due/<tick>/<n>``             that it expires after this tick, 20 digits each (``EffectDue``)
 ``effects``                           the next intent number, and how many wait (``EffectCount``)
 ====================================  ==========================================================================
 
@@ -38,6 +40,7 @@ MANIFEST_KEY = b"manifest"
 PROPOSALS_KEY = b"proposals"
 POLICIES_KEY = b"policies"
 EFFECTS_KEY = b"effects"
+EFFECT_DUE_PREFIX = b"effect-due/"
 ARTIFACTS_KEY = b"artifacts"
 
 PROPOSED = "proposed"
@@ -85,6 +88,11 @@ def module_state_key(module_id: str) -> bytes:
     return b"modstate/" + module_id.encode()
 
 
+def previous_key(module_id: str) -> bytes:
+    """Returns the state key of what a module was before its active version changed last."""
+    return b"previous/" + module_id.encode()
+
+
 def proposal_key(number: int) -> bytes:
     """Returns the state key of a proposal."""
     return f"proposal/{number:020d}".encode()
@@ -108,6 +116,11 @@ def resource_key(agent_id: str, kind: str) -> bytes:
 def effect_key(number: int) -> bytes:
     """Returns the state key of an effect that waits for its receipt."""
     return f"effect/{number:020d}".encode()
+
+
+def effect_due_key(tick: int, number: int) -> bytes:
+    """Returns the state key that says when an effect expires; these keys are in the order in which effects do."""
+    return EFFECT_DUE_PREFIX + f"{tick:020d}/{number:020d}".encode()
 
 
 class FlatRecord:
@@ -182,6 +195,15 @@ class ModuleStateRecord(FlatRecord):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class PreviousRecord(FlatRecord):
+    """What a module was until this tick: the version that was active (empty: none), and the state that it kept."""
+
+    version: str
+    state: bytes
+    tick: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class ManifestRecord(FlatRecord):
     """The world's manifest: version and content, and how many modules are active."""
 
@@ -226,10 +248,14 @@ class ProposalCount(FlatRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CapabilityRecord(FlatRecord):
-    """A grant: patterns of the kinds of effects that it allows, and the last tick at which it holds (0: for ever)."""
+    """A grant: patterns of the kinds of effects that it allows, and the last tick at which it holds (0: for ever).
+
+    ``signers`` are the ids of the keys whose receipts settle effects under it, besides those of governance.
+    """
 
     kinds: list[Value]
     expires_tick: int
+    signers: list[Value] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -248,11 +274,25 @@ class ResourceRecord(FlatRecord):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class EffectRecord(FlatRecord):
-    """An effect that waits for its receipt: what a module wants done outside of the world."""
+    """An effect that waits for its receipt: what a module wants done outside of the world, since which tick.
+
+    The parameters are in the event ``effect.queued`` of that tick. After ``expires_tick`` (0: never) no receipt counts.
+    """
 
     module_id: str
     kind: str
     tick: int
+    cap_ref: str
+    params_hash: str
+    expires_tick: int
+    ref: str = ""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class EffectDue(FlatRecord):
+    """The number of an effect, under the tick after which it expires."""
+
+    intent: int
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from agentworld_core.codec import Value
 from agentworld_core.errors import InvalidField
 from agentworld_core.world.modules.artifacts import draft_artifact
-from agentworld_core.world.modules.changes import Activation, Changes, Registration, shadow_hash
+from agentworld_core.world.modules.changes import Activation, Changes, Registration, Rollback, shadow_hash
 from agentworld_core.world.modules.manifest import INTERFACE_VERSION, SYSTEM_LIMITS, ModuleManifest, parse_manifest
 from agentworld_core.world.modules.records import (
     MANIFEST_KEY,
     ActiveRecord,
     CapabilityRecord,
     ManifestRecord,
+    PreviousRecord,
     RegistryRecord,
     active_key,
     capability_key,
+    previous_key,
     registry_key,
 )
 from agentworld_core.world.modules.sandbox import InvalidModule, Sandbox
@@ -184,9 +186,26 @@ class Shadow:
                 self.refuse(VERSION_CONFLICT, place, "the module is not active")
             active -= 1
             self.effects.append(f"deactivates {gone.module_id}")
+        active += sum([self._judge_rollback(item) for item in self.changes.rollback])
         if active > MAX_ACTIVE_MODULES:
             says = f"{active} modules would be active, at most {MAX_ACTIVE_MODULES} may"
             self.refuse(LIMITS_EXCEEDED, "changes.activate", says)
+
+    def _judge_rollback(self, item: Rollback) -> int:
+        """Returns by how many the active modules become more."""
+        place = f"changes.rollback.{item.module_id}"
+        activated = [other.module_id for other in self.changes.activate]
+        if item.module_id in [*activated, *(other.module_id for other in self.changes.deactivate)]:
+            self.refuse(VERSION_CONFLICT, place, "the same proposal puts another version in force, or none")
+        before = self.draft.record(previous_key(item.module_id), PreviousRecord)
+        if before is None:
+            self.refuse(VERSION_CONFLICT, place, "the module has never been another one")
+            return 0
+        active = self.draft.record(active_key(item.module_id), ActiveRecord)
+        now = "none" if active is None else active.version
+        state = f"its state of before height {before.tick}" if before.state else "no state"
+        self.effects.append(f"rolls {item.module_id} back from {now} to {before.version or 'none'}, with {state}")
+        return bool(before.version) - (active is not None)
 
     def _registered(self, module_id: str, version: str) -> bool:
         return self.draft.record(registry_key(module_id, version), RegistryRecord) is not None

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cbor2
 
-from agentworld_core.codec import decode_value, encode_value
+from agentworld_core.codec import decode_value, encode, encode_value
 from agentworld_core.errors import HashMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import ActionEnvelope, Receipt, WorldEvent
+from agentworld_core.signing import sign
 from agentworld_core.world.kernel import StepInput, StepResult, step
 from agentworld_core.world.modules.artifacts import split_artifact
 from agentworld_core.world.modules.governance import Governance
-from agentworld_core.world.modules.records import ProposalCount, read_manifest, read_proposal
+from agentworld_core.world.modules.receipts import make_receipt
+from agentworld_core.world.modules.records import (
+    EffectRecord,
+    ProposalCount,
+    effect_key,
+    read_manifest,
+    read_proposal,
+)
 from agentworld_core.world.modules.sandbox import CallFailed, CallResult, InvalidModule, ModuleCall
 from agentworld_core.world.state import Draft, read
-from tests.unit.core.world.agents import action, empty_world, register, signer
+from tests.unit.core.world.agents import WORLD, action, empty_world, register, signer
 
 Program = Callable[[dict[str, Any]], Any]
 AUTHOR, APPROVER = "author", "approver"
@@ -231,6 +240,15 @@ class GovernedWorld:
     def draft(self) -> Draft:
         """A draft on top of the state."""
         return Draft(self.tree)
+
+
+def a_receipt(world: GovernedWorld, intent: int, /, *, key: str, **fields: Any) -> bytes:
+    """A receipt of an effect, signed by a name; ``fields`` take the place of what is right."""
+    effect = read(world.tree, effect_key(intent), EffectRecord) or EffectRecord(
+        "none", "mail.send", 1, "c", "0" * 64, 0
+    )
+    draft = make_receipt(effect, world_id=WORLD, intent=intent, status="done", result={"sent": True})
+    return encode(sign(dataclasses.replace(draft, **fields), signer(key)))
 
 
 def kinds(result: StepResult) -> list[str]:

@@ -14,7 +14,8 @@ from agentworld_core.world.kernel import StepResult, replay_events
 from agentworld_core.world.modules.records import ProposalCount, read_manifest
 from agentworld_core.world.modules.sandbox import FAILURE_CODES, CallFailed
 from agentworld_core.world.state import read
-from tests.unit.core.world.modules.governed import APPROVER, AUTHOR, LIMITS, GovernedWorld, manifest
+from tests.unit.core.world.agents import signer
+from tests.unit.core.world.modules.governed import APPROVER, AUTHOR, LIMITS, GovernedWorld, a_receipt, manifest
 
 MODULES = ("mod-a", "mod-b", "mod-c")
 CODE = b"whims"
@@ -54,7 +55,7 @@ def whimsical(seed: int) -> Any:
             decision = {"action_id": given["action"]["action_id"], **VERDICTS[whim % len(VERDICTS)]}
             output.setdefault("emits", []).append({"kind": "rule.decision", "payload": decision})
         if choice == 7:
-            output["effects"] = [{"kind": EFFECTS[whim % 3], "params": 1, "cap_ref": "post"}]
+            output["effects"] = [{"kind": EFFECTS[whim % 3], "params": 1, "cap_ref": "post", "expires_in": whim % 5}]
         return encode_value(output) if choice != 8 else bytes([whim % 256])
 
     return run
@@ -69,7 +70,8 @@ class Schedule:
         self.digests: list[str] = []
         self.world.sandbox.add(CODE, whimsical(seed))
         assert self.world.put(CODE) == ["ok"]
-        grant = {"capability": "post", "kinds": ["mail.*"], "expires_tick": 20}
+        signers = [signer("ada").key_id]
+        grant = {"capability": "post", "kinds": ["mail.*"], "expires_tick": 20, "signers": signers}
         assert self.world.do(AUTHOR, "capability.grant", grant).ok
         rules = [
             {"effect": "mail.burn", "module": "*", "decision": "deny", "reason": "fire"},
@@ -113,6 +115,7 @@ class Schedule:
             {"register": [self._manifest(name, version)]},
             {"activate": active},
             {"deactivate": [{"module_id": name, "reason": "whim"}]},
+            {"rollback": [{"module_id": name, "reason": "whim"}]},
             {"patch": [{"set": {"path": ["x"], "value": 1}}]},
         ])  # fmt: skip
 
@@ -137,7 +140,7 @@ class Schedule:
             ("trade.offer", {"what": "fish"}),
             ("object.create", {"object_id": f"lamp-{number}", "data": number}),
             ("resource.grant", {"agent_id": "ada", "kind": "power", "amount": 5}),
-            ("effect.settle", {"intent": number, "status": "done", "result": number}),
+            ("effect.settle", {"receipt": a_receipt(self.world, number, key="ada" if number % 2 else AUTHOR)}),
             ("proposal.approve", {"proposal": number}),
         ]
         return self.world.signed(actor, *pick(choices))

@@ -14,8 +14,18 @@ from agentworld_core.world.kernel import replay_events
 from agentworld_core.world.modules.governance import GOVERNANCE_KINDS, Governance
 from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS
 from agentworld_core.world.modules.output import CALL_CODES
-from agentworld_core.world.modules.records import read_manifest
+from agentworld_core.world.modules.receipts import make_receipt, sign_receipt
+from agentworld_core.world.modules.records import EffectRecord, read_manifest
+from tests.unit.core.world.agents import WORLD, signer
 from tests.unit.core.world.modules.governed import APPROVER, AUTHOR, GovernedWorld, manifest
+
+UNKNOWN = make_receipt(
+    EffectRecord("mod-a", "mail.send", 1, "post", "0" * 64, 0),
+    world_id=WORLD,
+    intent=1,
+    status="done",
+    result={"a": 1},
+)
 
 SCALARS = st.one_of(
     st.none(),
@@ -126,7 +136,7 @@ PAYLOADS: dict[str, dict[str, Any]] = {
     "capability.revoke": {"capability": "post"},
     "policy.set": {"rules": [{"effect": "*", "module": "gate", "decision": "allow", "reason": "r"}]},
     "resource.grant": {"agent_id": AUTHOR, "kind": "power", "amount": 1},
-    "effect.settle": {"intent": 1, "status": "done", "result": {"a": 1}},
+    "effect.settle": {"receipt": sign_receipt(UNKNOWN, signer(AUTHOR))},
 }
 
 
@@ -162,8 +172,12 @@ def test_no_governance_action_breaks_a_step(actions):
         ("resource.grant", {"agent_id": "nobody", "kind": "power", "amount": 1}, "not_found"),
         ("resource.grant", {"agent_id": AUTHOR, "kind": "power", "amount": 0}, "invalid_field"),
         ("resource.grant", {"agent_id": AUTHOR, "kind": "p" * 33, "amount": 1}, "invalid_field"),
-        ("effect.settle", {"intent": 1, "status": "done", "result": 1}, "not_found"),
-        ("effect.settle", {"intent": 1, "status": "done", "result": "x" * 20_000}, "too_large"),
+        ("capability.grant", {"capability": "c", "kinds": ["*"], "expires_tick": 0, "signers": ["a"]}, "invalid_field"),
+        ("capability.grant", {"capability": "c", "kinds": ["*"], "signers": []}, "invalid_field"),
+        ("effect.settle", {"receipt": sign_receipt(UNKNOWN, signer(AUTHOR))}, "not_found"),
+        ("effect.settle", {"receipt": b"\x80"}, "invalid_field"),
+        ("effect.settle", {"receipt": "text"}, "invalid_field"),
+        ("effect.settle", {"receipt": bytes(20_000)}, "too_large"),
         ("proposal.create", {"base": "0" * 64, "changes": {"patch": [], "x": 1}}, "invalid_field"),
         ("proposal.create", {"base": "0" * 64, "changes": {"register": ["x" * 41_000]}}, "too_large"),
     ],

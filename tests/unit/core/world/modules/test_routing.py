@@ -18,7 +18,7 @@ from agentworld_core.world.modules.records import EffectCount, ModuleStateRecord
 from agentworld_core.world.modules.sandbox import SandboxFault
 from agentworld_core.world.state import read, read_agent
 from tests.unit.core.world.agents import WORLD, World, action, register
-from tests.unit.core.world.modules.governed import AUTHOR, LIMITS, GovernedWorld, failing, kinds, payload_of
+from tests.unit.core.world.modules.governed import AUTHOR, LIMITS, GovernedWorld, a_receipt, failing, kinds, payload_of
 
 
 def verdict(given, **fields):
@@ -304,8 +304,8 @@ def test_effects_need_capability_and_policy_and_the_decision_is_recorded():
     assert kinds(result) == ["policy.decided", "effect.queued", "agent.moved"]
     queued = payload_of(result, "effect.queued")
     assert (queued["intent"], queued["kind"], queued["module_id"]) == (1, "mail.send", "courier")
-    settle = {"intent": 1, "status": "done", "result": None}
-    assert [world.do("author", "effect.settle", settle).code for _ in range(2)] == ["", "not_found"]
+    settle = {"receipt": a_receipt(world, 1, key="author")}
+    assert [world.do("author", "effect.settle", settle).code for _ in range(2)] == ["", "already_settled"]
     assert read(world.tree, b"effects", EffectCount) == EffectCount(2, 0)
     assert world.do("author", "capability.revoke", {"capability": "post"}).ok
     assert payload_of(world.move("ada"), "module.call_failed")["code"] == "caps_denied"

@@ -8,6 +8,8 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from agentworld_core.world.modules.apply import MODULE_EVENTS
 from tests.unit.core.world.modules.schedules import digest_of
 
@@ -30,6 +32,7 @@ def _elsewhere(seeds: int, **environment: str) -> str:
     ).stdout
 
 
+@pytest.mark.timeout(240)
 def test_schedules_come_to_the_same_whatever_process_runs_them():
     found: Counter[str] = Counter()
     mine = ""
