@@ -40,6 +40,7 @@ from agentworld_node.storage.pack_index import Place
 from agentworld_node.storage.pack_rewrite import DEAD_PART, Rewritten, rewrite
 from agentworld_node.storage.packs import PACK_BYTES, PackFolder
 from agentworld_node.storage.quarantine import Quarantine
+from agentworld_node.storage.unsynced import Unsynced
 
 PACKED_BYTES = 64 * 2**10
 """Blobs up to this size go into packs."""
@@ -58,11 +59,11 @@ class FileBlobStore:
         self._quarantine = Quarantine(root / "quarantine", files=files)
         self._counting = Counting()
         self._room = Room()
-        lost = self._room.give
+        self._unsynced = Unsynced(self._room)
         self._loose = LooseBlobs(
-            root, blob_bytes=blob_bytes, files=files, quarantine=self._quarantine, on_lost=lost
+            root, blob_bytes=blob_bytes, files=files, quarantine=self._quarantine, on_lost=self._unsynced.note
         )  # fmt: skip
-        self._packs = PackFolder(root / PACKS, files=files, pack_bytes=pack_bytes, on_lost=lost)
+        self._packs = PackFolder(root / PACKS, files=files, pack_bytes=pack_bytes, on_lost=self._unsynced.note)
         self._shards: set[str] | None = None  # of loose blobs, once nobody else can add any
 
     @classmethod
@@ -209,6 +210,7 @@ class FileBlobStore:
 
     def delete(self, blob_hash: str) -> bool:
         checked_hash(blob_hash)
+        self._unsynced.forget([blob_hash])
         with typed_errors("deleting a blob", self._packs.folder):
             packed = self._packs.delete(bytes.fromhex(blob_hash))
         loose = self._loose.remove(blob_hash)
@@ -227,8 +229,12 @@ class FileBlobStore:
 
     def sync(self, blob_hashes: Iterable[str]) -> None:
         loose, packed = [], []
-        for blob_hash in dict.fromkeys(blob_hashes):
+        wanted = tuple(dict.fromkeys(blob_hashes))
+        for blob_hash in wanted:
             checked_hash(blob_hash)
+            again = self._unsynced.get(blob_hash)
+            if again is not None:
+                self._store(blob_hash, again, owed=True)
             with typed_errors("looking for a blob", self._packs.folder):
                 key = bytes.fromhex(blob_hash)
                 found = self._packs.find_anew(key)
@@ -241,6 +247,7 @@ class FileBlobStore:
             self.own()
             with typed_errors("syncing a blob", self._packs.folder):
                 self._packs.sync(map(self._packed, packed))
+        self._unsynced.forget(wanted)
 
     def _packed(self, key: bytes) -> tuple[Pack, Place]:
         found = self._packs.find(key)

@@ -21,6 +21,7 @@ from agentworld_node.storage.blob_store import BlobEntry, checked_hash
 from agentworld_node.storage.errors import BlobNotFound, typed_errors
 from agentworld_node.storage.files import FileSystem
 from agentworld_node.storage.quarantine import Quarantine
+from agentworld_node.storage.unsynced import Lost
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _ATTEMPTS = 3
@@ -31,10 +32,10 @@ class Unreadable(Exception):
 
 
 class LooseBlobs:
-    """The blobs that are files; ``on_lost`` hears how many bytes go because they cannot be made durable."""
+    """The blobs that are files; ``on_lost`` hears of those that go because they cannot be made durable."""
 
     def __init__(
-        self, root: Path, *, blob_bytes: int, files: FileSystem, quarantine: Quarantine, on_lost: Callable[[int], None]
+        self, root: Path, *, blob_bytes: int, files: FileSystem, quarantine: Quarantine, on_lost: Callable[[Lost], None]
     ):
         self._root = root
         self._limit = blob_bytes
@@ -182,12 +183,19 @@ class LooseBlobs:
                 file.sync()
             except OSError:
                 # A second sync might wrongly succeed. Without the file nobody can take it for durable.
-                size = self._files.size(path)
-                if self.remove_file(path):
-                    self._on_lost(size or 0)
+                self._forget(blob_hash, path)
                 raise
             finally:
                 file.close()
+
+    def _forget(self, blob_hash: str, path: Path) -> None:
+        size = self._files.size(path)
+        try:
+            data = self._read(path)
+        except (Unreadable, TooLarge):
+            data = None
+        if self.remove_file(path):
+            self._on_lost(Lost(blob_hash, size or 0, data))
 
     def set_aside(self, blob_hash: str) -> tuple[bytes | None, str, int]:
         """Moves a damaged file to the quarantine; returns bytes that were healed meanwhile, else what they are.

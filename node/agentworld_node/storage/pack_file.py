@@ -22,6 +22,7 @@ from agentworld_node.storage.pack_format import (
     mark_of,
 )
 from agentworld_node.storage.pack_index import PackIndex, Place, encode_index
+from agentworld_node.storage.unsynced import Lost
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Pack:
         self.dead: dict[int, int] = {}
         self.file: File | None = None  # of the one who appends
         self.name_is_durable = False
-        self.has_failed = False
+        self.failure: int | None = None  # why a sync has failed: the number of the system's error
         self._files = files
         self._reader: ReadableFile | None = None
         self._index: PackIndex | None = None
@@ -176,10 +177,18 @@ class Pack:
 
     def sync(self, folder: Path) -> None:
         """Makes durable what it holds when this is called; not again after it has failed."""
-        if self.has_failed or self.file is None:
-            raise OSError(errno.EIO, "what was written last may be lost", str(self.path))
+        if self.failure is not None or self.file is None:
+            raise OSError(self.failure or errno.EIO, "what was written last may be lost", str(self.path))
         size = self.size
-        self.has_failed = True
+        try:
+            self._write_through(folder)
+        except OSError as error:
+            self.failure = error.errno or errno.EIO
+            raise
+        self.synced = max(self.synced, size)
+
+    def _write_through(self, folder: Path) -> None:
+        assert self.file is not None
         if self.synced < self._unconfirmed:
             # A process that has ended may have left this in the page cache, marked clean by a sync that had failed; a
             # sync alone would then wrongly succeed.
@@ -188,8 +197,6 @@ class Pack:
         if not self.name_is_durable:
             self._files.sync_folder(folder)
             self.name_is_durable = True
-        self.has_failed = False
-        self.synced = max(self.synced, size)
 
     def resume(self) -> None:
         """Opens it for appending, and cuts what was never finished."""
@@ -201,15 +208,24 @@ class Pack:
             log.warning("pack %s: cut %d bytes that were never finished", self.path, torn)
             self.file.truncate(self.size)
 
-    def forget_unsynced(self) -> int:
-        """Cuts off what is not known to be durable, after a sync has failed; returns how many bytes of blobs went."""
+    def forget_unsynced(self) -> list[Lost]:
+        """Cuts off what is not known to be durable, after a sync has failed; returns the blobs that went."""
         lost = {key: place for key, place in self._recent.items() if place.offset >= self.synced}
+        blobs = [
+            Lost(key.hex(), place.size, self._what_was(key, place)) for key, place in lost.items() if not place.is_gone
+        ]
         self._recent = {key: place for key, place in self._recent.items() if key not in lost}
         self.size = max(PACK_HEADER_BYTES, self.synced)
         if self.file is not None:
             self.file.truncate(self.size)
             self.close()
-        return sum(place.size for place in lost.values() if not place.is_gone)
+        return blobs
+
+    def _what_was(self, key: bytes, place: Place) -> bytes | None:
+        try:
+            return self.read_record(key, place)
+        except OSError:
+            return None  # its sectors cannot be read, either
 
     def write_index(self) -> None:
         """Writes the index of all that it holds, which must be durable; without room there will be none."""

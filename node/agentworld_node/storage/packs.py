@@ -22,6 +22,7 @@ from agentworld_node.storage.errors import FolderLocked, is_no_room
 from agentworld_node.storage.files import Closing, FileSystem, make_folders
 from agentworld_node.storage.pack_file import INDEX_SUFFIX, PACK_SUFFIX, TEMPORARY_SUFFIX, Pack
 from agentworld_node.storage.pack_index import Place
+from agentworld_node.storage.unsynced import Lost
 
 PACK_BYTES = 128 * 2**20
 log = logging.getLogger(__name__)
@@ -33,10 +34,10 @@ _LOCK = "lock"
 class PackFolder:
     """The packs of one folder, for many threads. Raises OSError, and FolderLocked when another process appends.
 
-    ``on_lost`` hears how many bytes of blobs are gone because a sync of them has failed.
+    ``on_lost`` hears of each blob that is gone because a sync of it has failed.
     """
 
-    def __init__(self, folder: Path, *, files: FileSystem, pack_bytes: int, on_lost: Callable[[int], None]):
+    def __init__(self, folder: Path, *, files: FileSystem, pack_bytes: int, on_lost: Callable[[Lost], None]):
         self.folder = folder
         self.files = files
         self.packs: tuple[Pack, ...] = ()  # by number; replaced as a whole, so that readers need no lock
@@ -268,7 +269,8 @@ class PackFolder:
                     self._active = None
                 # While it holds what may be lost it must stay the newest pack, which the next start looks at.
                 self._has_failed = True
-                self._on_lost(pack.forget_unsynced())
+                for lost in pack.forget_unsynced():
+                    self._on_lost(lost)
                 self._has_failed = False
             raise
 

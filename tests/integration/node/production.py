@@ -27,7 +27,7 @@ from agentworld_core.signing import sign
 from agentworld_core.world.modules.artifacts import split_artifact
 from agentworld_core.world.modules.records import read_manifest
 from agentworld_node.ledger import Ledger
-from agentworld_node.storage.errors import BlobNotFound, LogFailed, StorageFailed, StorageFull
+from agentworld_node.storage.errors import LogFailed, StorageFailed, StorageFull
 from agentworld_node.storage.files import Closing, File, LocalFile, LocalFiles
 from agentworld_node.store.collect import collect
 from tests.unit.core.ledger.chains import VOTERS, Chain, header, make_genesis, resign
@@ -234,10 +234,8 @@ def _live(history: History, words: list[str]) -> int:
     rng = random.Random(f"{seed} {operation}")
     try:
         asyncio.run(Life(history, folder, rng, DyingFiles(mode, operation, rng)).live())
-    except (StorageFailed, BlobNotFound) as error:
-        # A sync that failed takes away what it should have made durable; who tries it again does not find it, and the
-        # node ends. The next life writes it again.
-        if mode != FAULT or type(error) not in (StorageFailed, StorageFull, LogFailed, BlobNotFound):
+    except StorageFailed as error:
+        if mode != FAULT or type(error) not in (StorageFailed, StorageFull, LogFailed):
             raise
         sys.stderr.write(f"{mode} {operation}: {error.code}: {error}\n")
         return FAILED

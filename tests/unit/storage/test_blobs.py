@@ -501,6 +501,28 @@ def test_a_blob_whose_sync_failed_is_never_taken_for_durable(tmp_path, root, see
     assert loose_store(root, files=disk).get(blob_hash) == b"payload" * 10
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("packed_bytes", [0, 1000], ids=["loose", "packed"])
+def test_a_sync_that_finds_no_room_can_be_tried_again(tmp_path, root, seed, times, packed_bytes):
+    """Who waits for room has not got the bytes any more: the store must not lose them meanwhile."""
+    disk = CrashDisk(tmp_path, seed=seed)
+    store = FileBlobStore.open(root, files=disk, packed_bytes=packed_bytes)
+    hashes = store.put_many([b"payload" * 10, b"other" * 10, b"third" * 10])
+    disk.failing_syncs, disk.sync_error = times, errno.ENOSPC
+    for _ in range(times):
+        with pytest.raises(StorageFull):
+            store.sync(hashes[:2])
+    store.sync(hashes)
+    disk.crash()
+    again = FileBlobStore.open(root, files=disk, packed_bytes=packed_bytes)
+    assert [again.get(blob_hash) for blob_hash in hashes] == [b"payload" * 10, b"other" * 10, b"third" * 10]
+    store.close()
+    again.delete(hashes[0])
+    with pytest.raises(BlobNotFound):
+        again.sync(hashes)
+
+
 def test_a_folder_sync_that_fails_is_told(tmp_path, root):
     disk = CrashDisk(tmp_path)
     store = loose_store(root, files=disk)
