@@ -20,9 +20,13 @@ def crashed_disk(seed: int, *, torn_writes: bool) -> tuple[Kernel, Disk, int]:
     kernel = Kernel(seed, History())
     disk = Disk(kernel, "disk", torn_writes=torn_writes)
     confirmed: list[int] = []
-    disk.append(REVOCATION, RECORD, lambda: confirmed.append(0))
-    for number in range(10):
-        disk.append(REVOCATION, RECORD, functools.partial(confirmed.append, number))
+
+    def confirm(number: int) -> None:
+        confirmed.append(number)
+        kernel.progress += 1
+
+    for number in range(11):
+        disk.append(REVOCATION, RECORD, functools.partial(confirm, number))
     kernel.run(SYNCED_IN_TIME_MS, done=lambda: bool(confirmed))
     disk.crash()
     kernel.run(2 * SYNCED_IN_TIME_MS)
