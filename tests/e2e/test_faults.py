@@ -20,9 +20,9 @@ from agentworld_core.errors import AgentWorldError
 from tests.e2e.history import assert_one_history
 from tests.e2e.kube import Cluster, Namespace, RunningWorld, wait_until, world
 from tests.e2e.test_world import in_sync, verify
-from tests.e2e.traffic import Traffic
+from tests.e2e.traffic import BATCH, Traffic
 
-API_SERVER_SECONDS = float(os.environ.get("E2E_API_SERVER_SECONDS", "16"))
+API_SERVER_SECONDS = float(os.environ.get("E2E_API_SERVER_SECONDS", "20"))
 LEASE_SECONDS = 8
 """Long enough to be kept on a machine that is busy with other things."""
 PATIENCE_SECONDS = 180
@@ -199,11 +199,12 @@ def test_without_an_api_server_the_world_stops_and_comes_back_by_itself(
         with silent_api_server(cluster):
             says = "LeaseUnreachable"
             wait_until("the node says why", lambda: asyncio.run(verdict_at(url)) == says, seconds=PATIENCE_SECONDS)
+            # The node says so at once, and holds the lease until its renew deadline has passed.
+            passes(max(API_SERVER_SECONDS / 2, LEASE_SECONDS))
             stopped = len(traffic.committed)
-            passes(API_SERVER_SECONDS / 2)
         try:
             passes(API_SERVER_SECONDS)
-            assert len(traffic.committed) == stopped, "no block is made once the lease is over"
+            assert len(traffic.committed) - stopped <= BATCH, "at most the block that was under way"
         finally:
             cluster.tool("up", "--nodes", "2")
         back = goes_on(storm, traffic)
