@@ -9,7 +9,7 @@ from typing import Any
 
 from agentworld_core import errors as core_errors
 from agentworld_core.codec import DEFAULT_LIMIT, encode, encode_value
-from agentworld_core.codec_plans import MAX_DEPTH
+from agentworld_core.codec_values import MAX_DEPTH
 from agentworld_core.errors import RETRYABLE_WIRE_CODES, WIRE_CODES, AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger import errors as ledger_errors

@@ -9,7 +9,7 @@ from typing import Any
 import cbor2
 
 from agentworld_core.codec import decode, decode_value, encode
-from agentworld_core.codec_plans import MAX_DEPTH
+from agentworld_core.codec_values import MAX_DEPTH
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import ActionEnvelope, Vote, WorldEvent
 from agentworld_core.signing import signed_bytes, verify_bytes

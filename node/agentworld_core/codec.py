@@ -15,19 +15,10 @@ from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 
 import cbor2
 
-from agentworld_core import codec_plans
+from agentworld_core import codec_values
 from agentworld_core.codec_density import check_density
-from agentworld_core.codec_plans import (
-    MAX_DEPTH,
-    Plan,
-    Refused,
-    Rule,
-    checked_value,
-    message_of,
-    plain_of,
-    plan_of,
-    quick_value,
-)
+from agentworld_core.codec_plans import Plan, Rule, message_of, plain_of, plan_of
+from agentworld_core.codec_values import MAX_DEPTH, Refused, checked_value, quick_value
 from agentworld_core.errors import MalformedEncoding, TooLarge
 from agentworld_core.ids import (
     KIND_LENGTH,
@@ -41,7 +32,7 @@ from agentworld_core.ids import (
     kind_match,
 )
 
-Value: TypeAlias = codec_plans.Value
+Value: TypeAlias = codec_values.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
 _SMALL = 16 * 1024
 

@@ -10,7 +10,8 @@ import cbor2
 import pytest
 
 from agentworld_core.codec import decode, encode, encode_nested, encode_value, encode_with, schema_table
-from agentworld_core.codec_plans import MAX_DEPTH, Refused, checked_value, message_of, plain_of, plan_of, quick_value
+from agentworld_core.codec_plans import message_of, plain_of, plan_of
+from agentworld_core.codec_values import MAX_DEPTH, Refused, checked_value, quick_value
 from agentworld_core.errors import MalformedEncoding
 from agentworld_core.messages import ActionBatch, ActionEnvelope, Actions, BlockBundle, Directory, WorldEvent
 from agentworld_core.signing import signed_bytes, unsigned
