@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> int:
     if options.mutations:
         return print_table()
     if options.seed is None:
+        if options.bug or options.shrink or options.trace:
+            parser.error("--bug, --shrink and --trace are for one seed: name it with --seed")
         return simulate_many(options.first, options.seeds)
     bug = by_slug(options.bug) if options.bug else None
     if options.bug and bug is None:

@@ -40,3 +40,11 @@ def test_a_bug_that_nobody_planted_is_refused_by_name(capsys: pytest.CaptureFixt
     says = capsys.readouterr().err
     assert "no bug is called is-late" in says
     assert "counts-a-vote-twice" in says
+
+
+@pytest.mark.parametrize("words", [("--bug", "counts-a-vote-twice"), ("--shrink",), ("--trace", "1")])
+def test_what_is_for_one_seed_is_refused_for_many(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        main(["--seeds", "3", *words])
+    assert exited.value.code == 2
+    assert "name it with --seed" in capsys.readouterr().err

@@ -4,7 +4,7 @@
 
     world.json                    the manifests as last applied
     genesis.cbor                  made once, never changed
-    lease.json                    the writer lease
+    lease.json.<version>          the writer lease, and the last versions before
     peers.json                    all nodes and where they listen
     keys/<key>/                   a MembershipKey: g<n>.pem, and ring.json, what is known of the generations
     revocations/<key id>.cbor     signed statements
