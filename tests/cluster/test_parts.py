@@ -184,6 +184,15 @@ def test_a_lock_file_that_was_removed_meanwhile_is_taken_anew(tmp_path: Path) ->
             assert path.exists()
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C is heard of, as at a terminal: who is started in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interruption_waits_for_the_end_of_the_block() -> None:
     ended: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -200,6 +209,7 @@ def interrupted_while_holding(ended: list[str]) -> None:
     ended.append("what follows")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_work_on_a_node_has_ended_when_an_interruption_during_its_start_is_heard_of(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
