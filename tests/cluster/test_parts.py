@@ -110,6 +110,23 @@ def test_a_process_is_stopped_and_forgotten(processes: Processes) -> None:
     assert processes.names() == []
 
 
+def test_what_a_killed_run_had_not_recorded_is_found_and_nothing_else(processes: Processes) -> None:
+    kept = processes.spawn("kept", ["bash", "-c", "sleep 60; true"])
+    with (
+        subprocess.Popen(["sleep", "60"], env=processes.environment, start_new_session=True) as stray,
+        subprocess.Popen(["sleep", "60"], env=processes.environment) as other,
+    ):
+        processes.stop_unrecorded()
+        assert stray.wait(10) == -signal.SIGKILL
+        assert other.wait(10) == -signal.SIGKILL
+    with subprocess.Popen(["sleep", "60"]) as stranger:
+        processes.stop_unrecorded()
+        assert stranger.poll() is None
+        stranger.kill()
+    assert processes.alive("kept")
+    assert stat_of(kept) is not None
+
+
 def test_a_process_that_ignores_sigterm_is_killed(processes: Processes) -> None:
     pid = processes.spawn("deaf", ["bash", "-c", "trap '' TERM; echo ready; while :; do sleep 60; done"])
     wait_until(lambda: processes.tail("deaf") == "ready", what="the trap", seconds=10)

@@ -47,6 +47,7 @@ class Local:
                 say(f"cluster {self.folders.name} is already up: {_count(len(wanted))}")
                 return
             fresh = not self.processes.names()
+            self.processes.stop_unrecorded()
             try:
                 self._start(machine, [Node(machine, number) for number in wanted])
             except BaseException:
@@ -105,6 +106,7 @@ class Local:
             cgroups.remove(self.folders)
         with step("stopping control plane"):
             control_plane.stop(self.processes)
+            self.processes.stop_unrecorded()
         if rest := self.processes.names():
             raise ClusterError(f"still recorded after stopping everything: {', '.join(rest)}")
 

@@ -1,7 +1,8 @@
 """Starts processes that outlive this tool, and later stops those and no others.
 
 A process is ours only while its id *and* its start time are the recorded ones, within one boot of the machine, because
-the kernel uses ids again.
+the kernel uses ids again. Each also carries the place of its records in its environment, by which one is found that a
+killed run had started and not yet recorded.
 """
 
 import os
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .commands import ClusterError, uninterrupted, wait_until
+
+_MARK = "LOCAL_CLUSTER_PROCESSES"
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ class Processes:
         self.pids = pids
         self.logs = logs
         # nothing else of the user's environment: a proxy variable would keep the components from each other
-        self.environment = {"PATH": path, "HOME": str(Path.home())}
+        self.environment = {"PATH": path, "HOME": str(Path.home()), _MARK: str(pids)}
         self._children: list[subprocess.Popen[bytes]] = []  # those of this run, to be reaped
 
     def spawn(self, name: str, command: Sequence[str | Path], *, nested: bool = False) -> int:
@@ -170,6 +173,38 @@ class Processes:
             wait_until(lambda record=record: not _members(record), what=f"{name} to end", seconds=10)  # type: ignore[misc]
             (self.pids / name).unlink()
         self._children = [child for child in self._children if child.poll() is None]
+
+    def stop_unrecorded(self) -> None:
+        """Ends what a run has started that was killed before it could record it; what nodes run within is theirs."""
+        found = [record for name in self.names() if (record := self.recorded(name)) is not None]
+        recorded = {pid for record in found for pid in _members(record)}
+        here, mark = _process_namespace("self"), f"{_MARK}={self.pids}".encode()
+        strays = {
+            pid: stat.start
+            for pid, stat in everyone()
+            if pid not in recorded and mark in _environment(pid) and _process_namespace(pid) == here
+        }
+        for pid in strays:
+            signal_process(pid, signal.SIGKILL)
+        wait_until(
+            lambda: not any((stat := stat_of(pid)) and stat.start == start for pid, start in strays.items()),
+            what="unrecorded processes to end",
+            seconds=10,
+        )
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or of another user: not ours
+        return []
+
+
+def _process_namespace(pid: int | str) -> str:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/pid")
+    except OSError:
+        return ""
 
 
 def _members(record: Record) -> list[int]:
