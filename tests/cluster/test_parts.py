@@ -111,7 +111,7 @@ def test_a_process_is_stopped_and_forgotten(processes: Processes) -> None:
 
 
 def test_what_a_killed_run_had_not_recorded_is_found_and_nothing_else(processes: Processes) -> None:
-    kept = processes.spawn("kept", ["bash", "-c", "sleep 60; true"])
+    kept = processes.spawn("kept", ["bash", "-c", "sleep 60; true"], nested=True)
     with (
         subprocess.Popen(["sleep", "60"], env=processes.environment, start_new_session=True) as stray,
         subprocess.Popen(["sleep", "60"], env=processes.environment) as other,
@@ -123,8 +123,10 @@ def test_what_a_killed_run_had_not_recorded_is_found_and_nothing_else(processes:
         processes.stop_unrecorded()
         assert stranger.poll() is None
         stranger.kill()
-    assert processes.alive("kept")
-    assert stat_of(kept) is not None
+    inner = stat_of(kept)
+    assert inner is not None
+    assert stat_of(inner.parent) is not None, "it would have another parent, which is not ours, if its own were gone"
+    assert inner.parent == inner.session
 
 
 def test_a_process_that_ignores_sigterm_is_killed(processes: Processes) -> None:

@@ -177,12 +177,14 @@ class Processes:
     def stop_unrecorded(self) -> None:
         """Ends what a run has started that was killed before it could record it; what nodes run within is theirs."""
         found = [record for name in self.names() if (record := self.recorded(name)) is not None]
-        recorded = {pid for record in found for pid in _members(record)}
+        # Of what is nested the process inside is recorded; the one that waits for it outside leads its session.
+        members = [pid for record in found for pid in _members(record)]
+        recorded = {stat.session for pid in members if (stat := stat_of(pid)) is not None}
         here, mark = _process_namespace("self"), f"{_MARK}={self.pids}".encode()
         strays = {
             pid: stat.start
             for pid, stat in everyone()
-            if pid not in recorded and mark in _environment(pid) and _process_namespace(pid) == here
+            if stat.session not in recorded and mark in _environment(pid) and _process_namespace(pid) == here
         }
         for pid in strays:
             signal_process(pid, signal.SIGKILL)
