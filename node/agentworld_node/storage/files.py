@@ -248,3 +248,20 @@ def make_folders(files: FileSystem, path: Path) -> None:
         files.make_folder(path)
     # Also when it was there: whoever created it may have been killed before its name was on the disk.
     files.sync_folder(path.parent)
+
+
+def put_file(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
+    """Puts a file in place whole or not at all, by way of a new temporary one; its bytes are not synced."""
+    file = files.create(temporary)
+    try:
+        file.write_at(0, data)
+    finally:
+        file.close()
+    files.rename(temporary, path)
+
+
+def put_again(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
+    """Does what ``put_file`` does where a run that was interrupted may have left the temporary file."""
+    if files.size(temporary) is not None:
+        files.remove(temporary)
+    put_file(files, path, data, temporary=temporary)

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from agentworld_node.storage.files import File, FileSystem, ReadableFile
+from agentworld_node.storage.files import File, FileSystem, ReadableFile, put_again
 from agentworld_node.storage.pack_format import (
     BLOB,
     GONE,
@@ -234,14 +234,7 @@ class Pack:
         data = encode_index(mark=self.mark, covered=self.size, places=dict(self.items()), dead=self.dead)
         temporary = self.index_path.with_suffix(TEMPORARY_SUFFIX)
         try:
-            if self._files.size(temporary) is not None:
-                self._files.remove(temporary)
-            file = self._files.create(temporary)
-            try:
-                file.write_at(0, data)
-            finally:
-                file.close()
-            self._files.rename(temporary, self.index_path)
+            put_again(self._files, self.index_path, data, temporary=temporary)
         except OSError as error:
             log.warning("the index %s is not written: %s", self.index_path, error)
             return

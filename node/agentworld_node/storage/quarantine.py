@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
-from agentworld_node.storage.files import FileSystem
+from agentworld_node.storage.files import FileSystem, put_file
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,7 @@ class Quarantine:
 
     def keep(self, blob_hash: str, data: bytes, *, temporary: Path) -> None:
         """Puts damaged bytes here, by way of a temporary file."""
-        file = self._files.create(temporary)
-        try:
-            file.write_at(0, data)
-        finally:
-            file.close()
-        self._files.rename(temporary, self.path(blob_hash))
+        put_file(self._files, self.path(blob_hash), data, temporary=temporary)
         self.bound(blob_hash)
 
     def bound(self, blob_hash: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from agentworld_core.hashing import digest
 from agentworld_node.storage.errors import CorruptLog, StorageFull, storage_error
-from agentworld_node.storage.files import File, FileSystem
+from agentworld_node.storage.files import File, FileSystem, put_again
 from agentworld_node.storage.wal_format import (
     FIRST_LINK,
     MARK_BYTES,
@@ -253,14 +253,7 @@ class SegmentFolder:
         temporary = place.with_name(place.name + _TEMPORARY)
         data = note.encode()
         try:
-            if self._files.size(temporary) is not None:
-                self._files.remove(temporary)
-            file = self._files.create(temporary)
-            try:
-                file.write_at(0, data)
-            finally:
-                file.close()
-            self._files.rename(temporary, place)
+            put_again(self._files, place, data, temporary=temporary)
         except OSError as error:
             # Without it the next start reads the segment.
             logger.warning("the note %s is not written: %s", place, error)
