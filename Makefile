@@ -58,6 +58,7 @@ lint: setup ## Style, formatting, import contracts, generated files
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python hack/generate-chart-crds --check
 	@$(BIN)/python hack/generate-wire-docs --check
+	@$(BIN)/python hack/generate-traceability --check
 
 .PHONY: format
 format: setup ## Put the code in its canonical form and make generated files again
@@ -65,6 +66,7 @@ format: setup ## Put the code in its canonical form and make generated files aga
 	@$(BIN)/ruff format
 	@$(BIN)/python hack/generate-chart-crds
 	@$(BIN)/python hack/generate-wire-docs
+	@$(BIN)/python hack/generate-traceability
 
 .PHONY: types
 types: setup ## mypy, strict for everything that ships

@@ -26,6 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("simulation")
     group.addoption("--sim-seeds", type=int, default=20, metavar="N", help="simulate seeds 0 to N-1 (default: 20)")
     group.addoption("--sim-seed", type=int, default=None, metavar="SEED", help="simulate this seed only")
+    group = parser.getgroup("boxes")
+    group.addoption("--box", metavar="NUMBER", help="only the tests that show this box of the specification: S5.1")
     group = parser.getgroup("determinism")
     group.addoption("--histories", type=int, default=100, metavar="N", help="compare seeds 0 to N-1 (default: 100)")
 
@@ -37,7 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sim_seed", range(metafunc.config.getoption("--sim-seeds")) if only is None else [only])
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if (box := config.getoption("--box")) is not None:
+        shown = [item for item in items if any(mark.args[0] == box for mark in item.iter_markers("box"))]
+        config.hook.pytest_deselected(items=[item for item in items if item not in shown])
+        items[:] = shown
     for item in items:
         kind = item.path.relative_to(TESTS).parts[0] if item.path.is_relative_to(TESTS) else ""
         if kind in TIME_LIMITS:
