@@ -181,6 +181,16 @@ def test_a_field_that_breaks_its_rule_is_named(field, value):
         decode(ActionEnvelope, cbor2.dumps(plain))
 
 
+@pytest.mark.parametrize("field", ["payload_cbor", "signature", "public_key"])
+def test_bytes_are_byte_strings_and_no_lists_of_integers(field):
+    plain = cbor2.loads(encode(action()))
+    place = 1 + [item.name for item in dataclasses.fields(ActionEnvelope)].index(field)
+    assert isinstance(plain[place], bytes)
+    plain[place] = list(plain[place])
+    with pytest.raises(MalformedEncoding):
+        decode(ActionEnvelope, cbor2.dumps(plain))
+
+
 def test_nested_errors_carry_the_path():
     member = Member(member_id="a", peer_id="p", keys=(KeyEntry("bad", bytes(32), 1),), weight=1, roles=())
     directory = Directory("w", 1, "", (member,), "Byzantine", (), 1, (), 2, 0, None, None, ())

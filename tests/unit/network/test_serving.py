@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from agentworld_core.errors import NotFound
 from agentworld_node.network.counters import Counters
 from agentworld_node.network.port import Limits, ProtocolUnavailable, RequestFailed
@@ -38,7 +40,9 @@ async def test_value_error_and_unknown_protocol() -> None:
     calls.server.serve("/x", handler)
     assert await calls.outcome(peer_id="q") == "q"
     assert await calls.outcome(payload=b"1") == "not_found"
-    assert await calls.outcome(protocol="/y") == ProtocolUnavailable.code
+    with pytest.raises(ProtocolUnavailable) as caught:
+        (await calls.start(protocol="/y")).value()
+    assert (caught.value.remote_wire, caught.value.retryable) == ("ERR_UNSUPPORTED", False)
 
 
 async def test_unmeant_exception_is_reported_without_its_words() -> None:

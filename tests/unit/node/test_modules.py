@@ -16,11 +16,12 @@ from agentworld_core.codec import encode
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import Blocks, Round
 from agentworld_core.world.modules import execution
-from agentworld_core.world.modules.artifacts import split_artifact
+from agentworld_core.world.modules.artifacts import read_artifact, split_artifact
 from agentworld_core.world.modules.errors import SandboxMissing
+from agentworld_core.world.modules.loading import warm_up
 from agentworld_core.world.modules.records import ModuleStateRecord, module_state_key, read_manifest
 from agentworld_core.world.modules.sandbox import SandboxFault
-from agentworld_core.world.state import read
+from agentworld_core.world.state import read, read_meta
 from agentworld_node.ledger import Ledger
 from tests.unit.client.scripted import scripted
 from tests.unit.core.ledger.chains import Chain, make_head
@@ -31,6 +32,8 @@ from tests.unit.node.material import WORLD, Material, agent, signer
 from tests.unit.node.rig import rig
 from tests.unit.node.running import MemoryWorld, RunningNode, eventually, memory_world
 from tests.unit.node.test_executor import executor, proposed
+from tests.unit.node.test_sync import Server
+from tests.unit.node.test_sync import start as follow
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +64,47 @@ async def test_a_restart_executes_the_log_again_with_the_code_of_the_state(tmp_p
     again = Ledger.open(tmp_path, chain.genesis, sandbox=a_sandbox())
     assert again.chain.state_root == chain.state.state_root
     again.close()
+
+
+async def test_s17_a_start_that_executes_nothing_has_the_active_modules_at_hand(tmp_path: Path, chain: Chain) -> None:
+    grown = Chain(chain.genesis, sandbox=a_sandbox())
+    for bundle in chain.bundles:
+        grown.commit(*bundle.batch.actions)
+    grown.commit()
+    assert grown.bundles[-1].block.snapshot_ref is not None
+    ledger = Ledger.open(tmp_path, grown.genesis, sandbox=a_sandbox())
+    for bundle in grown.bundles:
+        await ledger.apply(bundle)
+    await ledger.settle()
+    ledger.close()
+    sandbox = a_sandbox()
+    again = Ledger.open(tmp_path, grown.genesis, sandbox=sandbox)
+    assert (sandbox.loaded, sandbox.calls) == ({content_id(CODE)}, [])
+    assert warm_up(again.chain.tree, sandbox) == 1
+    again.close()
+
+
+async def test_s16_s19_a_node_that_had_nothing_has_the_state_the_code_and_the_journal_of_the_others(
+    tmp_path: Path, chain: Chain
+) -> None:
+    newcomer = a_sandbox()
+    empty = Chain(chain.genesis, sandbox=newcomer)
+    async with rig(tmp_path, empty) as it:
+        server = Server(await it.peer("peer-a"), chain.bundles)
+        follow(it)
+        await server.announce()
+        await eventually(lambda: it.ledger.height == 5)
+        own, others = it.ledger.chain.tree, chain.state.tree
+        assert read_meta(own).next_event == read_meta(others).next_event
+        assert read_manifest(own) == read_manifest(others)
+        assert read_artifact(own, content_id(CODE)) == CODE
+        assert own.root == others.root
+    # What it has got it needs from nobody again.
+    alone = a_sandbox()
+    ledger = Ledger.open(tmp_path, chain.genesis, sandbox=alone)
+    assert ledger.chain.state_root == others.root
+    assert alone.loaded == {content_id(CODE)}
+    ledger.close()
 
 
 async def test_a_fault_while_a_committed_block_is_executed_ends_the_ledger(tmp_path: Path, chain: Chain) -> None:

@@ -13,11 +13,11 @@ from agentworld_core.ledger.block import HeaderInput, action_root_of, block_hash
 from agentworld_core.ledger.chain import directories_from_state
 from agentworld_core.ledger.errors import DirectoryPending
 from agentworld_core.ledger.genesis import chain_from_genesis
-from agentworld_core.ledger.segments import event_root_of, read_events
+from agentworld_core.ledger.segments import Journal, event_root_of, read_events
 from agentworld_core.ledger.validate import check_bundle
 from agentworld_core.membership.builder import Changes, with_member
 from agentworld_core.membership.directory import directory_hash
-from agentworld_core.messages import Directory, DirectoryChange, ReceiptList
+from agentworld_core.messages import Directory, DirectoryChange, ReceiptList, SnapshotManifest
 from agentworld_core.world.kernel import replay_events
 from agentworld_core.world.state import DirectoryRecord, directory_key, read
 from tests.unit.core.ledger.chains import Chain, header, make_batch, resign
@@ -61,6 +61,27 @@ def test_the_journal_of_a_block_is_stored_in_segments():
         *(ref.content_hash for ref in block.segments),
     }
     assert all(content_id(data) == name for name, data in execution.blobs.items())
+
+
+def test_everything_that_a_block_names_is_stored_under_its_content_id():
+    chain = Chain()
+    for actions in ((register("ada"),), (), (action("ada", "agent.move", {"to": [1, 0]}, 1),)):
+        chain.commit(*actions)
+    stored = 0
+    for execution, bundle in zip(chain.executions, chain.bundles, strict=True):
+        block = bundle.block
+        assert block.world_id == chain.genesis.world_id
+        assert block.segments[0].from_event_id == stored + 1, "its own events and no others"
+        stored = block.segments[-1].to_event_id
+        named = [block.receipts_root, block.journal_ref, *(ref.content_hash for ref in block.segments)]
+        assert decode(Journal, execution.blobs[block.journal_ref]).segments == block.segments
+        if block.snapshot_ref is not None:
+            manifest = decode(SnapshotManifest, execution.blobs[block.snapshot_ref])
+            assert (manifest.world_id, manifest.epoch) == (block.world_id, block.height)
+            assert manifest.state_root == block.state_root
+            named += [block.snapshot_ref, *(chunk.content_hash for chunk in manifest.chunks)]
+        assert {name: content_id(execution.blobs[name]) for name in named} == {name: name for name in named}
+    assert [bundle.block.snapshot_ref is not None for bundle in chain.bundles] == [False, False, True]
 
 
 def test_replay_from_genesis_gives_equal_roots_and_the_journal_rebuilds_the_state():

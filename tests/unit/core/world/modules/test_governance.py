@@ -370,6 +370,15 @@ def test_s18_a_failed_shadow_may_be_tried_again_once_the_artifact_has_come():
     assert world.do(AUTHOR, "proposal.shadow", {"proposal": number}).ok
 
 
+def test_the_state_of_a_proposal_is_looked_at_before_its_artifacts():
+    world = GovernedWorld()
+    number = {"proposal": world.propose(with_("0" * 64))}
+    assert world.do(AUTHOR, "proposal.apply", number).code == "invalid_state"
+    assert world.do(AUTHOR, "proposal.reject", {**number, "reason": "nobody has the code"}).ok
+    assert world.do(AUTHOR, "proposal.shadow", number).code == "invalid_state"
+    assert world.do(AUTHOR, "proposal.apply", number).code == "invalid_state"
+
+
 def test_the_report_warns_of_modules_that_would_never_run():
     world, artifact = a_world()
     number = world.propose(with_(artifact, limits={}, subscriptions=[]))

@@ -508,6 +508,18 @@ def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
         loading.warm_up(world.tree, world.sandbox)
 
 
+def test_code_that_the_sandbox_has_is_not_given_to_it_again(monkeypatch):
+    world = a_world()
+    artifact = world.install("counter", count, kind="reducer")
+    given = []
+    load = world.sandbox.load
+    monkeypatch.setattr(world.sandbox, "load", lambda name, code: (given.append(name), load(name, code)))
+    for _ in range(3):
+        world.move("ada")
+    assert loading.warm_up(world.tree, world.sandbox) == 1
+    assert given == [artifact]
+
+
 def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state():
     world = a_world()
     artifact = world.install("counter", count, kind="reducer")
