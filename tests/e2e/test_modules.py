@@ -6,6 +6,8 @@ import asyncio
 import base64
 from pathlib import Path
 
+import pytest
+
 from agentworld_client import keys
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.governor import Governor, manifest_for, read_value
@@ -73,6 +75,7 @@ async def total(url: str) -> Value:
     return decode_value(ModuleStateRecord.from_value(value).state)
 
 
+@pytest.mark.box("S18.2", "active")
 def test_the_module_of_the_genesis_runs_and_is_upgraded_while_actions_flow(
     aurora: RunningWorld, tmp_path: Path
 ) -> None:
@@ -94,6 +97,7 @@ def test_the_module_of_the_genesis_runs_and_is_upgraded_while_actions_flow(
     assert aurora.namespace.is_true("aw", "aurora", "Ready")
 
 
+@pytest.mark.box("S16.1", "missing")
 def test_a_world_waits_for_its_modules_and_says_for_what(namespace: Namespace) -> None:
     namespace.apply(world("late", validators={"replicas": 1}, genesis={"modules": [COUNTER]}))
     running = RunningWorld(namespace, "late")

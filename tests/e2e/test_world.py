@@ -40,6 +40,7 @@ async def verify(url: str) -> VerificationReport:
             return await verifier.verify(client)
 
 
+@pytest.mark.box("S7.3", "same-hash")
 def test_a_short_manifest_becomes_a_world_that_verifies_from_outside(aurora: RunningWorld) -> None:
     namespace = aurora.namespace
     with aurora.gateway() as url:
@@ -118,6 +119,7 @@ def test_a_deleted_validator_pod_comes_back_and_nothing_is_lost(
         assert_each_once(url, traffic.committed)
 
 
+@pytest.mark.box("S8.2", "every-role")
 def test_all_pods_deleted_at_once_come_back_with_the_same_head(aurora: RunningWorld) -> None:
     with aurora.gateway() as url:
         promised = asyncio.run(act(url, 30))

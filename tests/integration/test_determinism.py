@@ -57,6 +57,7 @@ def started(count: int, variant: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.box("S3.2", "same")
 @pytest.mark.timeout(1800)
 def test_histories_are_the_same_byte_for_byte(request: pytest.FixtureRequest) -> None:
     count = request.config.getoption("--histories")

@@ -46,6 +46,8 @@ async def said(*words: str) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
+@pytest.mark.box("S19.1", "cold")
+@pytest.mark.box("S16.2", "joining")
 @pytest.mark.timeout(900)
 async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
     manifest = world(2, genesis={"modules": MODULES}, gateway={"replicas": 1})
@@ -83,6 +85,7 @@ async def test_a_world_that_begins_with_modules(tmp_path: Path) -> None:
         assert imported["state_root"] == head["state_root"]
 
 
+@pytest.mark.box("S16.1", "missing")
 async def test_a_world_with_a_module_that_is_missing_does_not_begin(tmp_path: Path) -> None:
     manifests = tmp_path / "manifests"
     manifests.mkdir()

@@ -78,6 +78,7 @@ async def ledger(client: GatewayClient) -> tuple[list[str], dict[str, tuple[int,
     return roots, places, count
 
 
+@pytest.mark.box("S8.2", "every-role")
 @pytest.mark.timeout(900)
 async def test_everything_is_killed_ten_times_amid_a_thousand_actions(tmp_path: Path) -> None:
     chance = random.Random(SEED)

@@ -180,6 +180,7 @@ def undetermined(node: ast.AST) -> Iterator[str]:
             yield f"the order of the set {ast.unparse(found)}"
 
 
+@pytest.mark.box("S0.3", "integers")
 def test_core_does_not_depend_on_floats_or_on_the_order_of_sets() -> None:
     allowed = {"a call of hash": "node/agentworld_core/world/tree.py"}  # Tree.__hash__, which orders nothing
     found = [

@@ -101,6 +101,7 @@ async def test_largest_message_arrives_and_a_larger_one_is_refused(nets: Group) 
         await one.publish(TOPIC, largest + b"x")
 
 
+@pytest.mark.box("S1.1", "protocols")
 async def test_request_is_answered_and_names_the_requester(nets: Group) -> None:
     one, two = await nets.mesh(2)
 
@@ -144,6 +145,7 @@ async def test_answer_over_the_limit_fails_at_the_server(nets: Group) -> None:
     assert await one.request(two.peer_id, ECHO, b"still here", timeout=20) == b"still here"
 
 
+@pytest.mark.box("S1.3", "not-found")
 async def test_errors_of_the_handler_reach_the_requester(nets: Group) -> None:
     one, two = await nets.mesh(2)
 
@@ -165,6 +167,7 @@ async def test_errors_of_the_handler_reach_the_requester(nets: Group) -> None:
     assert one.counters()["requests_failed"] == 3
 
 
+@pytest.mark.box("S1.3", "nobody")
 async def test_request_to_a_stranger_is_unavailable_at_once(nets: Group) -> None:
     one = nets.make()
     stranger = nets.make()

@@ -89,6 +89,8 @@ def restarted(folder: Path, history: History) -> int:
         ledger.close()
 
 
+@pytest.mark.box("S8.2", "killed")
+@pytest.mark.box("S3.2", "crash")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_restart_reaches_the_root_of_a_run_without_crash(

@@ -86,6 +86,7 @@ def outcomes(cache: Path, **environment: str) -> dict[str, object]:
     return result
 
 
+@pytest.mark.box("S0.3", "sandbox-same")
 def test_outcomes_and_fuel_are_the_same_in_every_process(tmp_path: Path) -> None:
     plain = outcomes(tmp_path / "one", PYTHONHASHSEED="0", LC_ALL="C", TZ="UTC")
     other = outcomes(

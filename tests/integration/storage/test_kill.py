@@ -58,6 +58,7 @@ def test_a_killed_log_keeps_every_acknowledged_record(tmp_path, seed):
                 assert (record.kind, record.payload) == ((record.sequence - 1) % 5, payload(record.sequence))
 
 
+@pytest.mark.box("S2.2", "durable")
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_blob_store_keeps_every_durable_blob(tmp_path, seed):
     hashes = promises_until_killed("blobs", tmp_path, seed)

@@ -109,6 +109,7 @@ def operations(command: str, made: Path, losable: set[str], tmp_path_factory: py
     return int(found.group(1))
 
 
+@pytest.mark.box("S2.4", "killed")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_kill_loses_what_is_needed(
     made: Path,

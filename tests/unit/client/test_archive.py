@@ -101,6 +101,7 @@ class TestExport:
             copy = await export(source, tmp_path / "copy.tar")
         assert copy.archive_hash == report.archive_hash
 
+    @pytest.mark.box("S7.3", "sources")
     @pytest.mark.parametrize("height", range(HEIGHT + 1))
     async def test_up_to_any_height(self, chain: Chain, tmp_path: Path, height: int) -> None:
         report = await exported(chain, tmp_path / "world.tar", height=height)

@@ -32,6 +32,7 @@ def results_of(*actions: ActionEnvelope) -> web.Response:
 
 
 class TestRetries:
+    @pytest.mark.box("S1.3", "retry")
     async def test_what_may_succeed_later_is_tried_again(self) -> None:
         busy = refusal(503, "busy", retryable=True)
         answers = (busy, hang_up, web.Response(status=502, body=b"bad gateway"), OK)
@@ -39,6 +40,7 @@ class TestRetries:
             assert await client.status() == {"status": "fine"}
         assert len(gateway.requests) == 4
 
+    @pytest.mark.box("S1.3", "retry")
     async def test_a_submission_that_is_tried_again_is_the_same(self) -> None:
         actions = [register("ada"), register("bob")]
         async with scripted(hang_up, results_of(*actions)) as gateway, GatewayClient(gateway.url) as client:
@@ -52,6 +54,7 @@ class TestRetries:
             await client.submit(actions)
         assert [len(body) for _, _, body in gateway.requests] == [len(encode(Actions(tuple(actions))))] * 2
 
+    @pytest.mark.box("S1.3", "retry")
     async def test_what_is_wrong_is_not_tried_again(self) -> None:
         wrong = refusal(400, "invalid_field", retryable=False)
         async with scripted(wrong, OK) as gateway, GatewayClient(gateway.url) as client:
@@ -67,6 +70,7 @@ class TestRetries:
         )
         assert len(gateway.requests) == 1
 
+    @pytest.mark.box("S1.3", "retry")
     async def test_patience_ends(self) -> None:
         busy = refusal(503, "busy", retryable=True)
         async with scripted(busy) as gateway, GatewayClient(gateway.url, patience=0.3) as client:
@@ -119,6 +123,7 @@ class TestAnswers:
         path, _, query = gateway.requests[0][1].partition("?")
         assert (unquote(path), query) == ("/v1/state/agent/a?proof=1#x y%2f", "proof=1")
 
+    @pytest.mark.box("S7.3", "checked")
     async def test_other_bytes_than_asked_for_are_refused(self) -> None:
         with pytest.raises(HashMismatch):
             await self.ask(web.Response(body=b"other"), "blob", content_id(b"bytes"))

@@ -132,6 +132,7 @@ class TestLies:
             return
         assert (await self.failure(source, "block", "8")).height == 8
 
+    @pytest.mark.box("S3.3", "by-hash")
     async def test_another_block_than_the_one_asked_for(self, source: ChainSource) -> None:
         wanted = block_hash_of(source.bundles[7].block)
 

@@ -79,6 +79,7 @@ async def verify(
         return await verifier.verify(client, up_to=up_to)
 
 
+@pytest.mark.box("S7.3", "same-hash")
 async def test_a_right_world_is_replayed_to_its_state_root(chain: Chain, tmp_path: Path) -> None:
     world = World(chain)
     report = await verify(world, tmp_path, trusted=genesis_hash(chain.genesis))
@@ -91,12 +92,14 @@ async def test_a_right_world_is_replayed_to_its_state_root(chain: Chain, tmp_pat
     assert report.as_dict()["world_id"] == "aurora"
 
 
+@pytest.mark.box("S7.3", "no-head")
 async def test_a_world_without_blocks_is_right_too(chain: Chain, tmp_path: Path) -> None:
     world = World(chain)
     world.bundles, world.head = [], None
     assert (await verify(world, tmp_path)).height == 0
 
 
+@pytest.mark.box("S7.3", "store")
 async def test_it_goes_on_from_its_store_and_fetches_only_what_is_new(chain: Chain, tmp_path: Path) -> None:
     world = World(chain)
     first = await verify(world, tmp_path, up_to=3)
@@ -106,6 +109,7 @@ async def test_it_goes_on_from_its_store_and_fetches_only_what_is_new(chain: Cha
     assert (second.height, second.stored_blocks, second.fetched_blocks, world.asked) == (HEIGHT, 3, 2, [4])
 
 
+@pytest.mark.box("S7.3", "store")
 @pytest.mark.parametrize("damage", ["garbage", "bit", "other", "empty"])
 async def test_a_damaged_store_is_mended_by_fetching(chain: Chain, tmp_path: Path, damage: str) -> None:
     world = World(chain)
@@ -164,6 +168,8 @@ def certified(block: object, good: BlockBundle) -> BlockBundle:
     return dataclasses.replace(changed, certificate=make_certificate(changed.block))
 
 
+@pytest.mark.box("S7.3", "checked")
+@pytest.mark.box("S3.3", "parent")
 @pytest.mark.parametrize(
     "how",
     [
@@ -190,6 +196,7 @@ async def test_whatever_is_tampered_with_the_height_is_named(chain: Chain, tmp_p
     assert len(files(tmp_path)) == 2, "what is wrong is not kept"
 
 
+@pytest.mark.box("S3.3", "head")
 async def test_a_head_that_is_not_the_replayed_one_is_told(chain: Chain, tmp_path: Path) -> None:
     world = World(chain)
     for field in ("state_root", "block_hash"):
@@ -210,11 +217,13 @@ async def test_a_node_that_does_not_serve_what_it_announces_is_told(chain: Chain
         await verify(world, tmp_path)
 
 
+@pytest.mark.box("S7.3", "no-head")
 async def test_a_height_that_is_not_there_yet_is_no_failure_of_the_world(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(NotAvailable, match="newest height is 5"):
         await verify(World(chain), tmp_path, up_to=6)
 
 
+@pytest.mark.box("S7.3", "trust")
 async def test_another_genesis_than_the_trusted_one_is_refused(chain: Chain, tmp_path: Path) -> None:
     with pytest.raises(VerificationFailed, match="trusted") as caught:
         await verify(World(chain), tmp_path, trusted="d" * 64)

@@ -28,6 +28,7 @@ async def verify(source: ChainSource, *, replay: bool = False, **options: Any) -
     return await Verifier(source.world, replay=replay).verify(source, **options)
 
 
+@pytest.mark.box("S7.3", "levels")
 @pytest.mark.parametrize("replay", [False, True])
 async def test_both_levels_lead_to_the_same_head(chain: Chain, replay: bool) -> None:
     report = await verify(ChainSource(chain), replay=replay)
@@ -36,6 +37,7 @@ async def test_both_levels_lead_to_the_same_head(chain: Chain, replay: bool) -> 
     assert report.epoch == 2
 
 
+@pytest.mark.box("S7.3", "part")
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize(("start", "first"), [(1, 1), (3, 1), (4, 4), (6, 4), (7, 7), (8, 7)])
 async def test_what_is_before_the_first_height_is_left_to_the_last_snapshot(
@@ -53,6 +55,7 @@ async def test_it_begins_at_the_genesis_when_the_snapshot_is_gone(chain: Chain) 
     assert (await verify(source, start=8)).from_height == 1
 
 
+@pytest.mark.box("S7.3", "garbage")
 async def test_a_wrong_snapshot_is_told(chain: Chain) -> None:
     source = ChainSource(chain)
     source.blobs[chain.bundles[5].block.snapshot_ref or ""] = b"garbage"
@@ -66,6 +69,7 @@ async def test_heights_that_make_no_sense_are_refused(chain: Chain) -> None:
         await verify(ChainSource(chain), start=5, up_to=4)
 
 
+@pytest.mark.box("S7.3", "checked")
 @pytest.mark.parametrize("replay", [False, True])
 @pytest.mark.parametrize(
     ("part", "field"),
@@ -111,6 +115,7 @@ class TestWrongResults:
         assert (caught.value.height, caught.value.cause_code) == (HEIGHT + 1, "execution_mismatch")
         return caught.value
 
+    @pytest.mark.box("S7.3", "levels")
     async def test_the_first_event_that_differs_names_its_action(self, chain: Chain) -> None:
         events, _ = self.right(chain)
         wrong = dataclasses.replace(events[2], payload={**events[2].payload, "to": [0, 7]})  # type: ignore[dict-item]
@@ -121,6 +126,7 @@ class TestWrongResults:
         assert "first difference is of action" in str(error)
         assert error.as_dict()["difference"]["executed"].startswith("{")  # type: ignore[index]
 
+    @pytest.mark.box("S7.3", "levels")
     async def test_the_first_receipt_that_differs_names_its_action(self, chain: Chain) -> None:
         _, receipts = self.right(chain)
         error = await self.failure(chain, receipt=dataclasses.replace(receipts[0], ok=False, code="mailbox_full"))

@@ -50,6 +50,7 @@ def random_value(rng: random.Random, depth: int = 0) -> Any:
     return {f"k{rng.getrandbits(rng.choice([4, 12]))}": random_value(rng, depth + 1) for _ in range(rng.randrange(5))}
 
 
+@pytest.mark.box("S1.4", "canonical")
 def test_a_hundred_thousand_random_values_are_canonical_cbor():
     rng = random.Random(20_260_101)
     for _ in range(100_000):
@@ -78,6 +79,7 @@ def wider(encoded: bytes) -> list[bytes]:
     return variants
 
 
+@pytest.mark.box("S1.4", "one-encoding")
 def test_other_encodings_of_the_same_message_are_refused():
     encoded = encode(action())
     assert decode(ActionEnvelope, encoded) == action()
@@ -86,6 +88,7 @@ def test_other_encodings_of_the_same_message_are_refused():
             decode(ActionEnvelope, variant)
 
 
+@pytest.mark.box("S1.4", "one-encoding")
 def test_every_mutation_that_decodes_to_the_same_value_is_refused():
     rng = random.Random(7)
     encoded = encode(action(nonce=5))
@@ -108,6 +111,7 @@ def test_every_mutation_that_decodes_to_the_same_value_is_refused():
                 assert encode(result) == data
 
 
+@pytest.mark.box("S1.4", "one-encoding")
 @pytest.mark.parametrize(
     ("hexadecimal", "why"),
     [
@@ -134,11 +138,13 @@ def test_what_is_not_deterministic_cbor_is_refused(hexadecimal, why):
         decode_value(bytes.fromhex(hexadecimal))
 
 
+@pytest.mark.box("S1.4", "bounds")
 def test_size_is_checked_before_any_work():
     with pytest.raises(TooLarge):
         decode_value(b"\x5a\xff\xff\xff\xff" + bytes(100), limit=50)
 
 
+@pytest.mark.box("S1.4", "bounds")
 def test_depth_is_limited_both_ways():
     deep: Any = 1
     for _ in range(30):
@@ -151,6 +157,7 @@ def test_depth_is_limited_both_ways():
         decode_value(b"\x81" * 100_000 + b"\x01")
 
 
+@pytest.mark.box("S1.1", "grammar")
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -181,6 +188,7 @@ def test_a_field_that_breaks_its_rule_is_named(field, value):
         decode(ActionEnvelope, cbor2.dumps(plain))
 
 
+@pytest.mark.box("S1.4", "byte-strings")
 @pytest.mark.parametrize("field", ["payload_cbor", "signature", "public_key"])
 def test_bytes_are_byte_strings_and_no_lists_of_integers(field):
     plain = cbor2.loads(encode(action()))
@@ -199,6 +207,7 @@ def test_nested_errors_carry_the_path():
     assert caught.value.field == "members[0].keys[0].key_id"
 
 
+@pytest.mark.box("S1.2", "version")
 def test_another_message_or_another_number_of_fields_is_refused():
     vote = Vote("w", 1, 1, 0, 1, None, 1, "a", "0" * 32, b"")
     with pytest.raises(MalformedEncoding):
@@ -210,6 +219,7 @@ def test_another_message_or_another_number_of_fields_is_refused():
         decode(Vote, cbor2.dumps(plain[:-1]))
 
 
+@pytest.mark.box("S1.2", "fields")
 def test_schema_numbers_are_unique_and_never_reused():
     table = schema_table()
     assert table[1] is ActionEnvelope
@@ -246,6 +256,7 @@ def test_text_that_is_not_unicode_is_refused_with_its_field(text):
         assert caught.value.field == field
 
 
+@pytest.mark.box("S1.4", "bounds")
 @pytest.mark.parametrize("tiny", [b"\x80", b"\xa0", b"\x81" * 12 + b"\x80", b"\x98\x00", b"\x82\x61a\x80"])
 def test_what_would_cost_far_more_memory_than_it_has_bytes_is_refused_before_it_is_built(tiny):
     """Four million empty lists in four mebibytes would need 300 MiB, and seconds in which nothing else runs."""

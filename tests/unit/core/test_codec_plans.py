@@ -74,6 +74,7 @@ def samples() -> list[Any]:
     ]
 
 
+@pytest.mark.box("S1.4", "round-trip")
 @pytest.mark.parametrize("message", samples(), ids=lambda message: type(message).__name__)
 def test_both_ways_give_the_same(message: Any):
     cls = type(message)

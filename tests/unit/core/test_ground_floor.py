@@ -26,11 +26,13 @@ OTHER = Ed25519Signer(b"\x02" * 32)
 VOTE = Vote("w1", 1, 1, 0, 1, None, 1, "a", "0" * 32, b"")
 
 
+@pytest.mark.box("S1.1", "grammar")
 @pytest.mark.parametrize("good", ["a", "0", "a-b", "a" * 63, "world-1"])
 def test_ids_that_are_allowed(good):
     assert ids.check_id(good, field="x") == good
 
 
+@pytest.mark.box("S1.1", "grammar")
 @pytest.mark.parametrize("bad", ["", "-a", "a-", "A", "a.b", "a/b", "..", "a" * 64, "a_b", "é", "a\n", None, 5, b"a"])
 def test_ids_that_are_refused_name_field_and_remedy(bad):
     with pytest.raises(InvalidField) as caught:
@@ -39,6 +41,7 @@ def test_ids_that_are_refused_name_field_and_remedy(bad):
     assert "lower-case" in str(caught.value)
 
 
+@pytest.mark.box("S1.1", "topics", "keys", "protocols")
 def test_topics_and_keys_are_exactly_those_of_the_specification():
     suffixes = ["action", "block", "head", "event", "membership", "membership.revoke", "membership.reconcile"]
     assert [names.topic("w1", suffix) for suffix in suffixes] == [f"aw.w1.{suffix}" for suffix in suffixes]
@@ -54,6 +57,7 @@ def test_the_peer_id_of_a_known_key():
     assert names.peer_id_of(SIGNER.public_key) == "12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5"
 
 
+@pytest.mark.box("S1.4", "vectors")
 def test_the_content_id_of_a_known_text():
     assert content_id(b"hello-blob") == "aa5b020496d86b370c0e3da0be6ef9cf1b27c896f97c2ba73981ea9b6c99f417"
 
@@ -62,6 +66,7 @@ def all_errors(cls: type[AgentWorldError]) -> list[type[AgentWorldError]]:
     return [cls, *(sub for child in cls.__subclasses__() for sub in all_errors(child))]
 
 
+@pytest.mark.box("S1.3", "retryable")
 def test_error_codes_are_known_and_retryable_follows_from_the_code():
     for error in all_errors(AgentWorldError):
         assert error.wire in WIRE_CODES, error
@@ -72,6 +77,7 @@ def test_error_codes_are_known_and_retryable_follows_from_the_code():
     assert Busy("full", field="mempool", value=3).as_dict()["code"] == "busy"
 
 
+@pytest.mark.box("S1.4", "signatures")
 def test_a_signature_verifies_and_every_changed_field_breaks_it():
     signed = sign(VOTE, SIGNER)
     verify(signed, SIGNER.public_key)
@@ -95,6 +101,7 @@ def test_a_signature_verifies_and_every_changed_field_breaks_it():
         verify(signed, OTHER.public_key)
 
 
+@pytest.mark.box("S1.4", "signatures")
 def test_signed_bytes_separate_message_and_world():
     assert signed_bytes(VOTE).startswith(b"agentworld/v1/vote/w1\0")
 

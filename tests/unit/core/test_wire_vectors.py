@@ -108,6 +108,7 @@ def plain(value: Any) -> Any:
 # The file agrees with itself and with the document
 
 
+@pytest.mark.box("S1.4", "vectors")
 @pytest.mark.parametrize("entry", FILE["messages"], ids=case_of)
 def test_a_message_has_this_encoding_and_content_id(entry: dict[str, Any]) -> None:
     data = bytes.fromhex(entry["encoding"])
@@ -117,6 +118,7 @@ def test_a_message_has_this_encoding_and_content_id(entry: dict[str, Any]) -> No
     assert cbor2.dumps(plain(entry["value"]), canonical=True) == data, "another library's canonical form is the same"
 
 
+@pytest.mark.box("S1.4", "signatures")
 @pytest.mark.parametrize("entry", [entry for entry in FILE["messages"] if "signatures" in entry], ids=case_of)
 def test_a_signature_covers_these_bytes_and_can_be_made_again(entry: dict[str, Any]) -> None:
     value = entry["value"]
@@ -132,6 +134,7 @@ def test_a_signature_covers_these_bytes_and_can_be_made_again(entry: dict[str, A
         assert signature["signature"] in entry["encoding"]
 
 
+@pytest.mark.box("S1.2", "fields")
 def test_every_message_has_a_vector_and_every_signed_one_a_signed_vector() -> None:
     cases = [entry["name"] for entry in FILE["messages"]]
     signed = {entry["name"] for entry in FILE["messages"] if "signatures" in entry}
@@ -142,6 +145,7 @@ def test_every_message_has_a_vector_and_every_signed_one_a_signed_vector() -> No
             assert name in signed
 
 
+@pytest.mark.box("S1.4", "canonical")
 @pytest.mark.parametrize("entry", FILE["values"], ids=lambda entry: entry["encoding"][:40])
 def test_data_without_a_schema(entry: dict[str, Any]) -> None:
     data = bytes.fromhex(entry["encoding"])
@@ -152,6 +156,8 @@ def test_data_without_a_schema(entry: dict[str, Any]) -> None:
     assert decode_value(data) == plain(entry["value"])
 
 
+@pytest.mark.box("S1.4", "content-id")
+@pytest.mark.box("S1.2", "batch")
 def test_ids_in_the_small_world_are_those_of_the_document() -> None:
     """The hash table of the document, checked on the values that fit each other."""
     values: dict[str, list[dict[str, Any]]] = {name: [] for name in SCHEMA}
@@ -178,6 +184,7 @@ def test_ids_in_the_small_world_are_those_of_the_document() -> None:
     assert values["certificate"][0]["block_hash"] == values["head"][0]["block_hash"] == content_id(encoded(block))
 
 
+@pytest.mark.box("S1.4", "signatures")
 @pytest.mark.parametrize("entry", FILE["unverifiable"], ids=lambda entry: entry["why"])
 def test_these_signatures_do_not_verify(entry: dict[str, str]) -> None:
     key, data, signature = (bytes.fromhex(entry[name]) for name in ("public_key", "signed_bytes", "signature"))
@@ -186,6 +193,7 @@ def test_these_signatures_do_not_verify(entry: dict[str, str]) -> None:
     assert not verify_bytes(key, signature, data)
 
 
+@pytest.mark.box("S1.3", "codes")
 def test_keys_hashes_and_wire_codes() -> None:
     for entry in FILE["hashes"]:
         assert content_id(bytes.fromhex(entry["bytes"])) == entry["content_id"]
@@ -200,6 +208,8 @@ def test_keys_hashes_and_wire_codes() -> None:
 # The project agrees with the file
 
 
+@pytest.mark.box("S1.4", "round-trip")
+@pytest.mark.box("S1.2", "fields")
 @pytest.mark.parametrize("entry", FILE["messages"], ids=case_of)
 def test_the_project_reads_and_writes_the_vector(entry: dict[str, Any]) -> None:
     data = bytes.fromhex(entry["encoding"])
@@ -210,6 +220,7 @@ def test_the_project_reads_and_writes_the_vector(entry: dict[str, Any]) -> None:
             assert signed_bytes(message).hex() == signature["signed_bytes"]
 
 
+@pytest.mark.box("S1.4", "one-encoding")
 @pytest.mark.parametrize("entry", FILE["refusals"], ids=lambda entry: f"{entry['decode_as']}: {entry['why']}")
 def test_these_encodings_are_refused(entry: dict[str, Any]) -> None:
     data = bytes.fromhex(entry["encoding"])
@@ -233,6 +244,7 @@ def test_the_worked_example_of_the_document_is_a_vector() -> None:
     assert signature[64:] in example
 
 
+@pytest.mark.box("S1.1", "grammar")
 def test_the_expressions_of_the_document_are_those_that_hold() -> None:
     text = (DOCS / "wire.md").read_text(encoding="utf-8")
     said = dict(re.findall(r"^\| (id|kind|content id|key id) \| `([^`]+)`", text, flags=re.MULTILINE))

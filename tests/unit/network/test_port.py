@@ -27,6 +27,7 @@ def test_bad_address_is_refused_with_a_remedy(address: str) -> None:
         Peer("peer", (address,))
 
 
+@pytest.mark.box("S1.3", "not-found")
 def test_error_of_a_handler_keeps_its_codes_and_words() -> None:
     with pytest.raises(RequestFailed, match="no such block") as caught:
         reply_of(NotFound("no such block")).value()
@@ -34,6 +35,7 @@ def test_error_of_a_handler_keeps_its_codes_and_words() -> None:
     assert not caught.value.retryable
 
 
+@pytest.mark.box("S1.3", "retryable")
 def test_error_of_a_peer_is_passed_on_unchanged() -> None:
     first = RequestFailed("busy over there", remote_code="busy", remote_wire="ERR_BUSY")
     with pytest.raises(RequestFailed) as caught:
@@ -47,6 +49,7 @@ def test_long_error_message_is_cut_between_characters() -> None:
     assert caught.value.message == "ü" * 512
 
 
+@pytest.mark.box("S1.3", "reply")
 @pytest.mark.parametrize(
     "body",
     [

@@ -29,6 +29,7 @@ class Calls:
             return error.remote_code
 
 
+@pytest.mark.box("S1.3", "nobody")
 async def test_value_error_and_unknown_protocol() -> None:
     calls = Calls()
 
@@ -45,6 +46,7 @@ async def test_value_error_and_unknown_protocol() -> None:
     assert (caught.value.remote_wire, caught.value.retryable) == ("ERR_UNSUPPORTED", False)
 
 
+@pytest.mark.box("S1.3", "internal")
 async def test_unmeant_exception_is_reported_without_its_words() -> None:
     calls = Calls()
 

@@ -319,6 +319,7 @@ class TestWaiting:
 
 
 class TestReading:
+    @pytest.mark.box("S19.1", "no-head")
     async def test_before_the_first_block(self, http: Http, node: RunningNode) -> None:
         assert error_of(await http.get("/v1/head")) == (404, "not_found", None)
         status, body = await http.get("/v1/genesis")

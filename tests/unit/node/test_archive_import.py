@@ -55,6 +55,7 @@ def damage(path: Path) -> None:
 
 
 class TestWhatIsImported:
+    @pytest.mark.box("S19.1", "archive", "same")
     async def test_the_state_and_every_block_are_those_of_the_source(
         self, chain: Chain, archive: Path, tmp_path: Path
     ) -> None:
@@ -86,6 +87,7 @@ class TestWhatIsImported:
         assert (await import_archive(tmp_path / "empty.tar", tmp_path / "data")).height == 0
         assert await FolderSource(tmp_path / "data").tip() is None
 
+    @pytest.mark.box("S19.1", "archive")
     async def test_a_node_goes_on_from_it(self, alone: MemoryWorld, tmp_path: Path) -> None:
         (first,) = await alone.start("v0")
         agents, actions = registrations(3)
@@ -107,6 +109,7 @@ class TestWhatIsImported:
 
 
 class TestWhatIsRefused:
+    @pytest.mark.box("S19.1", "validated")
     async def test_a_wrong_archive_leaves_nothing(self, archive: Path, tmp_path: Path) -> None:
         with pytest.raises(VerificationFailed):
             await import_archive(archive, tmp_path / "data", trusted_genesis="a" * 64)

@@ -51,6 +51,7 @@ def wipe_chunk(node: RunningNode) -> None:
     wipe_blob(data_folder(node) / "blobs", manifest.chunks[0].content_hash)
 
 
+@pytest.mark.box("S7.3", "same-hash", "sources")
 async def test_e1_what_was_submitted_is_replayed_to_the_announced_block(world: MemoryWorld) -> None:
     for name in ("v0", "g0"):
         async with world.nodes[name].client() as client:
@@ -63,6 +64,7 @@ async def test_e1_what_was_submitted_is_replayed_to_the_announced_block(world: M
         assert beside.block_hash == head.block_hash, "the folder of a node that runs says the same"
 
 
+@pytest.mark.box("S8.2", "reopened")
 async def test_e2_a_store_that_was_closed_and_opened_again_still_proves_itself(world: MemoryWorld) -> None:
     before = world.nodes["g0"].node.ledger.chain.block_hash
     await world.nodes["g0"].stop()
@@ -76,6 +78,8 @@ async def test_e2_a_store_that_was_closed_and_opened_again_still_proves_itself(w
         assert (await audit(client, world, start=SNAPSHOT + 1)).from_height == SNAPSHOT + 1
 
 
+@pytest.mark.box("S8.3", "chunk")
+@pytest.mark.box("S7.3", "garbage")
 async def test_e3_an_overwritten_chunk_is_found_and_no_head_is_taken_from_it(world: MemoryWorld) -> None:
     node = world.nodes["g0"]
     await node.node.ledger.settle()

@@ -93,6 +93,7 @@ class TestVerify:
         assert report["replayed"] == bool(words)
         assert contents(data) == before
 
+    @pytest.mark.box("S7.3", "part")
     def test_only_some_heights(self, data: Path, chain: Chain) -> None:
         report = document(invoke("verify", data, "--from", 5, "--to", 7, "-o", "json"))
         assert (report["from_height"], report["height"]) == (4, 7)
@@ -103,12 +104,14 @@ class TestVerify:
         assert invoke("verify", data, "--from", 0).exit_code == USAGE
         assert invoke("verify", data, "--genesis-hash", "abc").exit_code == USAGE
 
+    @pytest.mark.box("S7.3", "trust")
     def test_another_genesis_is_exit_code_4(self, data: Path) -> None:
         result = invoke("verify", data, "--genesis-hash", "a" * 64, "-o", "json")
         assert result.exit_code == NOT_VERIFIED
         error = json.loads(result.stderr)["error"]
         assert (error["height"], error["place"]) == (0, "genesis")
 
+    @pytest.mark.box("S7.3", "command")
     def test_a_log_with_a_changed_block_is_exit_code_4_with_height_and_field(
         self, tmp_path: Path, chain: Chain
     ) -> None:
@@ -118,6 +121,7 @@ class TestVerify:
         assert (result.exit_code, error["height"]) == (NOT_VERIFIED, 5)
         assert error["place"] == "certificate.block_hash"
 
+    @pytest.mark.box("S7.3", "command")
     def test_a_wrong_result_is_found_by_replay_alone_and_names_the_action(self, tmp_path: Path, chain: Chain) -> None:
         move = action("bob", "agent.move", {"to": [8, 8]}, 4)
         receipt = dataclasses.replace(chain.executions[0].receipts[0], position=0, message="forged")
@@ -223,6 +227,7 @@ class TestDiff:
 
 
 class TestArchives:
+    @pytest.mark.box("S7.3", "sources")
     def test_a_folder_is_exported_verified_imported_and_verified_again(
         self, data: Path, chain: Chain, tmp_path: Path
     ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from agentworld_core.consensus.events import WorkPending
 from agentworld_node.metrics import Metrics
 from agentworld_node.roles import intake as intake_module
@@ -18,6 +20,7 @@ def message(peer: str, number: int, *, kind: str = "vote", size: int = 1) -> Con
 
 
 class TestStrikes:
+    @pytest.mark.box("S3.3", "liar")
     def test_each_failure_leaves_a_peer_alone_for_longer_up_to_a_limit(self) -> None:
         strikes = Strikes(first=10, longest=35)
         now = 0.0
@@ -29,6 +32,7 @@ class TestStrikes:
             now += end
         assert pauses == [10, 20, 35, 35]
 
+    @pytest.mark.box("S3.3", "liar")
     def test_good_peers_come_first_and_those_left_alone_last(self) -> None:
         strikes = Strikes(first=10, longest=100)
         strikes.add("once", 0)

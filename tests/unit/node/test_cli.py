@@ -227,6 +227,7 @@ class TestReading:
 
 
 class TestVerifying:
+    @pytest.mark.box("S7.3", "command")
     def test_a_right_world_is_verified_and_its_store_used_again(
         self, node: Node, ada: tuple[str, ...], tmp_path: Path
     ) -> None:

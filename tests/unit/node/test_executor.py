@@ -63,6 +63,7 @@ def proposed(it: Rig, block: Any, batch: Any) -> ProposalBody:
 
 
 class TestBuilding:
+    @pytest.mark.box("S3.2", "signed")
     async def test_waiting_actions_become_a_signed_block_that_others_accept(self, tmp_path: Path) -> None:
         async with rig(tmp_path / "me") as it, rig(tmp_path / "other", it.chain) as other:
             mine, theirs = executor(it, tmp_path / "me"), executor(other, tmp_path / "other")

@@ -69,6 +69,7 @@ def count(node: Node) -> Any:
     return decode_value(state["state"])
 
 
+@pytest.mark.box("S18.2", "active", "rollback")
 def test_a_module_is_published_acts_and_is_upgraded(
     node: Node, gov: tuple[str, str], ada: tuple[str, ...], tmp_path: Path
 ) -> None:

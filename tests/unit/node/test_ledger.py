@@ -73,6 +73,7 @@ def log_kinds(folder: Path) -> list[int]:
 
 
 class TestApply:
+    @pytest.mark.box("S8.2", "state-kept")
     async def test_blocks_are_committed_in_order_and_survive_a_restart(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain)
         assert (ledger.height, ledger.chain.state_root) == (7, chain.state.state_root)
@@ -85,6 +86,8 @@ class TestApply:
         assert [again.bundle(height) for height in range(1, 8)] == chain.bundles
         again.close()
 
+    @pytest.mark.box("S18.2", "rollback")
+    @pytest.mark.box("S8.2", "no-way-back")
     async def test_a_known_block_changes_nothing_and_a_later_one_is_refused(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=2)
         assert not await ledger.apply(chain.bundles[0])
@@ -94,6 +97,8 @@ class TestApply:
         ledger.close()
         assert log_kinds(tmp_path).count(COMMIT) == 2
 
+    @pytest.mark.box("S3.3", "kept")
+    @pytest.mark.box("S3.2", "commit-point")
     async def test_a_wrong_block_is_refused_before_anything_is_written(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         short = dataclasses.replace(
@@ -151,6 +156,7 @@ class TestApply:
         assert heard == [1, 2, 3]
         ledger.close()
 
+    @pytest.mark.box("S3.3", "execution")
     async def test_a_certified_block_that_executes_to_something_else_stops_the_ledger(
         self, tmp_path: Path, chain: Chain
     ) -> None:
@@ -201,6 +207,7 @@ class TestReads:
         assert ledger.directory(2) is None
         ledger.close()
 
+    @pytest.mark.box("S8.3", "proof")
     async def test_state_comes_with_a_proof_of_presence_or_absence(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain)
         answer = ledger.read_state("agent/ada", proof=True)
@@ -241,6 +248,8 @@ class TestReads:
 
 
 class TestRestart:
+    @pytest.mark.box("S8.2", "suffix")
+    @pytest.mark.box("S3.2", "cost")
     async def test_it_starts_from_the_last_snapshot_and_executes_only_the_suffix(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -252,6 +261,7 @@ class TestRestart:
         assert ledger.chain.state_root == chain.state.state_root
         ledger.close()
 
+    @pytest.mark.box("S8.2", "suffix")
     async def test_a_damaged_snapshot_falls_back_to_the_one_before(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -268,6 +278,7 @@ class TestRestart:
         assert executed == [7], "executing the suffix has healed the snapshot"
         ledger.close()
 
+    @pytest.mark.box("S8.2", "suffix")
     async def test_when_no_snapshot_is_whole_it_starts_from_genesis(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -281,6 +292,7 @@ class TestRestart:
         assert executed == [1, 2, 3, 4, 5, 6, 7]
         ledger.close()
 
+    @pytest.mark.box("S8.2", "index")
     @pytest.mark.parametrize("how", ["damaged", "gone", "empty"])
     async def test_the_index_is_built_again_from_the_log(self, tmp_path: Path, chain: Chain, how: str) -> None:
         (await filled(tmp_path, chain)).close()
@@ -310,6 +322,7 @@ class TestRestart:
         assert [ledger.bundle(height) for height in range(1, 8)] == chain.bundles
         ledger.close()
 
+    @pytest.mark.box("S8.2", "state-kept")
     async def test_directory_changes_survive_a_restart_from_a_snapshot(self, tmp_path: Path) -> None:
         chain = Chain()
         directory = successor(chain.genesis.directory, Changes())
@@ -322,6 +335,7 @@ class TestRestart:
         assert ledger.directory(None) == directory
         ledger.close()
 
+    @pytest.mark.box("S8.2", "promises")
     async def test_votes_proposals_and_locks_of_the_open_height_come_back(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         old = vote("a", Round(0, 0), PREVOTE, None, height=1)
@@ -344,6 +358,7 @@ class TestRestart:
         assert (last.durable_votes.votes, last.durable_votes.proposals) == ((), ())
         last.close()
 
+    @pytest.mark.box("S8.2", "promises")
     async def test_revocations_come_back(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         said = statement("ab" * 16, "gov")
@@ -354,6 +369,7 @@ class TestRestart:
         assert again.revocations.get("ab" * 16) == said
         again.close()
 
+    @pytest.mark.box("S8.2", "other-world")
     async def test_a_second_process_and_another_world_are_refused(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         with pytest.raises(FolderLocked):
@@ -367,6 +383,7 @@ class TestRestart:
             Ledger.open(tmp_path, other)
         assert Ledger.open(tmp_path, chain.genesis).height == 1
 
+    @pytest.mark.box("S8.3", "software")
     async def test_software_that_executes_otherwise_says_so_and_writes_nothing(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -381,6 +398,7 @@ class TestRestart:
             Ledger.open(tmp_path, chain.genesis)
         assert caught.value.remedy
 
+    @pytest.mark.box("S3.2", "crash")
     async def test_what_a_crash_tears_is_the_same_as_if_there_had_been_none(self, tmp_path: Path, chain: Chain) -> None:
         """Blobs and index rows are written without waiting for the disk; any of them may be gone after a crash."""
         (await filled(tmp_path, chain, upto=5)).close()
@@ -401,6 +419,7 @@ class TestRestart:
 
 
 class TestRetention:
+    @pytest.mark.box("S2.4", "retention")
     async def test_old_snapshots_go_and_what_newer_ones_share_stays(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -426,6 +445,7 @@ class TestRetention:
         assert [again.bundle(height) for height in range(1, 19)] == chain.bundles
         again.close()
 
+    @pytest.mark.box("S2.4", "retention")
     async def test_fewer_snapshots_are_kept_from_the_start_on(self, tmp_path: Path, chain: Chain) -> None:
         (await filled(tmp_path, chain)).close()
         ledger = Ledger.open(tmp_path, chain.genesis)
@@ -582,6 +602,7 @@ class TestFailingDisk:
         Ledger.open(tmp_path, chain.genesis).close()
         assert min(executed) > 3, "it begins at the snapshot of height 3"
 
+    @pytest.mark.box("S3.2", "commit-point")
     async def test_a_log_that_fails_is_final(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -599,6 +620,7 @@ class TestFailingDisk:
         assert ledger.height == 1
         ledger.close()
 
+    @pytest.mark.box("S3.2", "commit-point")
     async def test_a_block_that_is_in_the_log_and_not_in_the_index_is_committed_by_the_restart(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:

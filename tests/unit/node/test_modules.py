@@ -51,6 +51,7 @@ def a_faulty_sandbox() -> FakeSandbox:
     return sandbox
 
 
+@pytest.mark.box("S8.2", "state-kept")
 async def test_a_restart_executes_the_log_again_with_the_code_of_the_state(tmp_path: Path, chain: Chain) -> None:
     ledger = Ledger.open(tmp_path, chain.genesis, sandbox=a_sandbox())
     for bundle in chain.bundles:
@@ -66,6 +67,7 @@ async def test_a_restart_executes_the_log_again_with_the_code_of_the_state(tmp_p
     again.close()
 
 
+@pytest.mark.box("S17.2", "start")
 async def test_s17_a_start_that_executes_nothing_has_the_active_modules_at_hand(tmp_path: Path, chain: Chain) -> None:
     grown = Chain(chain.genesis, sandbox=a_sandbox())
     for bundle in chain.bundles:
@@ -84,6 +86,8 @@ async def test_s17_a_start_that_executes_nothing_has_the_active_modules_at_hand(
     again.close()
 
 
+@pytest.mark.box("S19.1", "same")
+@pytest.mark.box("S16.2", "equal", "once")
 async def test_s16_s19_a_node_that_had_nothing_has_the_state_the_code_and_the_journal_of_the_others(
     tmp_path: Path, chain: Chain
 ) -> None:
@@ -164,6 +168,7 @@ async def test_a_proposer_leaves_to_the_next_block_what_modules_cannot_do_in_thi
         assert len(candidate[1].actions) == 2
 
 
+@pytest.mark.box("S7.3", "modules")
 async def test_a_verifier_replays_modules_and_blames_nobody_when_it_cannot(tmp_path: Path, chain: Chain) -> None:
     async def answer(request: web.Request) -> web.StreamResponse:
         documents = {"/v1/genesis": chain.genesis, "/v1/head": make_head(chain.bundles[-1])}
@@ -216,6 +221,8 @@ def counted(running: RunningNode) -> bytes:
     return b"" if record is None else record.state
 
 
+@pytest.mark.box("S18.2", "active")
+@pytest.mark.box("S16.2", "joining")
 async def test_a_running_world_gets_a_module_and_an_upgrade_of_it_while_actions_flow(tmp_path: Path) -> None:
     """Nodes agree throughout, one that restarts comes back to the same state, and one that cannot run modules ends."""
     codes = {b"market one": 1, b"market two": 10}

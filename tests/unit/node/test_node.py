@@ -50,6 +50,7 @@ class TestStart:
         with pytest.raises(AgentWorldError):
             self.node(material, genesis_file=str(garbage))
 
+    @pytest.mark.box("S19.1", "own-world")
     def test_a_genesis_that_governance_did_not_sign_is_refused(self, tmp_path: Path) -> None:
         material = Material(tmp_path, validators=("v0",))
         forged = dataclasses.replace(material.genesis, created_at_ms=1)
@@ -85,6 +86,7 @@ class TestStart:
             assert caught.value.remedy
         self.node(material).ledger.close()
 
+    @pytest.mark.box("S19.1", "own-world")
     async def test_a_world_with_another_genesis_in_the_folder_is_refused(self, tmp_path: Path) -> None:
         material = Material(tmp_path, validators=("v0",))
         async with memory_world(material) as world:

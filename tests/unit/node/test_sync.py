@@ -69,6 +69,7 @@ class Server:
 
 
 class TestCatchingUp:
+    @pytest.mark.box("S19.1", "cold")
     async def test_a_node_that_was_away_gets_everything_and_is_behind_until_then(self, tmp_path: Path) -> None:
         chain = grown(150)
         async with rig(tmp_path) as it:
@@ -110,6 +111,7 @@ class TestCatchingUp:
             assert await role._apply("peer-a", (bundle,))
             assert it.ledger.chain.block_hash == chain.state.block_hash
 
+    @pytest.mark.box("S19.1", "no-head")
     async def test_a_world_that_stands_still_is_asked_outright(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             server = Server(await it.peer("peer-a"), [])
@@ -163,6 +165,8 @@ class TestCatchingUp:
 
 
 class TestWrongPeers:
+    @pytest.mark.box("S19.1", "validated")
+    @pytest.mark.box("S3.3", "kept", "liar")
     @pytest.mark.parametrize("how", ["other world's block", "broken certificate", "another height", "garbage", "error"])
     async def test_who_serves_something_wrong_is_left_for_another(self, tmp_path: Path, how: str) -> None:
         chain = grown(4)

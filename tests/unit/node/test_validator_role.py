@@ -267,6 +267,7 @@ class TestTime:
 
 
 class TestRestart:
+    @pytest.mark.box("S8.2", "every-role")
     async def test_all_killed_and_started_again_they_go_on_from_the_same_head(self, tmp_path: Path) -> None:
         async with memory_world(Material(tmp_path)) as world:
             await eventually(world.writer, what="a writer")
@@ -280,6 +281,7 @@ class TestRestart:
             again = await world.commit("v2", [agents[0].act("agent.move", {"to": [9, 9]}), *actions[:2]])
             assert [item.get("duplicate", False) for item in again] == [False, True, True]
 
+    @pytest.mark.box("S19.1", "restart")
     async def test_a_validator_that_was_down_catches_up_and_votes(self, tmp_path: Path) -> None:
         async with memory_world(Material(tmp_path), start=False) as world:
             await world.start("v0", "v1", "v2")
@@ -294,6 +296,7 @@ class TestRestart:
             await eventually(lambda: world.writer() not in (None, "v0"), what="another writer")
             await world.commit("v3", [agents[0].act("agent.move", {"to": [0, 7]})])
 
+    @pytest.mark.box("S1.2", "announcement")
     async def test_the_head_that_a_node_tells_is_signed_and_certified(self, world: MemoryWorld) -> None:
         await world.commit("v0", registrations(1)[1])
         async with world.nodes["v0"].client() as client:

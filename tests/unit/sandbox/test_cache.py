@@ -40,6 +40,7 @@ def use(folder: Path, code: bytes | None = None) -> None:
     assert run(WasmSandbox(folder), code or module(), b"hello").output == b"hello"
 
 
+@pytest.mark.box("S17.1", "compiled")
 def test_a_second_start_compiles_nothing_and_gives_the_same(tmp_path: Path, compiled: list[str]) -> None:
     first = run(WasmSandbox(tmp_path / "cache"), module(), b"hello")
     assert run(WasmSandbox(tmp_path / "cache"), module(), b"hello") == first
@@ -64,6 +65,7 @@ def test_a_deleted_folder_or_file_is_only_made_again(tmp_path: Path, compiled: l
     assert len(compiled) == 3
 
 
+@pytest.mark.box("S17.1", "compiled")
 def test_any_damage_of_a_file_is_noticed_and_mended(tmp_path: Path, compiled: list[str]) -> None:
     folder = tmp_path / "cache"
     use(folder)

@@ -59,6 +59,7 @@ def test_fuel_is_counted_the_same_each_time_and_grows_with_the_work(sandbox: Was
     assert used[0] == used[1] < used[2]
 
 
+@pytest.mark.box("S0.3", "fuel")
 def test_a_call_that_has_exactly_its_fuel_succeeds_and_one_unit_less_fails(sandbox: WasmSandbox) -> None:
     used = run(sandbox, module(), b"x").fuel_used
     enough = dataclasses.replace(LIMITS, fuel=used)
@@ -67,6 +68,7 @@ def test_a_call_that_has_exactly_its_fuel_succeeds_and_one_unit_less_fails(sandb
     assert failure(sandbox, module(), b"x", dataclasses.replace(LIMITS, fuel=0)).reason_code == "out_of_fuel"
 
 
+@pytest.mark.box("S0.3", "fuel")
 @pytest.mark.parametrize(
     ("body", "extra"),
     [
@@ -200,6 +202,7 @@ def test_a_table_grows_up_to_its_limit(sandbox: WasmSandbox) -> None:
         assert run(sandbox, code).output == struct.pack("<q", answer)
 
 
+@pytest.mark.box("S0.3", "sandbox-same")
 @pytest.mark.parametrize(
     "expression",
     [
@@ -234,11 +237,13 @@ def test_what_is_not_loaded_is_a_key_error_and_what_was_loaded_is_known(sandbox:
     assert sandbox.has(artifact)
 
 
+@pytest.mark.box("S16.1", "checked")
 def test_a_module_under_another_content_id_is_refused(sandbox: WasmSandbox) -> None:
     with pytest.raises(HashMismatch):
         sandbox.load(content_id(b"something else"), module())
 
 
+@pytest.mark.box("S16.1", "bounded")
 def test_the_module_used_longest_ago_is_forgotten_first() -> None:
     small = WasmSandbox(settings=SandboxSettings(cached_modules=2))
     codes = [module(f"(i64.const {n})", extra=f"(global i32 (i32.const {n}))") for n in range(3)]
@@ -250,6 +255,7 @@ def test_the_module_used_longest_ago_is_forgotten_first() -> None:
     assert [small.has(artifact) for artifact in ids] == [True, False, True]
 
 
+@pytest.mark.box("S16.1", "bounded")
 def test_modules_in_memory_are_bounded_in_bytes_too() -> None:
     small = WasmSandbox(settings=SandboxSettings(cached_module_bytes=1))
     first, second = module(), module("(i64.const 0)")
@@ -258,12 +264,14 @@ def test_modules_in_memory_are_bounded_in_bytes_too() -> None:
     assert [small.has(content_id(code)) for code in (first, second)] == [False, True]
 
 
+@pytest.mark.box("S0.3", "sandbox-limits")
 def test_more_than_the_node_offers_is_a_fault_of_the_node(sandbox: WasmSandbox) -> None:
     for change in ({"fuel": 10**9}, {"memory_bytes": 2**32}, {"output_bytes": 2**32}, {"fuel": -1}):
         with pytest.raises(SandboxFault, match="offers at most"):
             run(sandbox, module(), limits=dataclasses.replace(LIMITS, **change))
 
 
+@pytest.mark.box("S0.3", "fuel")
 def test_the_watchdog_makes_a_fault_and_never_a_result() -> None:
     impatient = WasmSandbox(settings=SandboxSettings(max_fuel=10**15, watchdog_ms=20))
     with pytest.raises(SandboxFault, match="watchdog"):

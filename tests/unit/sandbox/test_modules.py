@@ -52,6 +52,7 @@ def test_a_module_with_what_the_abi_asks_for_passes(sandbox: WasmSandbox) -> Non
     sandbox.check(whole(MEMORY, ALLOC, REDUCE), ())
 
 
+@pytest.mark.box("S0.3", "abi")
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
@@ -72,6 +73,7 @@ def test_a_missing_or_different_export_is_named(sandbox: WasmSandbox, parts: tup
     refuse(sandbox, whole(*parts), words)
 
 
+@pytest.mark.box("S0.3", "sandbox-same")
 @pytest.mark.parametrize(
     "thing",
     ['(func)', "(memory 1)", "(global i32)", "(table 1 funcref)"],
@@ -103,6 +105,7 @@ FEATURES = {
 }
 
 
+@pytest.mark.box("S0.3", "sandbox-same")
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_that_is_off_is_refused(sandbox: WasmSandbox, feature: str) -> None:
     memory, extra = FEATURES[feature]

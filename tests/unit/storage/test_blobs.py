@@ -55,22 +55,27 @@ def store(request, tmp_path) -> BlobStore:
 
 
 class TestContract:
+    @pytest.mark.box("S2.1", "round-trip")
     def test_what_is_put_comes_back_under_its_hash(self, store):
         assert store.put(b"hello-blob") == "aa5b020496d86b370c0e3da0be6ef9cf1b27c896f97c2ba73981ea9b6c99f417"
         assert store.get(content_id(b"hello-blob")) == b"hello-blob"
         assert store.has(content_id(b"hello-blob"))
 
+    @pytest.mark.box("S2.1", "round-trip")
     @pytest.mark.parametrize("data", [b"", b"\0", bytes(range(256)) * 3])
     @pytest.mark.parametrize("durable", [False, True])
     def test_any_bytes_can_be_stored(self, store, data, durable):
         blob_hash = store.put(data, durable=durable)
         assert store.get(blob_hash) == data
 
+    @pytest.mark.box("S2.1", "again")
     def test_putting_again_changes_nothing(self, store):
         assert store.put(b"a") == store.put(b"a", durable=True)
         assert list(store.iterate()) == [content_id(b"a")]
         assert (store.counters.stored, store.counters.known) == (1, 1)
 
+    @pytest.mark.box("S2.1", "mismatch")
+    @pytest.mark.box("S1.3", "kinds")
     def test_put_verified_stores_under_the_right_hash_only(self, store):
         store.put_verified(content_id(b"a"), b"a", durable=True)
         assert store.get(content_id(b"a")) == b"a"
@@ -87,6 +92,8 @@ class TestContract:
         assert len(list(store.iterate())) == 7
         assert store.put_many([]) == []
 
+    @pytest.mark.box("S2.1", "missing")
+    @pytest.mark.box("S1.3", "kinds")
     def test_what_is_not_there_is_told(self, store):
         with pytest.raises(BlobNotFound) as missing:
             store.get(ABSENT)
@@ -95,6 +102,7 @@ class TestContract:
         with pytest.raises(BlobNotFound):
             store.sync([ABSENT])
 
+    @pytest.mark.box("S2.1", "missing")
     def test_deleted_blobs_are_gone(self, store):
         blob_hash = store.put(b"a")
         assert store.delete(blob_hash) is True
@@ -119,6 +127,7 @@ class TestContract:
         with pytest.raises(BlobNotFound):
             store.peek(ABSENT)
 
+    @pytest.mark.box("S2.1", "size")
     def test_giants_are_refused(self, store):
         store.put(b"x" * 1000)
         for call in (
@@ -130,6 +139,7 @@ class TestContract:
                 call()
         assert len(list(store.iterate())) == 1
 
+    @pytest.mark.box("S2.1", "hash-text")
     @pytest.mark.parametrize(
         "text",
         [
@@ -177,6 +187,7 @@ def root(tmp_path):
     return tmp_path / "blobs"
 
 
+@pytest.mark.box("S2.2", "reopen", "layout")
 def test_files_are_sharded_and_nothing_else_is_left(root):
     store = loose_store(root)
     blob_hash = store.put(b"payload", durable=True)
@@ -184,6 +195,8 @@ def test_files_are_sharded_and_nothing_else_is_left(root):
     assert loose_store(root).get(blob_hash) == b"payload"
 
 
+@pytest.mark.box("S8.3", "damage")
+@pytest.mark.box("S2.1", "verified")
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damage_is_found_on_reading_set_aside_and_healed_by_storing_again(root, damage):
     store = loose_store(root)
@@ -201,6 +214,7 @@ def test_damage_is_found_on_reading_set_aside_and_healed_by_storing_again(root, 
     assert store.get(blob_hash) == b"payload"
 
 
+@pytest.mark.box("S2.1", "healed")
 @pytest.mark.parametrize("damage", DAMAGE)
 @pytest.mark.parametrize("durable", [False, True])
 def test_storing_over_damage_that_nobody_has_read_heals(root, damage, durable):
@@ -222,6 +236,7 @@ def test_peeking_at_damage_tells_it_and_leaves_it_where_it_is(root, damage):
     assert store.counters.quarantined == 0
 
 
+@pytest.mark.box("S2.2", "first-write")
 def test_a_store_that_is_only_read_makes_no_folders(root):
     with pytest.raises(BlobNotFound):
         FileBlobStore.reading(root).peek(ABSENT)
@@ -249,6 +264,7 @@ def test_damage_of_the_empty_blob_is_found_and_healed(root):
     assert store.get(blob_hash) == b""
 
 
+@pytest.mark.box("S2.1", "verified")
 def test_a_sector_that_cannot_be_read_is_damage(tmp_path, root):
     disk = CrashDisk(tmp_path)
     store = loose_store(root, files=disk)
@@ -325,6 +341,7 @@ def test_two_readers_that_set_the_same_healed_bytes_aside_both_return_them(root)
     assert store.get(blob_hash) == b"payload"
 
 
+@pytest.mark.box("S2.2", "atomic")
 def test_opening_removes_what_interrupted_writes_left(root):
     store = loose_store(root)
     store.put(b"a")
@@ -333,6 +350,7 @@ def test_opening_removes_what_interrupted_writes_left(root):
     assert files_below(root) == [path_of(root, content_id(b"a")).relative_to(root).as_posix()]
 
 
+@pytest.mark.box("S2.2", "concurrent")
 def test_a_write_whose_temporary_another_process_cleaned_is_repeated(root):
     class Cleaned(LocalFiles):
         times = 0
@@ -371,6 +389,7 @@ def test_files_that_are_not_blobs_are_not_listed(root):
     assert list(store.iterate()) == [blob_hash]
 
 
+@pytest.mark.box("S2.2", "atomic")
 def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
     disk = CrashDisk(tmp_path, capacity=150)
     store = loose_store(root, files=disk)
@@ -384,6 +403,7 @@ def test_no_room_is_told_and_leaves_nothing_behind(tmp_path, root):
     assert store.get(store.put(b"b" * 100)) == b"b" * 100
 
 
+@pytest.mark.box("S2.2", "limit")
 def test_a_limit_refuses_what_is_too_much_and_takes_it_when_there_is_room(root):
     store = loose_store(root)
     first = store.put(b"a" * 60)
@@ -434,6 +454,7 @@ def test_opening_where_no_folder_can_be_is_a_typed_error(tmp_path):
         loose_store(tmp_path / "file")
 
 
+@pytest.mark.box("S2.2", "durable")
 @pytest.mark.parametrize("seed", range(20))
 def test_durable_blobs_survive_a_crash_and_others_are_whole_or_told(tmp_path, root, seed):
     disk = CrashDisk(tmp_path, seed=seed)
@@ -462,6 +483,7 @@ def test_durable_blobs_survive_a_crash_and_others_are_whole_or_told(tmp_path, ro
     assert [store.get(content_id(item)) for item in items] == items
 
 
+@pytest.mark.box("S2.2", "atomic")
 def test_dying_at_any_operation_loses_no_durable_blob(tmp_path, root):
     items = [b"item %d" % number * 9 for number in range(4)]
 
@@ -488,6 +510,7 @@ def test_dying_at_any_operation_loses_no_durable_blob(tmp_path, root):
             assert sorted(store.iterate()) == sorted(map(content_id, items))
 
 
+@pytest.mark.box("S2.2", "durable")
 @pytest.mark.parametrize("seed", range(10))
 def test_a_blob_whose_sync_failed_is_never_taken_for_durable(tmp_path, root, seed):
     disk = CrashDisk(tmp_path, seed=seed)
@@ -552,6 +575,7 @@ def test_a_file_that_goes_while_it_is_looked_at_is_not_there(tmp_path, monkeypat
     assert LocalFiles().size(tmp_path / "gone") is None
 
 
+@pytest.mark.box("S2.2", "concurrent")
 def test_readers_see_whole_blobs_while_writers_store_delete_and_heal(root):
     store = loose_store(root)
     items = [b"%d" % number * 500 for number in range(8)]

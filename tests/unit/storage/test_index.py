@@ -354,6 +354,7 @@ def test_a_file_that_is_not_an_index_is_set_aside(path, change):
     assert reopened(path) == (None, True)
 
 
+@pytest.mark.box("S8.2", "format")
 def test_a_newer_version_is_refused_and_left_alone(path):
     index, _ = Index.open(path)
     with index:

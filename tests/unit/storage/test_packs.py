@@ -49,6 +49,7 @@ def holds(root, items, **options):
 
 
 class TestWhereBlobsLie:
+    @pytest.mark.box("S2.2", "layout")
     def test_small_ones_share_a_file_and_large_ones_have_their_own(self, root):
         small, large = items_of(1), [b"x" * 5000, b"y" * 5001]
         filled(root, [*small, *large], packed_bytes=4999)
@@ -62,6 +63,7 @@ class TestWhereBlobsLie:
         assert len(packs(root)) == len(packs(root, "index")) > 5
         holds(root, items)
 
+    @pytest.mark.box("S2.2", "reopen")
     def test_a_folder_of_an_older_version_is_read_and_added_to(self, root):
         old, new = items_of(3), items_of(4)
         filled(root, old, packed_bytes=-1)
@@ -88,6 +90,7 @@ class TestWhereBlobsLie:
 
 
 class TestIndex:
+    @pytest.mark.box("S2.2", "no-state")
     @pytest.mark.parametrize("how", ["gone", "empty", "cut", "garbage", "of another pack", "flipped"])
     def test_it_is_built_again_from_the_packs(self, root, tmp_path, how):
         items = items_of(5, count=60)
@@ -144,6 +147,7 @@ class TestIndex:
 
 
 class TestDamage:
+    @pytest.mark.box("S2.1", "verified")
     @pytest.mark.parametrize("durable", [False, True])
     def test_a_flipped_bit_is_set_aside_when_it_is_read_and_healed_by_storing_again(self, root, durable):
         items = items_of(8)
@@ -165,6 +169,7 @@ class TestDamage:
         store.close()
         holds(root, items)
 
+    @pytest.mark.box("S2.1", "healed")
     def test_storing_over_damage_that_nobody_has_read_heals(self, root):
         items = items_of(9)
         filled(root, items)
@@ -242,6 +247,7 @@ class TestDamage:
 
 
 class TestOneWriterManyReaders:
+    @pytest.mark.box("S2.2", "concurrent")
     def test_a_second_writer_makes_files_and_removes_nothing_from_packs(self, root):
         first, second = FileBlobStore.open(root), FileBlobStore.open(root)
         first.put(b"first")
@@ -259,6 +265,7 @@ class TestOneWriterManyReaders:
         FileBlobStore.open(root).put(b"a")
         FileBlobStore.open(root).delete(content_id(b"a"))
 
+    @pytest.mark.box("S2.2", "reopen")
     def test_readers_see_what_was_written_since_they_looked(self, root):
         writer, reader = FileBlobStore.open(root, pack_bytes=500), FileBlobStore.reading(root)
         for seed in range(20):
@@ -412,6 +419,7 @@ class TestDurability:
         store.close()
         assert list(FileBlobStore.open(root, files=disk).iterate()) == [content_id(b"b" * 100)]
 
+    @pytest.mark.box("S2.2", "durable")
     @pytest.mark.parametrize("seed", range(30))
     def test_whatever_is_cut_off_loses_no_durable_blob(self, tmp_path, root, seed):
         """Storing, removing, rewriting, closing and opening, in lives that end by power cut or by SIGKILL."""

@@ -167,6 +167,7 @@ def test_a_file_with_a_foreign_name_is_refused(disk, folder):
     assert refused(disk, folder).file == "1.wal"
 
 
+@pytest.mark.box("S8.2", "format")
 def test_another_format_is_refused(disk, folder):
     written(disk, folder, [1])
     disk.put(folder / FIRST, b"SQLite format 3\0" * 20)

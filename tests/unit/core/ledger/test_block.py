@@ -30,6 +30,9 @@ def next_epoch(chain: Chain, name: str = "e") -> Directory:
     return successor(current, Changes(members=with_member(current, member(name))))
 
 
+@pytest.mark.box("S3.3", "batch")
+@pytest.mark.box("S3.2", "roots", "tick-and-time")
+@pytest.mark.box("S0.3", "integers")
 def test_a_block_says_what_went_in_and_what_came_out():
     chain = Chain()
     parent = chain.state
@@ -49,6 +52,8 @@ def test_a_block_says_what_went_in_and_what_came_out():
     assert chain.state.block_hash == block_hash_of(block) == content_id(encode(block))
 
 
+@pytest.mark.box("S3.2", "stored")
+@pytest.mark.box("S2.3", "segments")
 def test_the_journal_of_a_block_is_stored_in_segments():
     chain = Chain()
     execution = chain.commit(*[register(name) for name in ("ada", "bob", "eve", "joe", "kim")])
@@ -63,6 +68,8 @@ def test_the_journal_of_a_block_is_stored_in_segments():
     assert all(content_id(data) == name for name, data in execution.blobs.items())
 
 
+@pytest.mark.box("S3.2", "stored")
+@pytest.mark.box("S2.3", "own-events")
 def test_everything_that_a_block_names_is_stored_under_its_content_id():
     chain = Chain()
     for actions in ((register("ada"),), (), (action("ada", "agent.move", {"to": [1, 0]}, 1),)):
@@ -84,6 +91,9 @@ def test_everything_that_a_block_names_is_stored_under_its_content_id():
     assert [bundle.block.snapshot_ref is not None for bundle in chain.bundles] == [False, False, True]
 
 
+@pytest.mark.box("S8.3", "journal")
+@pytest.mark.box("S3.3", "execution")
+@pytest.mark.box("S0.3", "world")
 def test_replay_from_genesis_gives_equal_roots_and_the_journal_rebuilds_the_state():
     chain = Chain()
     chain.commit(register("ada"), register("bob"))
@@ -122,6 +132,7 @@ def test_a_block_that_was_not_executed_is_no_head():
         execution.chain_after(resign(dataclasses.replace(execution.block, attempt=1), "a"))
 
 
+@pytest.mark.box("S3.3", "height")
 @pytest.mark.parametrize(
     ("fields", "field"),
     [

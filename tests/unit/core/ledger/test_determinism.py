@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[4]
 
 PROGRAM = """
@@ -39,6 +41,7 @@ def _run(seed: str) -> str:
     return done.stdout
 
 
+@pytest.mark.box("S3.2", "same")
 def test_two_processes_with_different_hash_seeds_give_the_same_blocks_and_blobs():
     one, other = _run("1"), _run("2")
     assert len(one.splitlines()) > 20

@@ -76,6 +76,7 @@ def refusal(level: Level, bundle: BlockBundle) -> AgentWorldError | None:
     return None
 
 
+@pytest.mark.box("S3.3", "every-field")
 def test_the_bundle_holds_every_kind_of_message_that_a_bundle_can_hold() -> None:
     """Otherwise a field would be left out because there is nothing to change."""
     covered = {(kind, name) for _, kind, name, _ in changes(RIGHT)}
@@ -88,6 +89,8 @@ PLACES = {"block": ("block.", "certificate"), "batch": ("batch", "block.action_r
 """What the refusal of a change must name: the part itself, or the hash that commits to it."""
 
 
+@pytest.mark.box("S3.3", "every-field")
+@pytest.mark.box("S1.2", "block")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("part", PLACES)
 def test_nothing_can_be_changed_by_somebody_who_signs_nothing(level: Level, part: str) -> None:
@@ -98,6 +101,7 @@ def test_nothing_can_be_changed_by_somebody_who_signs_nothing(level: Level, part
             assert (error.field or "").startswith(PLACES[part]), (path, error.field)
 
 
+@pytest.mark.box("S1.2", "action")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("field", hints(ActionEnvelope))
 def test_not_even_a_quorum_can_change_an_action(level: Level, field: str) -> None:
@@ -114,6 +118,7 @@ def test_not_even_a_quorum_can_change_an_action(level: Level, field: str) -> Non
             assert (error.field or "").startswith(f"batch.actions[{index}]"), error.field
 
 
+@pytest.mark.box("S3.3", "signatures")
 @pytest.mark.parametrize("field", hints(CertificateVote))
 @pytest.mark.parametrize("level", LEVELS)
 def test_one_wrong_vote_spoils_a_certificate(level: Level, field: str) -> None:
@@ -147,6 +152,7 @@ def first_difference(events: Sequence[WorldEvent], receipts: Sequence[Receipt]) 
 class TestWhatTheQuorumClaims:
     """Receipts and events that a quorum has signed, but execution does not give: replay names the very field."""
 
+    @pytest.mark.box("S3.3", "roots")
     @pytest.mark.parametrize("field", hints(Receipt))
     def test_receipts(self, field: str) -> None:
         for index, receipts in others(EXECUTION.receipts, field):
@@ -161,6 +167,7 @@ class TestWhatTheQuorumClaims:
             assert (found.what, found.number, found.field) == ("receipt", index, field)
             assert found.action_id == ACTIONS[index].action_id
 
+    @pytest.mark.box("S3.3", "roots")
     @pytest.mark.parametrize("field", hints(WorldEvent))
     def test_events(self, field: str) -> None:
         for index, events in others(EXECUTION.events, field):
@@ -203,6 +210,7 @@ class TestStoredContent:
     def blobs(self) -> dict[str, bytes]:
         return {**CHAIN.blobs, **EXECUTION.blobs}
 
+    @pytest.mark.box("S3.3", "journal")
     def test_no_event_of_a_stored_segment(self) -> None:
         for segment in RIGHT.block.segments:
             data = self.blobs()[segment.content_hash]
@@ -224,6 +232,7 @@ class TestStoredContent:
     def test_the_snapshot_is_right_as_it_is(self) -> None:
         assert self.restored(RIGHT, self.blobs()) == EXECUTION.chain_after(RIGHT.block)
 
+    @pytest.mark.box("S3.3", "manifest-root", "manifest-world")
     def test_no_field_of_a_manifest(self) -> None:
         reference = RIGHT.block.snapshot_ref or ""
         manifest = decode(SnapshotManifest, self.blobs()[reference])
@@ -239,6 +248,7 @@ class TestStoredContent:
             error = refusal(replay_bundle, bundle)
             assert (error.field if error else "") == "block.snapshot_ref", path
 
+    @pytest.mark.box("S3.3", "snapshot")
     def test_no_key_and_no_value_of_a_chunk(self) -> None:
         reference = RIGHT.block.snapshot_ref or ""
         manifest = decode(SnapshotManifest, self.blobs()[reference])

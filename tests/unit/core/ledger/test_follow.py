@@ -27,6 +27,7 @@ NEXT = CHAIN.propose()
 OTHER_NEXT = CHAIN.propose(proposer="b")
 
 
+@pytest.mark.box("29.7", "best", "conflict", "known", "others")
 def test_the_worked_example_of_the_specification():
     state = CHAIN.state
     head4, head5 = HEADS[3], HEADS[4]
@@ -45,6 +46,8 @@ def test_the_worked_example_of_the_specification():
     assert isinstance(choice.refused[0][1], WrongWorld)
 
 
+@pytest.mark.box("29.7", "ties")
+@pytest.mark.box("S3.3", "fork")
 def test_two_certified_blocks_of_one_height_are_evidence():
     b, c = make_head(NEXT), make_head(OTHER_NEXT)
     with pytest.raises(HeadConflict) as caught:
@@ -53,6 +56,8 @@ def test_two_certified_blocks_of_one_height_are_evidence():
     assert caught.value.code == "head_conflict"
 
 
+@pytest.mark.box("S8.2", "no-way-back")
+@pytest.mark.box("S3.3", "fork")
 def test_a_certified_block_against_the_own_head_is_evidence():
     state = a_chain(4)
     other = make_head(state.propose(proposer="b"))
@@ -61,6 +66,8 @@ def test_a_certified_block_against_the_own_head_is_evidence():
     assert (caught.value.first, caught.value.known_hash) == (None, CHAIN.state.block_hash)
 
 
+@pytest.mark.box("29.7", "ties")
+@pytest.mark.box("S1.2", "announcement")
 def test_without_a_quorum_there_is_no_conflict():
     """D4: what nobody certified proves nothing against what is certified."""
     few = make_head(dataclasses.replace(OTHER_NEXT, certificate=make_certificate(OTHER_NEXT.block, voters="ab")))
@@ -88,6 +95,8 @@ def test_nothing_comes_of_nothing():
     assert select_head(CHAIN.state, []).verdict is Verdict.NOTHING
 
 
+@pytest.mark.box("S3.3", "head", "time")
+@pytest.mark.box("S1.2", "head")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
@@ -112,6 +121,7 @@ def test_a_head_changed_in_any_field_is_refused(changes, error):
         assert isinstance(choice.refused[0][1], AgentWorldError)
 
 
+@pytest.mark.box("S1.2", "head")
 def test_a_member_must_have_signed_the_head():
     head = sign(dataclasses.replace(make_head(NEXT), announcer_id="a"), signer("eve"))
     with pytest.raises(Unauthorized):

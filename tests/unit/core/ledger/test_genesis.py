@@ -17,6 +17,7 @@ from tests.unit.core.membership.worlds import WORLD, signer
 GENESIS = make_genesis()
 
 
+@pytest.mark.box("S1.2", "genesis")
 def test_the_chain_begins_with_the_genesis_document_alone():
     chain = chain_from_genesis(GENESIS)
     assert chain.block_hash == chain.genesis_hash == genesis_hash(GENESIS) == content_id(encode(GENESIS))
@@ -39,6 +40,7 @@ def test_another_genesis_gives_another_state():
     assert genesis_state(other).root != genesis_state(GENESIS).root
 
 
+@pytest.mark.box("S2.3", "settings")
 @pytest.mark.parametrize(
     ("fields", "name"),
     [
@@ -56,6 +58,7 @@ def test_parameters_out_of_range_are_refused(fields, name):
     assert caught.value.field == f"parameters.{name}"
 
 
+@pytest.mark.box("S1.2", "genesis")
 def test_a_genesis_must_be_signed_and_of_one_world():
     with pytest.raises(Unauthorized):
         check_genesis(dataclasses.replace(GENESIS, signatures=()))

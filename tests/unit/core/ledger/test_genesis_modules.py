@@ -106,6 +106,7 @@ def test_a_world_without_modules_begins_as_before():
     ]
 
 
+@pytest.mark.box("S16.1", "in-the-genesis")
 def test_modules_run_from_block_1_and_whoever_has_the_genesis_replays_them():
     chain = a_chain()
     assert read(chain.state.tree, module_state_key("counter"), ModuleStateRecord) == ModuleStateRecord(b"3")
@@ -117,6 +118,7 @@ def test_modules_run_from_block_1_and_whoever_has_the_genesis_replays_them():
         check_bundle(chain_from_genesis(GENESIS), chain.bundles[0])
 
 
+@pytest.mark.box("S16.2", "once")
 def test_a_restart_from_a_snapshot_has_the_code():
     chain = a_chain()
     state = chain_from_snapshot(
@@ -125,6 +127,7 @@ def test_a_restart_from_a_snapshot_has_the_code():
     assert check_bundle(state, chain.bundles[3]) == chain.state
 
 
+@pytest.mark.box("S18.2", "upgrade")
 def test_a_proposal_upgrades_a_module_of_the_genesis():
     sandbox = a_sandbox()
     chain = Chain(GENESIS, sandbox=sandbox)

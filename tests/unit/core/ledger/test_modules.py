@@ -27,6 +27,8 @@ def test_the_module_has_counted():
     assert read(CHAIN.state.tree, module_state_key("counter"), ModuleStateRecord) == ModuleStateRecord(b"2")
 
 
+@pytest.mark.box("S16.2", "once")
+@pytest.mark.box("S3.3", "execution")
 def test_s3_3_a_replay_from_genesis_needs_nothing_but_a_sandbox():
     state = chain_from_genesis(CHAIN.genesis, sandbox=a_sandbox())
     for bundle in CHAIN.bundles:
@@ -34,6 +36,9 @@ def test_s3_3_a_replay_from_genesis_needs_nothing_but_a_sandbox():
     assert state == CHAIN.state
 
 
+@pytest.mark.box("S8.3", "journal")
+@pytest.mark.box("S2.3", "own-events")
+@pytest.mark.box("S0.3", "world")
 def test_s3_3_w27_a_replay_of_the_events_alone_gives_the_same_state():
     tree = chain_from_genesis(CHAIN.genesis).tree
     for bundle in CHAIN.bundles:
@@ -54,6 +59,8 @@ def test_without_a_sandbox_the_replay_ends_where_modules_begin():
         move(chain, 3)
 
 
+@pytest.mark.box("S17.2", "snapshot")
+@pytest.mark.box("S16.2", "once")
 def test_s17_a_restart_from_a_snapshot_has_the_code():
     snapshot = CHAIN.bundles[2]
     sandbox = a_sandbox()

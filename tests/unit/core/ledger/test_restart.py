@@ -45,6 +45,7 @@ def restart(bundle: BlockBundle, **changes):
     return chain_from_snapshot(genesis, bundle, **options)
 
 
+@pytest.mark.box("S3.3", "restored")
 @pytest.mark.parametrize("height", [3, 6])
 def test_a_restart_from_a_snapshot_goes_on_like_a_replay(height):
     chain = restart(certified(CHAIN.bundles[height - 1]))
@@ -80,6 +81,7 @@ def test_missing_and_other_documents_are_refused():
             restart(bundle, directories=wrong)
 
 
+@pytest.mark.box("S3.3", "manifest-world")
 def test_the_snapshot_of_another_world_is_refused():
     other = make_genesis(first_directory(dict.fromkeys("abcdf", 1)))
     with pytest.raises(StateMismatch) as caught:
@@ -87,6 +89,7 @@ def test_the_snapshot_of_another_world_is_refused():
     assert caught.value.field == "genesis"
 
 
+@pytest.mark.box("S3.3", "manifest-root")
 @pytest.mark.parametrize("field", ["height", "state_root", "tick", "timestamp_ms", "world_id"])
 def test_a_block_that_is_not_that_of_the_snapshot_is_refused(field):
     """Also when a quorum has signed it."""

@@ -15,6 +15,7 @@ def events(count: int, first: int = 1) -> list[WorldEvent]:
     return [WorldEvent(first + index, 7, "", "step.started", {"n": index}) for index in range(count)]
 
 
+@pytest.mark.box("S2.3", "segments", "empty")
 @pytest.mark.parametrize(
     ("count", "per_segment"),
     [*[(count, per) for count in (0, 1, 23, 24, 255, 256, 257) for per in (1, 24, 256)], (65_536, 65_535)],
@@ -32,6 +33,8 @@ def test_segments_are_the_encoding_of_their_message(count, per_segment):
     assert read_events(cut.segments, cut.blobs.__getitem__) == tuple(happened)
 
 
+@pytest.mark.box("S3.3", "journal")
+@pytest.mark.box("S2.3", "continuous")
 def test_segments_of_consecutive_blocks_read_as_one_journal():
     one, other = cut_events(events(5), 2), cut_events(events(4, first=6), 3)
     blobs = {**one.blobs, **other.blobs}
@@ -44,6 +47,8 @@ def test_segments_of_consecutive_blocks_read_as_one_journal():
         read_events([*one.segments[:-1], *other.segments], blobs.__getitem__)
 
 
+@pytest.mark.box("S3.3", "journal")
+@pytest.mark.box("S2.3", "continuous")
 @pytest.mark.parametrize(
     "changes", [{"from_event_id": 2}, {"to_event_id": 4}, {"size_bytes": 1}, {"content_hash": "0" * 64}]
 )
@@ -54,6 +59,7 @@ def test_a_ref_that_does_not_fit_is_refused(changes):
         read_events([dataclasses.replace(cut.segments[0], **changes)], blobs.__getitem__)
 
 
+@pytest.mark.box("S3.3", "journal")
 def test_a_damaged_segment_and_an_empty_one_are_refused():
     cut = cut_events(events(3), 3)
     with pytest.raises(HashMismatch):

@@ -21,6 +21,7 @@ def cut(tree: Tree, since: Tree | None = None, height: int = 1):
     return cut_snapshot(tree, world_id="aurora", height=height, since=since or Tree.empty())
 
 
+@pytest.mark.box("S2.3", "chunks")
 def test_a_snapshot_restores_the_state():
     tree = a_state()
     snapshot = cut(tree)
@@ -31,6 +32,8 @@ def test_a_snapshot_restores_the_state():
     assert restore(manifest, snapshot.blobs.__getitem__) == tree
 
 
+@pytest.mark.box("S3.2", "cost")
+@pytest.mark.box("S2.3", "by-key")
 def test_the_next_snapshot_writes_only_chunks_that_changed():
     tree = a_state()
     first = cut(tree)
@@ -50,12 +53,14 @@ def test_a_restored_state_cuts_the_same_snapshots():
     assert (one.snapshot_ref, sorted(one.blobs)) == (other.snapshot_ref, sorted(other.blobs))
 
 
+@pytest.mark.box("S2.3", "root")
 def test_the_manifest_follows_from_the_content_alone():
     half = a_state(3_000)
     grown = half.update(dict(a_state().items()))
     assert cut(grown, since=half).snapshot_ref == cut(a_state()).snapshot_ref
 
 
+@pytest.mark.box("S2.3", "chunks")
 @pytest.mark.parametrize("seed", range(4))
 def test_every_snapshot_is_complete_with_what_earlier_ones_stored(seed):
     """Also when one was cut and thrown away, and when a part was a chunk, went into a larger one, and is one again."""
@@ -90,6 +95,7 @@ def test_a_part_of_a_larger_chunk_is_no_stored_chunk():
     assert restore(again.manifest, stored.__getitem__) == large
 
 
+@pytest.mark.box("S2.3", "empty")
 def test_an_empty_state_has_a_snapshot_too():
     snapshot = cut(Tree.empty())
     assert snapshot.manifest.chunks == ()
@@ -102,6 +108,7 @@ def _chunk(tree: Tree) -> tuple[StateChunkRef, bytes]:
     return StateChunkRef(first_key=entries[0][0], content_hash=content_id(data), size_bytes=len(data)), data
 
 
+@pytest.mark.box("S3.3", "snapshot")
 def test_changed_blobs_are_refused():
     snapshot = cut(a_state(100))
     with pytest.raises(HashMismatch):
@@ -110,6 +117,7 @@ def test_changed_blobs_are_refused():
         restore(snapshot.manifest, lambda name: snapshot.blobs[name][:-1] + b"\xff")
 
 
+@pytest.mark.box("S3.3", "snapshot")
 @pytest.mark.parametrize(
     ("change", "error"),
     [

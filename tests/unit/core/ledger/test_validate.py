@@ -113,6 +113,8 @@ def _names(kind: type) -> list[str]:
 class TestEveryField:
     """W12, W13: what a proposer or a quorum signs must still be right; ``test_every_field`` is about everybody else."""
 
+    @pytest.mark.box("S3.3", "every-field")
+    @pytest.mark.box("S1.2", "block")
     @pytest.mark.parametrize(
         "name", [name for name in _names(WorldBlock) if name not in ("signature", "key_id", "proposer_id")]
     )
@@ -131,12 +133,14 @@ class TestEveryField:
                 check_bundle(chain, bundle)
             assert f"block.{name}" in str(caught.value) or name in ("term", "height", "timestamp_ms")
 
+    @pytest.mark.box("S3.3", "batch")
     def test_of_a_batch_changed_and_committed_to_again(self):
         """A batch that its block names, signed again, must still be in order by itself."""
         for name in ("world_id", "batch_id", "actions", "proposer_id", "term", "height", "directory"):
             batch = dataclasses.replace(RIGHT.batch, **{name: _other(getattr(RIGHT.batch, name))})
             assert isinstance(refused(rebuilt(resign(batch, "b"))), AgentWorldError), name
 
+    @pytest.mark.box("S3.3", "every-field")
     @settings(max_examples=150)
     @given(st.sampled_from(["block", "batch", "certificate"]), st.data())
     def test_changed_in_any_byte(self, part, data):
@@ -202,6 +206,7 @@ def executed(batch: ActionBatch, **fields: Any) -> BlockBundle:
 
 
 class TestPlace:
+    @pytest.mark.box("S3.3", "place", "height")
     def test_other_worlds_and_heights(self):
         assert isinstance(refused(with_fields(RIGHT, "block", world_id="borealis")), WrongWorld)
         for bundle in CHAIN.bundles:
@@ -209,6 +214,7 @@ class TestPlace:
             assert isinstance(error, StateMismatch)
             assert error.field == "block.height"
 
+    @pytest.mark.box("S3.3", "term")
     def test_a_lower_term_is_refused(self):
         batch = make_batch(STATE, term=1)
         block = resign(
@@ -217,6 +223,8 @@ class TestPlace:
         error = refused(BlockBundle(block=block, batch=batch, certificate=make_certificate(block)))
         assert error.field == "block.term"
 
+    @pytest.mark.box("S3.3", "time")
+    @pytest.mark.box("S3.2", "tick-and-time")
     def test_time_does_not_go_back(self):
         block = resign(dataclasses.replace(RIGHT.block, timestamp_ms=STATE.time_ms - 1), "b")
         error = refused(dataclasses.replace(RIGHT, block=block, certificate=make_certificate(block)))
@@ -231,6 +239,7 @@ class TestPlace:
             check_bundle(chain.state, chain.propose(term=1))
         assert caught.value.field == "block.term"
 
+    @pytest.mark.box("S3.3", "parent")
     def test_a_block_on_another_parent_is_refused(self):
         other = Chain()
         other.commit(register("eve"), term=2)
@@ -238,6 +247,7 @@ class TestPlace:
         assert error.field == "block.prev_block_hash"
         assert "height 2" in str(error)
 
+    @pytest.mark.box("S3.3", "term")
     def test_the_directory_is_the_one_of_the_height(self):
         chain = a_chain()
         chain.commit(directory=SECOND)
@@ -255,12 +265,14 @@ class TestPlace:
 
 
 class TestSignatures:
+    @pytest.mark.box("S3.3", "signatures")
     def test_the_proposer_is_a_member(self):
         batch = make_batch(STATE, proposer="z", term=2)
         error = refused(executed(batch))
         assert isinstance(error, Unauthorized)
         assert error.field == "block.member_id"
 
+    @pytest.mark.box("S3.3", "signatures")
     def test_the_key_is_the_proposers(self):
         """Another member's key does not do."""
         block = resign(RIGHT.block, "a")
@@ -269,6 +281,7 @@ class TestSignatures:
         )
         assert isinstance(refused(rebuilt(resign(RIGHT.batch, "a"))), Unauthorized)
 
+    @pytest.mark.box("S3.3", "signatures")
     def test_a_revoked_key_is_refused_once_its_directory_governs(self):
         chain = a_chain()
         current = chain.state.directory_at(1)
@@ -281,6 +294,7 @@ class TestSignatures:
         assert caught.value.field == "block.key_id"
         check_bundle(chain.state, chain.propose(proposer="a", voters=("a", "c", "d")))
 
+    @pytest.mark.box("S3.2", "signed")
     def test_signatures_must_verify(self):
         assert isinstance(refused(with_fields(RIGHT, "block", signature=bytes(64))), HashMismatch)
         block = dataclasses.replace(RIGHT.block, signature=bytes(64))
@@ -308,6 +322,7 @@ class TestBatch:
         assert isinstance(error, InvalidField)
         assert error.field == "batch.actions[1].action_id"
 
+    @pytest.mark.box("S1.2", "batch")
     def test_the_batch_id_covers_content_and_order(self):
         moves = [action("ada", "agent.move", {"to": [0, 0]}, nonce) for nonce in (1, 2)]
         batch = make_batch(STATE, moves, term=2)
@@ -383,6 +398,7 @@ class TestDirectoryChange:
 
 
 class TestExecution:
+    @pytest.mark.box("S3.3", "roots")
     def test_a_mismatch_names_height_and_field(self):
         for field in ("state_root", "event_root", "receipts_root", "journal_ref", "tick", "segments", "snapshot_ref"):
             value = getattr(AT_SNAPSHOT.block, field)
@@ -394,6 +410,7 @@ class TestExecution:
             assert caught.value.code == "execution_mismatch"
             assert "height 3" in str(caught.value)
 
+    @pytest.mark.box("S2.3", "own-events")
     def test_a_snapshot_is_due_at_its_heights_only(self):
         assert AT_SNAPSHOT.block.snapshot_ref is not None
         assert RIGHT.block.snapshot_ref is None
@@ -429,6 +446,7 @@ class TestCertificate:
                 check_committed(RIGHT.block, certificate, STATE.directory_at(2))
             assert caught.value.field in ("block_hash", "height")
 
+    @pytest.mark.box("S3.3", "by-hash")
     def test_a_bad_certificate_is_found_before_anything_is_executed(self):
         wrong = dataclasses.replace(RIGHT.block, state_root="0" * 64)
         few = make_certificate(resign(wrong, "b"), voters="ab")

@@ -63,6 +63,7 @@ def test_a_manifest_may_be_named_after_its_code_and_need_not_know_the_hash() -> 
     assert found == Resolved((genesis_module(MANIFEST, CODE),), ())
 
 
+@pytest.mark.box("S16.1", "in-the-genesis")
 def test_a_blob_is_found_by_what_it_is() -> None:
     blobs = spec(item(blob=content_id(CODE)))
     assert names_blobs(blobs)

@@ -40,6 +40,7 @@ from tests.unit.core.world.agents import WORLD, World, action, empty_world, regi
 GOOD = register("ada")
 
 
+@pytest.mark.box("S1.2", "action")
 def test_a_signed_action_passes_and_its_id_covers_all_but_the_signature():
     check_envelope(GOOD, WORLD)
     assert GOOD.action_id == content_id(encode(dataclasses.replace(GOOD, action_id="", signature=b"")))
@@ -61,6 +62,7 @@ OTHER_VALUES: dict[str, Any] = {
 }
 
 
+@pytest.mark.box("S1.2", "action")
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ActionEnvelope)])
 def test_an_action_changed_in_any_field_is_refused(field):
     changed = dataclasses.replace(GOOD, **{field: OTHER_VALUES[field]})
@@ -180,6 +182,7 @@ def test_wrong_missing_and_unknown_fields_are_refused(kind, payload):
     assert caught.value.reason_code == "invalid_field"
 
 
+@pytest.mark.box("S0.3", "integers")
 @pytest.mark.parametrize(
     "data", [b"", b"\xff", b"\xa1", b"\xa1\x61a\xf9\x00\x00", b"\xbf\xff", b"\xa2\x61b\x01\x61a\x01"]
 )

@@ -37,6 +37,7 @@ def a_world_of(*names: str) -> World:
     return world
 
 
+@pytest.mark.box("S0.3", "tick")
 def test_a_step_without_actions_is_one_event_and_changes_the_state():
     world = World()
     result = world.step()
@@ -47,6 +48,7 @@ def test_a_step_without_actions_is_one_event_and_changes_the_state():
     assert world.tree != world.first
 
 
+@pytest.mark.box("S0.3", "register")
 def test_registration_binds_the_key_and_sets_the_place():
     world = World()
     result = world.step(register("ada", at=(3, -4)))
@@ -60,6 +62,7 @@ def test_registration_binds_the_key_and_sets_the_place():
     assert result.events[1].caused_by == receipt.action_id == register("ada", at=(3, -4)).action_id
 
 
+@pytest.mark.box("S0.3", "register")
 def test_registering_again_and_acting_unregistered_are_refused():
     world = a_world_of("ada")
     assert codes(world.do(register("ada", 1))) == ["already_exists"]
@@ -67,6 +70,7 @@ def test_registering_again_and_acting_unregistered_are_refused():
     assert codes(world.do(register("ada", 5, key="eve"))) == ["unauthorized"]
 
 
+@pytest.mark.box("S0.3", "move")
 def test_a_move_says_from_where_to_where():
     world = a_world_of("ada")
     event = world.step(action("ada", "agent.move", {"to": [5, 6]}, 1)).events[1]
@@ -89,6 +93,7 @@ def test_objects_belong_to_who_made_them():
     assert dataclasses.astuple(lamp) == ("ada", 2, [1, b"x"])
 
 
+@pytest.mark.box("S0.3", "mailbox")
 def test_messages_arrive_in_order_and_are_cleared_by_their_reader():
     world = a_world_of("ada", "bob")
     world.do(*[action("ada", "message.send", {"to": "bob", "body": f"m{n}"}, n) for n in (1, 2, 3)])
@@ -102,6 +107,7 @@ def test_messages_arrive_in_order_and_are_cleared_by_their_reader():
     assert codes(world.do(action("ada", "message.send", {"to": "carl", "body": ""}, 9))) == ["not_found"]
 
 
+@pytest.mark.box("S0.3", "mailbox")
 def test_a_mailbox_is_bounded_and_works_again_once_cleared():
     world = a_world_of("ada", "bob")
     sends = [action("ada", "message.send", {"to": "bob", "body": n}, n + 1) for n in range(MAILBOX_LIMIT + 1)]
@@ -148,6 +154,7 @@ def test_nonces_below_the_window_are_refused():
     assert codes(world.do(*moves)) == ["", "", "nonce_used"]
 
 
+@pytest.mark.box("S0.3", "outcome")
 def test_a_failing_action_does_not_stop_the_step():
     world = a_world_of("ada")
     result = world.step(
@@ -166,6 +173,7 @@ def test_a_failing_action_does_not_stop_the_step():
     assert all(receipt.message for receipt in result.receipts if not receipt.ok)
 
 
+@pytest.mark.box("S0.3", "event-ids")
 def test_event_ids_go_on_over_steps_and_receipts_point_to_their_events():
     world = a_world_of("ada", "bob")
     for nonce in range(1, 5):
@@ -216,6 +224,7 @@ ACTIONS = st.builds(
 )
 
 
+@pytest.mark.box("S0.3", "world", "every-change-is-an-event")
 @given(st.lists(st.lists(ACTIONS, max_size=8), max_size=5))
 def test_the_events_alone_rebuild_the_state_and_no_action_succeeds_twice(batches):
     world = World()
@@ -242,6 +251,7 @@ def _changed(events, index, **fields):
     return [dataclasses.replace(event, **fields) if place == index else event for place, event in enumerate(events)]
 
 
+@pytest.mark.box("S0.3", "event-fits")
 @pytest.mark.parametrize(
     ("index", "fields", "error"),
     [
@@ -267,6 +277,7 @@ def test_a_journal_that_does_not_fit_is_refused(index, fields, error):
         replay_events(world.first, _changed(world.events, index, **fields))
 
 
+@pytest.mark.box("S0.3", "event-ids")
 def test_a_gap_in_the_journal_is_refused():
     world = a_world_of("ada")
     world.step()

@@ -34,6 +34,7 @@ def numbered(count: int, *, start: int = 0) -> dict[bytes, bytes]:
     return {b"agent/%06d" % number: b"value-%d" % number * 10 for number in range(start, start + count)}
 
 
+@pytest.mark.box("S2.3", "root")
 @given(CONTENTS, st.randoms(use_true_random=False))
 def test_the_same_content_by_any_order_of_edits_has_the_same_root(contents, chance):
     straight = Tree.of(contents)
@@ -166,6 +167,7 @@ def test_an_update_that_changes_nothing_returns_the_same_tree():
     assert tree.update({b"agent/000007": tree.get(b"agent/000007"), b"absent": None}) is tree
 
 
+@pytest.mark.box("S2.3", "by-key")
 def test_the_cost_of_an_edit_does_not_follow_the_size():
     for size in (1_000, 20_000):
         tree = Tree.of(numbered(size))
@@ -174,6 +176,7 @@ def test_the_cost_of_an_edit_does_not_follow_the_size():
         assert sum(map(len, new.values())) < 8 * LEAF_LIMIT
 
 
+@pytest.mark.box("S2.3", "by-key")
 def test_no_choice_of_keys_makes_an_insertion_rewrite_its_neighbours():
     # Keys whose hash ends no chunk, for any tree that would cut where the low bits of a hash are zero.
     keys = [b"agent/%08d" % number for number in range(2, 42_000, 2)]

@@ -19,6 +19,7 @@ CONTENTS = st.dictionaries(KEYS, st.integers(0, 1500).map(bytes), max_size=40)
 TREE = Tree.of({b"agent/%04d" % number: b"value-%d" % number * 12 for number in range(800)})
 
 
+@pytest.mark.box("S8.3", "proof")
 @given(CONTENTS, KEYS)
 def test_a_proof_says_what_the_tree_says(contents, other):
     tree = Tree.of(contents)
@@ -27,6 +28,7 @@ def test_a_proof_says_what_the_tree_says(contents, other):
         assert verify_proof(tree.root, key, proof) == contents.get(key)
 
 
+@pytest.mark.box("S8.3", "proof")
 @given(CONTENTS.filter(bool), st.data())
 def test_a_proof_changed_in_any_byte_is_refused(contents, data):
     tree = Tree.of(contents)

@@ -31,6 +31,7 @@ def flip_bit(path: Path, offset: int, rng: random.Random) -> None:
 
 
 class TestWhole:
+    @pytest.mark.box("S3.2", "stored")
     def test_a_folder_of_a_node_that_stopped_is_whole(self, folder: Path) -> None:
         report = check(folder)
         assert report.is_whole
@@ -70,6 +71,7 @@ class TestWhole:
 
 
 class TestBlobs:
+    @pytest.mark.box("S8.3", "damage")
     @pytest.mark.parametrize("problem", list(Problem))
     def test_every_kind_of_blob_is_looked_for(self, folder: Path, chain: Chain, problem: Problem) -> None:
         wanted = needed_blobs(chain, 2) | needed_blobs(chain, 12)
@@ -88,6 +90,7 @@ class TestBlobs:
         )
         assert {item.problem for item in report.findings} == {problem}
 
+    @pytest.mark.box("S8.3", "damage")
     @pytest.mark.parametrize("seed", range(8))
     def test_any_flipped_bit_of_a_blob_is_found(self, folder: Path, seed: int) -> None:
         rng = random.Random(seed)

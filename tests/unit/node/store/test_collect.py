@@ -42,6 +42,7 @@ def snapshot_of(chain: Chain, height: int) -> set[str]:
 
 
 class TestCollect:
+    @pytest.mark.box("S2.4", "prune")
     def test_what_nothing_needs_goes_and_all_else_stays(self, folder: Path, chain: Chain) -> None:
         before = contents(folder)
         loose = litter(folder)
@@ -68,6 +69,7 @@ class TestCollect:
         collect(folder, dry_run=True)
         assert files_below(folder) == before
 
+    @pytest.mark.box("S2.4", "limit")
     @pytest.mark.parametrize("packed", [True, False])
     def test_a_limit_removes_no_more_than_it_must_least_recently_used_first(self, folder: Path, packed: bool) -> None:
         order = litter(folder) if packed else litter(folder, packed_bytes=-1)
@@ -91,6 +93,7 @@ class TestCollect:
         assert collect(folder).packs_rewritten >= 1
         assert sum(path.stat().st_size for path in (folder / "blobs").rglob("*")) < size + 10_000
 
+    @pytest.mark.box("S2.4", "needed")
     def test_what_is_needed_stays_whatever_the_limit(self, folder: Path) -> None:
         before = contents(folder)
         litter(folder)
@@ -106,6 +109,7 @@ class TestCollect:
         assert collect(folder).removed.blobs == len(snapshot_of(chain, 6) - snapshot_of(chain, 9))
         assert check(folder).is_whole
 
+    @pytest.mark.box("S2.4", "unsure")
     @pytest.mark.parametrize("what", ["index", "manifest", "pins", "unfilled"])
     async def test_nothing_goes_while_it_cannot_be_told_what_is_needed(
         self, folder: Path, chain: Chain, what: str
@@ -148,6 +152,7 @@ class TestCollect:
 
 
 class TestPins:
+    @pytest.mark.box("S2.4", "pinned")
     def test_a_pinned_blob_stays_until_the_pin_is_removed(self, folder: Path) -> None:
         loose = litter(folder)
         pinned = add_pin(folder, loose[0], note="mine")
@@ -158,6 +163,7 @@ class TestPins:
         assert list_pins(folder) == []
         assert collect(folder).removed.blobs == 1
 
+    @pytest.mark.box("S2.4", "again", "parts")
     def test_a_pinned_block_keeps_all_its_parts(self, folder: Path, chain: Chain) -> None:
         wanted = set(needed_blobs(chain, 12).values()) | snapshot_of(chain, 12)
         wanted |= {segment.content_hash for segment in chain.bundles[11].block.segments}
@@ -169,6 +175,7 @@ class TestPins:
         assert len(list_pins(folder)) == 1
         assert remove_pin(folder, "12").kind == "block"
 
+    @pytest.mark.box("S2.4", "parts", "retention")
     async def test_a_pinned_snapshot_outlives_its_retention(self, tmp_path: Path, chain: Chain) -> None:
         await fill(tmp_path, chain, retain=1, upto=4)
         first = add_pin(tmp_path, "3")
@@ -185,11 +192,13 @@ class TestPins:
         assert (await repair(tmp_path)).after.is_whole
         assert contents(tmp_path) == held
 
+    @pytest.mark.box("S2.4", "parts")
     def test_a_snapshot_is_pinned_by_its_manifest(self, folder: Path, chain: Chain) -> None:
         pinned = add_pin(folder, needed_blobs(chain, 9)["manifest"])
         assert (pinned.pin.kind, pinned.pin.height) == ("manifest", 9)
         assert pinned.blobs == len(snapshot_of(chain, 9))
 
+    @pytest.mark.box("S2.4", "durable")
     async def test_pins_are_made_while_a_node_runs(self, folder: Path, chain: Chain) -> None:
         ledger = Ledger.open(folder, chain.genesis)
         assert add_pin(folder, "9").blobs > 6
@@ -197,6 +206,7 @@ class TestPins:
         ledger.close()
         assert check(folder).is_whole
 
+    @pytest.mark.box("S2.4", "one-at-a-time")
     async def test_nobody_pins_what_is_being_removed(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pins_module, "_BUSY_SECONDS", 0.05)
         (loose,) = litter(folder, 1)
@@ -233,6 +243,7 @@ class TestPins:
         assert [item.height for item in ledger._stores.index.snapshots()] == [6]
         ledger.close()
 
+    @pytest.mark.box("S2.4", "unsure")
     async def test_a_node_whose_pins_are_damaged_goes_on_and_removes_nothing(
         self, tmp_path: Path, chain: Chain
     ) -> None:
@@ -244,6 +255,7 @@ class TestPins:
         with pytest.raises(PinsDamaged):
             list_pins(tmp_path)
 
+    @pytest.mark.box("S2.4", "missing", "again")
     def test_what_is_not_there_is_not_pinned(self, folder: Path, chain: Chain) -> None:
         with pytest.raises(BlobNotFound):
             add_pin(folder, "a" * 64)

@@ -108,6 +108,9 @@ class Machine:
             shutil.copy(self.saved, self.folder / "index.sqlite")
 
 
+@pytest.mark.box("S8.2", "killed")
+@pytest.mark.box("S3.2", "crash")
+@pytest.mark.box("S2.4", "durable")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_no_crash_loses_anything(tmp_path: Path, chain: Chain, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     print(f"seed {seed}: CRASH_SEED={seed} runs it alone")

@@ -75,6 +75,7 @@ class TestWithoutHelp:
         assert (report.mended, report.notes, report.before.is_whole) == ({}, (), True)
         assert files_below(folder) == before
 
+    @pytest.mark.box("S8.3", "mended")
     async def test_every_kind_of_blob_comes_back(self, folder: Path, chain: Chain) -> None:
         before = contents(folder)
         lost = list((needed_blobs(chain, 2) | needed_blobs(chain, 12)).values())
@@ -201,6 +202,7 @@ class TestSources:
         assert_as_before(report, folder, before, chain)
         assert files_below(replica) == theirs
 
+    @pytest.mark.box("S8.3", "mended")
     async def test_wrong_bytes_are_never_put_in_place(self, folder: Path, chain: Chain, tmp_path: Path) -> None:
         """Another replica may be damaged in the same place."""
         replica = Path(shutil.copytree(folder, tmp_path / "replica"))
@@ -211,6 +213,7 @@ class TestSources:
         assert "execution" in report.mended
         assert_as_before(report, folder, before, chain)
 
+    @pytest.mark.box("S8.3", "mended")
     async def test_a_source_that_lies_is_refused_and_the_next_one_asked(self, folder: Path, chain: Chain) -> None:
         before, lost = contents(folder), needed_blobs(chain, 5)["journal"]
         lose_blob(folder, lost)

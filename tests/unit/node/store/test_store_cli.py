@@ -59,6 +59,7 @@ def test_what_cannot_be_mended_is_listed(folder: Path, chain: Chain, tmp_path: P
     assert "--genesis" in result.output
 
 
+@pytest.mark.box("S2.4", "prune")
 def test_space_is_freed(folder: Path) -> None:
     FileBlobStore.open(folder / "blobs").put(b"nobody's")
     assert "would be removed" in invoke("gc", "--data", folder, "--dry-run").output
@@ -69,6 +70,7 @@ def test_space_is_freed(folder: Path) -> None:
     assert "over the limit" in result.output
 
 
+@pytest.mark.box("S2.4", "again", "durable")
 def test_pins_are_added_listed_and_removed(folder: Path) -> None:
     assert "nothing is pinned" in invoke("pins", "list", "--data", folder).output
     assert "block 12" in invoke("pins", "add", 12, "--data", folder, "--note", "audit [2026]").output

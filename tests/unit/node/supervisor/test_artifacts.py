@@ -94,6 +94,7 @@ def test_a_config_map_goes_before_a_folder(tmp_path: Path) -> None:
     assert found(read(tmp_path, world(BY_NAME), config_map()), tmp_path) == ((MODULE,), ())
 
 
+@pytest.mark.box("S16.1", "in-the-genesis")
 @pytest.mark.parametrize("where", ["counter", "elsewhere"])
 def test_a_blob_is_found_in_a_folder_of_any_name(tmp_path: Path, where: str) -> None:
     place(tmp_path / where)
@@ -116,6 +117,7 @@ def test_a_blob_is_found_in_a_config_map_with_the_label(tmp_path: Path) -> None:
     assert [problem.field for problem in problems] == ["spec.genesis.modules[0].artifact.blob"]
 
 
+@pytest.mark.box("S16.1", "missing")
 def test_what_is_missing_is_named_with_the_way_to_have_it(tmp_path: Path) -> None:
     modules, problems = found(read(tmp_path, world(BY_NAME)), tmp_path)
     assert modules == ()

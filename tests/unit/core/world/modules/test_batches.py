@@ -186,6 +186,7 @@ def test_an_answer_that_is_no_list_of_outputs_stands_for_none(answer: Any) -> No
     assert sizes(world.sandbox.calls) == [0, 1, 0] or sizes(world.sandbox.calls) == [0, 0]
 
 
+@pytest.mark.box("S0.3", "module-failure")
 @pytest.mark.parametrize("reason", ["out_of_fuel", "trap", "invalid_output", "output_too_large"])
 def test_w30_one_item_that_fails_fails_alone(reason: str) -> None:
     def program(given: dict[str, Any]) -> Any:

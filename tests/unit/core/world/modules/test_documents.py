@@ -104,6 +104,7 @@ def test_patterns_of_kinds(pattern, kind, matches):
 DOCUMENT = {"kind": "trade.offer", "payload": {"n": 5, "flag": True, "list": [1, "a"], "a/b": {"~": None}}}
 
 
+@pytest.mark.box("S0.3", "filters")
 @pytest.mark.parametrize(
     ("rules", "matches"),
     [
@@ -131,6 +132,7 @@ def test_filters_match_as_their_rules_say(rules, matches):
     assert parse_filter(rules, "filters").matches(DOCUMENT) is matches
 
 
+@pytest.mark.box("S0.3", "filters")
 @pytest.mark.parametrize(
     ("rules", "named"),
     [
@@ -212,6 +214,7 @@ def test_every_wrong_field_of_a_change_set_is_named(changes, named):
     assert caught.value.field == named
 
 
+@pytest.mark.box("S0.3", "patch")
 def test_patches_set_replace_and_remove():
     content: dict[str, Any] = {"a": {"b": 1}, "c": 2}
     assert apply_patch(content, [Operation(("a", "x", "y"), 3)]) == {"a": {"b": 1, "x": {"y": 3}}, "c": 2}
@@ -221,6 +224,7 @@ def test_patches_set_replace_and_remove():
     assert content == {"a": {"b": 1}, "c": 2}
 
 
+@pytest.mark.box("S0.3", "patch")
 @pytest.mark.parametrize(
     "operation",
     [
@@ -261,6 +265,7 @@ def test_the_difference_of_two_contents_leads_from_one_to_the_other(before, afte
     assert diff(after, after) == []
 
 
+@pytest.mark.box("S0.3", "patch")
 def test_merging_names_conflicts():
     one = [Operation(("a",), 1), Operation(("b", "c"), 2), Operation(("e",), 5)]
     other = [Operation(("a",), 3), Operation(("b",), 4), Operation(("d",), 4), Operation(("e",), 5)]

@@ -79,6 +79,7 @@ def waiting(world: GovernedWorld) -> list[int]:
     return [int(key.decode().split("/")[1]) for key, _ in world.tree.items(b"effect/")]
 
 
+@pytest.mark.box("S0.3", "effect")
 def test_what_waits_is_in_the_state_with_what_it_asks_for():
     world = a_world(within=7)
     found = read(world.tree, effect_key(1), EffectRecord)
@@ -88,6 +89,7 @@ def test_what_waits_is_in_the_state_with_what_it_asks_for():
     assert waiting(world) == [1]
 
 
+@pytest.mark.box("S0.3", "every-change-is-an-event", "effect")
 @pytest.mark.parametrize("by", ["eve", "worker", "ada", AUTHOR])
 @pytest.mark.parametrize("key", ["worker", AUTHOR])
 def test_a_receipt_settles_an_effect_once_whoever_brings_it_and_the_module_is_told(by: str, key: str):
@@ -123,6 +125,7 @@ def test_two_receipts_in_one_block_settle_it_once():
     assert told(world) == "effect.settled 1 failed {'sent': True};"
 
 
+@pytest.mark.box("S0.3", "receipt")
 @pytest.mark.parametrize(
     ("fields", "code"),
     [
@@ -145,6 +148,7 @@ def test_what_is_not_a_receipt_of_this_effect_is_refused(fields: dict[str, Any],
     assert bring(world, a_receipt(world, 1, key="worker")) == ""
 
 
+@pytest.mark.box("S0.3", "receipt")
 def test_every_changed_byte_is_refused():
     world = a_world()
     good = a_receipt(world, 1, key="worker")
@@ -158,6 +162,7 @@ def test_every_changed_byte_is_refused():
     assert waiting(world) == [1]
 
 
+@pytest.mark.box("S0.3", "receipt")
 def test_a_key_that_nobody_named_settles_nothing():
     world = a_world()
     for name in ("eve", "ada", "stranger"):

@@ -53,6 +53,9 @@ def active(world, module_id):
     return None if record is None else record.version
 
 
+@pytest.mark.box("S16.2", "equal")
+@pytest.mark.box("S16.1", "on-the-ledger")
+@pytest.mark.box("S1.4", "content-id")
 def test_s16_an_artifact_comes_in_pieces_and_is_checked_as_a_whole():
     world = GovernedWorld()
     code = bytes(range(256)) * 400
@@ -75,6 +78,7 @@ def test_s16_an_artifact_comes_in_pieces_and_is_checked_as_a_whole():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S16.1", "on-the-ledger")
 @pytest.mark.parametrize("pieces", [1, 3])
 def test_pieces_that_do_not_hash_to_the_artifact_are_discarded(pieces):
     world = GovernedWorld()
@@ -86,6 +90,7 @@ def test_pieces_that_do_not_hash_to_the_artifact_are_discarded(pieces):
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S16.1", "on-the-ledger")
 def test_pieces_out_of_order_or_beyond_the_limits_are_refused(monkeypatch):
     world = GovernedWorld()
     good = {"artifact": "ab" * 32, "index": 0, "count": 2, "data": b"x"}
@@ -105,6 +110,7 @@ def test_pieces_out_of_order_or_beyond_the_limits_are_refused(monkeypatch):
     assert put(index=1) == "too_large"
 
 
+@pytest.mark.box("S16.1", "needed")
 def test_an_artifact_that_a_registered_module_needs_stays():
     world, artifact = a_world("gate")
     assert world.do(AUTHOR, "artifact.remove", {"artifact": artifact}).code == "invalid_state"
@@ -112,6 +118,8 @@ def test_an_artifact_that_a_registered_module_needs_stays():
     assert world.do(AUTHOR, "artifact.remove", {"artifact": "0" * 64}).code == "not_found"
 
 
+@pytest.mark.box("S18.2", "active", "order")
+@pytest.mark.box("S0.3", "registry")
 def test_s18_the_happy_path_leaves_the_version_active():
     world, artifact = a_world()
     document = manifest("gate", artifact)
@@ -134,6 +142,7 @@ def test_s18_the_happy_path_leaves_the_version_active():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S18.2", "same-hash")
 def test_without_changes_of_modules_the_hash_of_shadow_and_application_are_the_same():
     world = GovernedWorld()
     number = world.decide(PATCH)
@@ -143,6 +152,8 @@ def test_without_changes_of_modules_the_hash_of_shadow_and_application_are_the_s
     assert read_manifest(world.tree).version == 2
 
 
+@pytest.mark.box("S18.2", "upgrade")
+@pytest.mark.box("S0.3", "registry")
 def test_d19_upgrade_and_activation_are_one_step():
     world, artifact = a_world("gate")
     newer = manifest("gate", artifact, version="2.0.0")
@@ -162,6 +173,7 @@ def test_d19_upgrade_and_activation_are_one_step():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S18.1", "separation")
 def test_d20_author_and_approver_differ_and_the_threshold_says_how_many_keys():
     world = GovernedWorld()
     assert world.codes(world.signed("twin", "agent.register", {}, key=AUTHOR)) == ["ok"]
@@ -182,6 +194,7 @@ def test_d20_author_and_approver_differ_and_the_threshold_says_how_many_keys():
     assert alone.codes(alone.signed("twin", "proposal.approve", {"proposal": number}, key=AUTHOR)) == ["ok"]
 
 
+@pytest.mark.box("S18.1", "separation")
 def test_as_many_keys_must_sign_as_the_governance_threshold_says():
     world = GovernedWorld(keys=("one", "two", "three"))
     world.governance = Governance(world.governance.key_ids, 3)
@@ -202,6 +215,7 @@ def test_as_many_keys_must_sign_as_the_governance_threshold_says():
     assert world.do("one", "proposal.apply", {"proposal": 1}).ok
 
 
+@pytest.mark.box("S18.1", "separation")
 @pytest.mark.parametrize("kind", sorted(governance.GOVERNANCE_KINDS - governance.BROUGHT_BY_ANYBODY))
 def test_nothing_is_governed_without_a_governance_key(kind):
     world, artifact = a_world()
@@ -224,6 +238,7 @@ def test_nothing_is_governed_without_a_governance_key(kind):
     assert after == before
 
 
+@pytest.mark.box("S18.1", "base")
 def test_the_base_must_be_the_manifest_in_force_when_made_shadowed_and_applied():
     world = GovernedWorld()
     stale = {"base": "0" * 64, "changes": PATCH}
@@ -238,6 +253,7 @@ def test_the_base_must_be_the_manifest_in_force_when_made_shadowed_and_applied()
     assert world.do(AUTHOR, "proposal.reject", {"proposal": second, "reason": "overtaken"}).ok
 
 
+@pytest.mark.box("S18.1", "state-first")
 def test_every_step_needs_the_state_before_it():
     world = GovernedWorld()
     number = {"proposal": world.propose(PATCH)}
@@ -341,6 +357,8 @@ FINDINGS = {
 }  # fmt: skip
 
 
+@pytest.mark.box("S18.2", "missing")
+@pytest.mark.box("S18.1", "missing", "report")
 @pytest.mark.parametrize("what", FINDINGS)
 def test_d18_the_shadow_says_what_keeps_changes_out(what):
     make, code = FINDINGS[what]
@@ -361,6 +379,8 @@ def test_d18_the_shadow_says_what_keeps_changes_out(what):
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S18.2", "missing")
+@pytest.mark.box("S18.1", "missing")
 def test_s18_a_failed_shadow_may_be_tried_again_once_the_artifact_has_come():
     world = GovernedWorld()
     artifact = world.sandbox.add(b"late", nothing)
@@ -370,6 +390,7 @@ def test_s18_a_failed_shadow_may_be_tried_again_once_the_artifact_has_come():
     assert world.do(AUTHOR, "proposal.shadow", {"proposal": number}).ok
 
 
+@pytest.mark.box("S18.1", "state-first")
 def test_the_state_of_a_proposal_is_looked_at_before_its_artifacts():
     world = GovernedWorld()
     number = {"proposal": world.propose(with_("0" * 64))}
@@ -379,6 +400,7 @@ def test_the_state_of_a_proposal_is_looked_at_before_its_artifacts():
     assert world.do(AUTHOR, "proposal.apply", number).code == "invalid_state"
 
 
+@pytest.mark.box("S18.1", "report")
 def test_the_report_warns_of_modules_that_would_never_run():
     world, artifact = a_world()
     number = world.propose(with_(artifact, limits={}, subscriptions=[]))
@@ -387,6 +409,7 @@ def test_the_report_warns_of_modules_that_would_never_run():
     assert [warning["path"] for warning in warnings] == ["changes.register.gate"] * 2
 
 
+@pytest.mark.box("S18.1", "again")
 def test_s18_an_artifact_removed_before_application_keeps_the_proposal_out():
     world, artifact = a_world()
     number = world.propose(with_(artifact))
@@ -418,6 +441,7 @@ def test_governance_is_not_judged_by_rules_so_that_a_bad_one_can_be_removed():
     assert world.codes(world.signed("ada", "agent.register", {})) == ["ok"]
 
 
+@pytest.mark.box("S18.2", "active")
 def test_changes_of_modules_count_from_the_next_step():
     world, artifact = a_world()
     world.enter("ada")

@@ -57,6 +57,7 @@ def active_count(world: GovernedWorld) -> int:
     return read_manifest(world.tree).active
 
 
+@pytest.mark.box("S18.2", "rollback")
 def test_version_and_state_come_back_and_a_second_rollback_undoes_the_first():
     world = a_world()
     number = world.propose(BACK)

@@ -49,6 +49,7 @@ def state_of(world, module_id):
     return None if record is None else record.state
 
 
+@pytest.mark.box("S0.3", "module-call")
 def test_a_reducer_keeps_state_that_events_carry():
     world = a_world()
     world.install("counter", count, kind="reducer")
@@ -60,6 +61,7 @@ def test_a_reducer_keeps_state_that_events_carry():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S0.3", "module-call")
 def test_a_call_is_given_what_the_interface_says():
     world = a_world()
     artifact = world.install("watcher", lambda _given: {}, kind="reducer")
@@ -91,6 +93,7 @@ def test_a_call_is_given_what_the_interface_says():
     assert call.input == encode_value(expected)
 
 
+@pytest.mark.box("S0.3", "outcome")
 def test_the_receipt_names_all_events_that_came_of_the_action():
     world = a_world("ada", "bob")
     world.install("counter", count, kind="reducer", subscriptions=[{"event_kinds": ["agent.moved"]}])
@@ -105,6 +108,7 @@ def test_the_receipt_names_all_events_that_came_of_the_action():
         assert [event.caused_by for event in caused] == [receipt.action_id] * 2
 
 
+@pytest.mark.box("S0.3", "routing")
 def test_stages_patterns_and_order():
     world = a_world()
     stages = {
@@ -123,6 +127,7 @@ def test_stages_patterns_and_order():
     assert POST_ACTION == "post_action"
 
 
+@pytest.mark.box("S0.3", "routing")
 def test_filters_decide_whether_a_module_is_called():
     world = a_world()
     subscriptions = [{"action_kinds": ["agent.move"], "filters": [{"path": "/payload/to/0", "gte": 5}]}]
@@ -133,6 +138,7 @@ def test_filters_decide_whether_a_module_is_called():
     assert state_of(world, "far") == b"1"
 
 
+@pytest.mark.box("S0.3", "rules")
 def test_a_rule_denies_and_the_action_is_refused_with_a_receipt():
     world = a_world()
     world.install("gate", deciding(verdict="deny", notes="closed"), role="rule")
@@ -150,6 +156,7 @@ def test_no_rule_keeps_an_agent_of_governance_out():
     assert world.codes(world.signed("successor", "agent.register", {}, key=AUTHOR)) == ["ok"]
 
 
+@pytest.mark.box("S0.3", "rules")
 def test_a_rule_puts_another_action_in_place():
     world = a_world()
     override = {"kind": "agent.move", "payload": {"to": [0, 9]}}
@@ -177,6 +184,7 @@ def test_a_rule_cannot_put_just_anything_in_place(override, code):
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S0.3", "rules")
 def test_conflicting_modifications_deny_and_deny_beats_modify():
     world = a_world()
     for name, x in (("one", 1), ("two", 2)):
@@ -187,6 +195,7 @@ def test_conflicting_modifications_deny_and_deny_beats_modify():
     assert "zero denies it" in world.move("ada").receipts[0].message
 
 
+@pytest.mark.box("S0.3", "every-change-is-an-event", "rules")
 def test_costs_add_up_and_are_charged_only_when_the_action_is_taken():
     world = a_world()
     world.install("fee", deciding(verdict="allow", cost={"power": 2}))
@@ -205,6 +214,7 @@ def test_costs_add_up_and_are_charged_only_when_the_action_is_taken():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S0.3", "module-failure")
 @pytest.mark.parametrize("reason", ["out_of_fuel", "trap", "invalid_output", "output_too_large"])
 def test_w30_a_failing_module_is_an_event_and_the_step_goes_on(reason):
     world = a_world()
@@ -216,6 +226,7 @@ def test_w30_a_failing_module_is_an_event_and_the_step_goes_on(reason):
     assert result.receipts[0].ok
 
 
+@pytest.mark.box("S0.3", "module-failure")
 def test_nobody_gets_past_a_rule_by_breaking_it():
     world = a_world()
     world.install("gate", failing("out_of_fuel"), role="rule")
@@ -224,6 +235,7 @@ def test_nobody_gets_past_a_rule_by_breaking_it():
     assert result.receipts[0].code == "rule_failed"
 
 
+@pytest.mark.box("S0.3", "module-limits")
 @pytest.mark.parametrize(
     ("output", "code"),
     [
@@ -271,6 +283,7 @@ def test_the_state_of_a_module_fits_a_value_of_the_tree(size, code):
     assert [failure["code"] for failure in failures] == ([code] if code else [])
 
 
+@pytest.mark.box("S0.3", "module-limits")
 def test_limits_default_to_nothing_and_calls_are_counted_per_step():
     world = a_world()
     world.install("idle", count, kind="reducer", limits={})
@@ -287,6 +300,7 @@ def test_limits_default_to_nothing_and_calls_are_counted_per_step():
 EFFECT = {"effects": [{"kind": "mail.send", "params": {"to": "x"}, "cap_ref": "post"}]}
 
 
+@pytest.mark.box("S0.3", "every-change-is-an-event", "policy")
 def test_effects_need_capability_and_policy_and_the_decision_is_recorded():
     world = a_world()
     assert world.do("author", "capability.grant", {"capability": "post", "kinds": ["mail.*"], "expires_tick": 0}).ok
@@ -312,6 +326,7 @@ def test_effects_need_capability_and_policy_and_the_decision_is_recorded():
     assert replay_events(world.first, world.events) == world.tree
 
 
+@pytest.mark.box("S0.3", "capability")
 def test_a_module_has_only_the_capabilities_that_its_manifest_requires():
     world = a_world()
     rules = [{"effect": "*", "module": "*", "decision": "allow", "reason": ""}]
@@ -322,6 +337,7 @@ def test_a_module_has_only_the_capabilities_that_its_manifest_requires():
     assert payload_of(world.move("ada"), "module.call_failed")["code"] == "caps_denied"
 
 
+@pytest.mark.box("S0.3", "capability")
 @pytest.mark.parametrize(("kinds_", "expires"), [(["paper.*"], 0), (["*"], 12)])
 def test_a_grant_that_does_not_fit_or_has_expired_denies(kinds_, expires):
     world = a_world()
@@ -343,6 +359,7 @@ def test_effects_that_wait_for_receipts_are_bounded(monkeypatch):
     assert payload_of(world.move("ada"), "module.call_failed")["code"] == "effect_limit_exceeded"
 
 
+@pytest.mark.box("S0.3", "routing")
 def test_all_events_are_routed_but_a_module_never_hears_itself():
     world = a_world()
 
@@ -473,6 +490,8 @@ def test_a_world_with_modules_never_steps_without_a_sandbox():
     assert (caught.value.code, caught.value.retryable) == ("sandbox_missing", True)
 
 
+@pytest.mark.box("S16.1", "missing")
+@pytest.mark.box("S0.3", "fuel")
 @pytest.mark.parametrize("fault", ["call", "lost", "refused"])
 def test_a_fault_of_the_sandbox_stops_the_step_and_is_never_recorded(fault):
     world = a_world()
@@ -495,6 +514,7 @@ def test_a_fault_of_the_sandbox_stops_the_step_and_is_never_recorded(fault):
     assert (world.tree, len(world.events)) == (tree, told)
 
 
+@pytest.mark.box("S17.1", "all")
 def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
     world = a_world()
     assert loading.warm_up(world.tree, world.sandbox) == 0
@@ -508,18 +528,25 @@ def test_s17_a_fresh_sandbox_is_warmed_up_with_the_active_modules():
         loading.warm_up(world.tree, world.sandbox)
 
 
+@pytest.mark.box("S16.1", "cached")
 def test_code_that_the_sandbox_has_is_not_given_to_it_again(monkeypatch):
     world = a_world()
     artifact = world.install("counter", count, kind="reducer")
     given = []
     load = world.sandbox.load
-    monkeypatch.setattr(world.sandbox, "load", lambda name, code: (given.append(name), load(name, code)))
+
+    def counted(name, code):
+        given.append(name)
+        load(name, code)
+
+    monkeypatch.setattr(world.sandbox, "load", counted)
     for _ in range(3):
         world.move("ada")
     assert loading.warm_up(world.tree, world.sandbox) == 1
     assert given == [artifact]
 
 
+@pytest.mark.box("S16.1", "from-state")
 def test_s16_s17_a_sandbox_that_has_forgotten_is_given_the_code_from_the_state():
     world = a_world()
     artifact = world.install("counter", count, kind="reducer")
