@@ -167,6 +167,9 @@ def test_d19_upgrade_and_activation_are_one_step():
     number = world.decide(both)
     assert active(world, "gate") == "3.0.0"
     assert "activates gate@3.0.0 instead of 1.0.0" in world.report(number)["changes"]
+    kept = [read(world.tree, registry_key("gate", version), RegistryRecord) for version in ("1.0.0", "2.0.0", "3.0.0")]
+    assert [record and record.manifest["version"] for record in kept] == ["1.0.0", "2.0.0", "3.0.0"]
+    assert {record and record.manifest["wasm_hash"] for record in kept} == {artifact}
     world.decide({"deactivate": [{"module_id": "gate", "reason": "done"}]})
     assert active(world, "gate") is None
     assert read_manifest(world.tree).active == 0
