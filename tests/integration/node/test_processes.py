@@ -8,6 +8,8 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from agentworld_client.gateway import GatewayClient
 from agentworld_core.messages import BlockBundle
 from agentworld_core.topology.node_config import LeaseConfig
@@ -40,6 +42,7 @@ async def check_history(world: Cluster, *names: str) -> None:
     assert all(len(seen) == 1 for seen in hashes.values())
 
 
+@pytest.mark.box("S5.3", "take-over")
 async def test_a_writer_that_is_killed_is_replaced_and_comes_back_as_a_follower(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path, others=("g0",))) as world:
         await world.start()
@@ -81,6 +84,7 @@ async def test_a_writer_that_is_stopped_cleanly_hands_over_at_once(tmp_path: Pat
         assert "Traceback" not in world[writer].log.read_text()
 
 
+@pytest.mark.box("S5.3", "frozen-holder")
 async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wakes(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start()
@@ -109,6 +113,7 @@ async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wa
         assert receipts[0]["ok"]
 
 
+@pytest.mark.box("S26.3", "crash-anywhere")
 async def test_all_killed_at_once_come_back_with_everything_that_was_committed(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start()

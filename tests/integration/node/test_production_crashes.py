@@ -89,6 +89,7 @@ def restarted(folder: Path, history: History) -> int:
         ledger.close()
 
 
+@pytest.mark.box("S26.3", "crash-anywhere")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_restart_reaches_the_root_of_a_run_without_crash(

@@ -164,6 +164,7 @@ def certified(block: object, good: BlockBundle) -> BlockBundle:
     return dataclasses.replace(changed, certificate=make_certificate(changed.block))
 
 
+@pytest.mark.box("S25.3", "checked-offline")
 @pytest.mark.parametrize(
     "how",
     [

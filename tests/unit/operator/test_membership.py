@@ -33,6 +33,7 @@ def assert_signed_once_per_epoch(harness: Harness) -> None:
 # Scaling
 
 
+@pytest.mark.box("S27.1", "add")
 async def test_scaling_up_lets_the_new_validator_sync_first_and_vote_later() -> None:
     harness = await running(4)
     harness.nodes.slow_sync = ["aurora-4"]
@@ -52,6 +53,7 @@ async def test_scaling_up_lets_the_new_validator_sync_first_and_vote_later() -> 
     assert all(harness.nodes.restarts.count(f"aurora-{n}") == 1 for n in range(5))
 
 
+@pytest.mark.box("S27.1", "remove")
 async def test_scaling_down_takes_the_last_out_of_the_directory_first() -> None:
     harness = await running(5)
     harness.apply("World", "aurora", validators={"replicas": 4})
@@ -77,6 +79,7 @@ async def test_scaling_down_and_up_again_reuses_the_volume() -> None:
     assert harness.kube.names("PersistentVolumeClaim") == [f"aurora-{n}" for n in range(5)]
 
 
+@pytest.mark.box("S27.1", "quorum-kept")
 async def test_more_than_the_quorum_can_lose_may_not_leave_unless_forced() -> None:
     harness = await running(4)
     harness.apply("World", "aurora", validators={"replicas": 1})
@@ -115,6 +118,7 @@ async def test_a_suspended_validator_keeps_its_seat() -> None:
     assert harness.condition("World", "aurora", "Ready")[0] == "True"
 
 
+@pytest.mark.box("S27.1", "remove")
 async def test_a_hand_made_validator_joins_and_is_held_until_it_has_left() -> None:
     harness = await running(4)
     harness.apply("Validator", "hand", world="aurora", weight=1)

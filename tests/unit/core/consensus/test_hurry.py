@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentworld_core.consensus.events import (
     BroadcastProposal,
     BroadcastVote,
@@ -42,6 +44,7 @@ def test_when_the_work_goes_away_so_do_the_timers() -> None:
     assert bench.give(TimerFired(next(iter(running)))) == []
 
 
+@pytest.mark.box("S25.1", "on-the-wire")
 def test_it_repeats_its_votes_its_proposal_and_then_what_others_need() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -84,6 +87,7 @@ def test_blocks_are_paced_only_while_there_is_work() -> None:
     assert only(idle.give(WorkPending(True)), BuildCandidate)
 
 
+@pytest.mark.box("S5.3", "yield")
 def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
     bench = Bench(holder="a", auto=False)
     for attempt in range(3):

@@ -101,6 +101,7 @@ def test_a_block_that_was_not_executed_is_no_head():
         execution.chain_after(resign(dataclasses.replace(execution.block, attempt=1), "a"))
 
 
+@pytest.mark.box("S5.3", "fencing")
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -128,6 +129,7 @@ def test_the_header_of_a_block_is_what_its_proposer_decided():
 
 
 class TestDirectories:
+    @pytest.mark.box("S27.1", "effective-height")
     def test_a_change_governs_from_its_height_on(self):
         chain = Chain()
         first = chain.state.directory_at(1)
@@ -149,6 +151,8 @@ class TestDirectories:
         with pytest.raises(NotFound):
             chain.state.directory_at(0)
 
+    @pytest.mark.box("S27.4", "pending")
+    @pytest.mark.box("S27.1", "one-in-flight")
     def test_only_one_change_is_in_flight(self):
         chain = Chain()
         chain.commit(directory=next_epoch(chain))
@@ -166,6 +170,7 @@ class TestDirectories:
         with pytest.raises(StateMismatch):
             chain.commit(directory=signed(dataclasses.replace(second, epoch=3, signatures=()), "gov"))
 
+    @pytest.mark.box("S27.1", "expires")
     def test_an_expired_directory_is_refused_by_the_time_of_the_block(self):
         chain = Chain()
         second = dataclasses.replace(next_epoch(chain), issued_at_ms=0, expires_at_ms=1_100, signatures=())

@@ -27,6 +27,7 @@ NEXT = CHAIN.propose()
 OTHER_NEXT = CHAIN.propose(proposer="b")
 
 
+@pytest.mark.box("S25.2", "never-lower")
 def test_the_worked_example_of_the_specification():
     state = CHAIN.state
     head4, head5 = HEADS[3], HEADS[4]
@@ -45,6 +46,7 @@ def test_the_worked_example_of_the_specification():
     assert isinstance(choice.refused[0][1], WrongWorld)
 
 
+@pytest.mark.box("S25.2", "two-heads")
 def test_two_certified_blocks_of_one_height_are_evidence():
     b, c = make_head(NEXT), make_head(OTHER_NEXT)
     with pytest.raises(HeadConflict) as caught:
@@ -88,6 +90,7 @@ def test_nothing_comes_of_nothing():
     assert select_head(CHAIN.state, []).verdict is Verdict.NOTHING
 
 
+@pytest.mark.box("S25.2", "forged-head")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
