@@ -95,6 +95,39 @@ async def test_more_than_the_quorum_can_lose_may_not_leave_unless_forced() -> No
     assert [name for name in harness.kube.names("Pod") if "gateway" not in name] == ["aurora-0"]
 
 
+@pytest.mark.box("S27.1", "quorum-kept")
+async def test_nobody_leaves_while_those_who_stay_could_not_decide_without_it() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = ["aurora-1"]
+    await harness.settle()
+    harness.apply("World", "aurora", validators={"replicas": 3})
+    await harness.settle()
+    assert len(harness.members) == 4
+    assert harness.world["phase"] != "QuorumLost"
+    assert harness.condition("Validator", "aurora-3", "Ready") == ("False", "RemovalRefused")
+    assert "aurora-1 is away" in harness.message("Validator", "aurora-3", "Ready")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert harness.members == ["aurora-0", "aurora-1", "aurora-2"]
+    assert harness.world["phase"] == "Ready"
+
+
+@pytest.mark.box("S27.1", "reweight")
+async def test_a_validator_that_is_away_gets_no_weight_without_which_nothing_is_decided() -> None:
+    harness = await running(4)
+    harness.apply("Validator", "hand", world="aurora")
+    await harness.settle()
+    harness.nodes.unreachable = ["hand"]
+    harness.apply("Validator", "hand", weight=10)
+    await harness.settle()
+    assert harness.world["phase"] != "QuorumLost"
+    assert "hand may not have another weight: weight 10 of 14" in harness.message("World", "aurora", "Degraded")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert [member.weight for member in harness.nodes.chain[-1].members] == [1, 1, 1, 1, 10]
+    assert harness.condition("World", "aurora", "Degraded") == ("False", "AsExpected")
+
+
 async def test_a_drained_validator_leaves_and_returns() -> None:
     harness = await running(5)
     harness.apply("Validator", "aurora-2", drain=True)
