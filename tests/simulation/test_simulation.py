@@ -89,7 +89,6 @@ KINDS = (as_drawn, a_writer_that_changes, four_and_a_revoked_twin, let_validator
 
 
 @pytest.mark.box("S27.4", "while-actions-flow")
-@pytest.mark.box("S5.3", "clock-off")
 def test_the_chaos_reaches_the_states_that_matter() -> None:
     """A simulator that never gets there proves nothing."""
     reached: dict[str, int] = {}

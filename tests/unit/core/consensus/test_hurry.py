@@ -98,3 +98,15 @@ def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
     assert not bench.engine.should_yield
     bench.give(LeaseObserved(2, "a"))
     assert not bench.engine.should_yield
+
+
+@pytest.mark.box("S5.3", "clock-off")
+@pytest.mark.box("S5.3", "yield")
+def test_a_holder_that_sees_no_work_where_others_do_yields_too() -> None:
+    """Its clock may be an hour behind: then it refuses actions that all others have, as from the future."""
+    bench = Bench(holder="a", work=False)
+    for attempt in range(3):
+        assert not bench.engine.should_yield
+        bench.hear(*(vote(name, R(1, attempt), phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
+        bench.fire("precommit")
+    assert bench.engine.should_yield
