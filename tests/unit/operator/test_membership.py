@@ -128,6 +128,19 @@ async def test_a_validator_that_is_away_gets_no_weight_without_which_nothing_is_
     assert harness.condition("World", "aurora", "Degraded") == ("False", "AsExpected")
 
 
+@pytest.mark.box("S27.1", "quorum-kept")
+async def test_a_fault_model_under_which_nothing_could_be_decided_now_waits() -> None:
+    harness = await running(3, consensus={"faultModel": "Crash"})
+    harness.nodes.unreachable = ["aurora-1"]
+    harness.apply("World", "aurora", consensus={"faultModel": "Byzantine"})
+    await harness.settle()
+    assert (harness.nodes.chain[-1].fault_model, harness.world["phase"]) == ("Crash", "Degraded")
+    assert "the fault model may not change: weight 3 of 3" in harness.message("World", "aurora", "Degraded")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert (harness.nodes.chain[-1].fault_model, harness.world["phase"]) == ("Byzantine", "Ready")
+
+
 async def test_a_drained_validator_leaves_and_returns() -> None:
     harness = await running(5)
     harness.apply("Validator", "aurora-2", drain=True)
