@@ -100,6 +100,7 @@ def marks(storm: RunningWorld) -> str:
     return str(storm.namespace.get("aw", storm.name)["metadata"].get("annotations"))
 
 
+@pytest.mark.box("S5.3", "frozen-holder")
 def test_a_writer_that_is_killed_and_one_that_is_frozen_lose_nothing_and_write_nothing_stale(
     storm: RunningWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,8 @@ def test_a_writer_that_is_killed_and_one_that_is_frozen_lose_nothing_and_write_n
         print(f" goes on {killed:.1f} s after a kill, {frozen:.1f} s after a frozen writer's lease ", end="")
 
 
+@pytest.mark.box("S27.4", "while-actions-flow")
+@pytest.mark.box("S5.3", "hand-over")
 def test_the_writer_is_transferred_by_annotation_and_by_draining_its_node(storm: RunningWorld) -> None:
     cluster = storm.namespace.cluster
     with acting(storm) as traffic:
@@ -156,6 +159,7 @@ def test_the_plug_of_the_writers_node_is_pulled(storm: RunningWorld) -> None:
         storm.wait("it is back", lambda: in_sync(storm.node("edge")), seconds=PATIENCE_SECONDS)
 
 
+@pytest.mark.box("S5.3", "edited", "deleted")
 def test_a_lease_edited_by_hand_is_explained_and_mended(storm: RunningWorld) -> None:
     lease = f"{storm.name}-sequencer"
 
@@ -186,6 +190,7 @@ def test_a_lease_edited_by_hand_is_explained_and_mended(storm: RunningWorld) -> 
     )
 
 
+@pytest.mark.box("S5.3", "store-away")
 def test_without_an_api_server_the_world_stops_and_comes_back_by_itself(
     storm: RunningWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:

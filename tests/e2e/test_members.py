@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.e2e.kube import RunningWorld
 from tests.e2e.test_keys import active, rotate
 from tests.e2e.test_world import act, verify
@@ -26,6 +28,7 @@ def test_a_governance_key_is_rotated_and_its_successor_governs(aurora: RunningWo
         asyncio.run(verify(url))
 
 
+@pytest.mark.box("S27.1", "remove")
 def test_a_hand_made_validator_joins_and_leaves_the_directory_before_its_pod_goes(aurora: RunningWorld) -> None:
     namespace = aurora.namespace
     hand = {

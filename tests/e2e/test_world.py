@@ -64,6 +64,7 @@ def test_a_short_manifest_becomes_a_world_that_verifies_from_outside(aurora: Run
         assert node["signing"]["voting"], pod
 
 
+@pytest.mark.box("S5.3", "take-over")
 def test_a_killed_writer_is_replaced_and_terms_only_grow(
     aurora: RunningWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def in_sync(node: Body) -> bool:
     return node.get("sync", {}).get("state") == "in_sync"
 
 
+@pytest.mark.box("S27.1", "add")
 def test_scaling_adds_a_validator_that_syncs_first_and_votes_later(aurora: RunningWorld) -> None:
     namespace = aurora.namespace
     epoch = aurora.status["directory"]["epoch"]

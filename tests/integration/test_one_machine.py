@@ -76,6 +76,7 @@ async def flow(client: Any, actors: list[Any]) -> list[dict[str, Any]]:
     return receipts
 
 
+@pytest.mark.box("S27.4", "while-actions-flow")
 async def test_members_and_revocations_follow_the_manifests(tmp_path: Path) -> None:
     async with LocalWorld(tmp_path, world(4, gateway={"replicas": 0})) as local:
         before = await local.up()

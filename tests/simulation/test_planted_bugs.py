@@ -9,6 +9,9 @@ from tests.simulation.mutations import BUDGET, search
 from tests.simulation.oracles import ORACLES
 
 
+@pytest.mark.box("S26.2", "durable-before-sent")
+@pytest.mark.box("S25.1", "lock", "one-block")
+@pytest.mark.box("S5.3", "term-never-twice")
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.slug)
 def test_the_bug_is_found(bug: Bug) -> None:
     found = search(bug)

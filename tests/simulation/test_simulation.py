@@ -46,6 +46,8 @@ REACHED = (
 )
 
 
+@pytest.mark.box("S26.3", "crash-anywhere")
+@pytest.mark.box("S25.1", "one-block")
 def test_worlds_are_safe_and_recover(sim_seed: int) -> None:
     first = sim_seed * WORLDS_PER_SEED
     for seed in range(first, first + WORLDS_PER_SEED):
@@ -86,6 +88,7 @@ def let_validators_change(scenario: Scenario) -> Scenario:
 KINDS = (as_drawn, a_writer_that_changes, four_and_a_revoked_twin, let_validators_change, taking_turns_with_a_liar)
 
 
+@pytest.mark.box("S27.4", "while-actions-flow")
 def test_the_chaos_reaches_the_states_that_matter() -> None:
     """A simulator that never gets there proves nothing."""
     reached: dict[str, int] = {}

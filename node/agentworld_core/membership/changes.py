@@ -1,13 +1,14 @@
 """Who should be a member against who is one: the next change of the directory, one at a time.
 
 A validator joins only after it has caught up, so that the larger quorum can be reached. It leaves the directory before
-its node goes. Removing more weight than a quorum can lack is refused unless forced.
+its node goes. Removing more weight than a quorum can lack is refused unless forced. So is removing a member, or giving
+one another weight, when those who are there could not decide then: no later change could be decided either.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from agentworld_core.membership.builder import Changes
@@ -53,8 +54,25 @@ def plan_members(
         return Wait("JoiningToSync", syncing) if syncing else Done()
     if pending is not None:
         return Wait("DirectoryPending")
+    changed = dataclasses.replace(current, members=members)
+    weighed = tuple(item.member_id for item in current.members if _has_other_weight(item, changed))
+    if (leaving or weighed) and not force:
+        stalls = why_it_stalls(changed, present=[item.member.member_id for item in wanted if item.synced])
+        if stalls is not None:
+            what = "may not leave" if leaving else "may not have another weight"
+            return Refused("OthersAway", stalls, leaving or weighed, what)
     names = [*(f"add {member.member_id}" for member in joining), *(f"remove {name}" for name in leaving)]
     return PublishDirectory(Changes(members=members, revoked=tuple(revoked)), ", ".join(names) or "update members")
+
+
+def why_it_stalls(changed: Directory, *, present: Collection[str]) -> str | None:
+    """Returns why the members that are present could decide nothing under a directory; None when they could."""
+    away = [member.member_id for member in changed.members if member.member_id not in present]
+    needed, total = quorum_weight(changed), total_weight(changed)
+    if sum(member.weight for member in changed.members if member.member_id in present) >= needed:
+        return None
+    are = f"{', '.join(away)} {'is' if len(away) == 1 else 'are'} away or behind"
+    return f"weight {needed} of {total} would have to vote then, and {are}; wait until it is back, or force it"
 
 
 def _updated(member: Member, wanted: Member) -> Member:
@@ -70,3 +88,8 @@ def _refused(current: Directory, leaving: tuple[str, ...], *, force: bool, nobod
         says = f"removing weight {weight} leaves no quorum, which can lack {spare}; remove fewer at a time, or force it"
         return Refused("TooManyLeaving", says, leaving)
     return None
+
+
+def _has_other_weight(member: Member, changed: Directory) -> bool:
+    found = find_member(changed, member.member_id)
+    return found is not None and found.weight != member.weight

@@ -43,11 +43,12 @@ class Wait:
 
 @dataclass(frozen=True)
 class Refused:
-    """What is wished for will not be done; the message says how it could be."""
+    """What is wished for will not be done; the message says how it could be, ``what`` what ``names`` may not do."""
 
     reason: str
     message: str
     names: tuple[str, ...] = ()
+    what: str = "may not leave"
 
 
 @dataclass(frozen=True)

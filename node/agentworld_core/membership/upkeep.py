@@ -11,11 +11,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from agentworld_core.membership.builder import Changes, next_directory
-from agentworld_core.membership.changes import WantedMember, plan_members
+from agentworld_core.membership.changes import WantedMember, plan_members, why_it_stalls
 from agentworld_core.membership.directory import directory_hash, find_member
 from agentworld_core.membership.rings import KeyRing, wanted_generation
 from agentworld_core.membership.rotation import Confirmation, KeyPlan, Observed, Purpose, Rotation, plan_rotation
-from agentworld_core.membership.steps import MakeKey, PublishDirectory, Step, SwitchSigning
+from agentworld_core.membership.steps import Done, MakeKey, PublishDirectory, Refused, Step, SwitchSigning
 from agentworld_core.messages import Directory, Member, RevokedKey
 from agentworld_core.topology.plan import NodePlan, Topology
 from agentworld_core.topology.resources import MembershipKey
@@ -76,15 +76,16 @@ def plan_upkeep(facts: Upkeep) -> UpkeepPlan:
     ordered.append(members)
     ordered += [rotation.step for name, rotation in rotations.items() if name not in urgent]
     publish = next((step for step in ordered if isinstance(step, PublishDirectory)), None)
+    stalled = _stalled_model(facts)
     if publish is None and facts.pending is None:
-        publish = _rules(facts) or _unlisted_revocations(facts)
+        publish = _rules(facts, stalled=stalled is not None) or _unlisted_revocations(facts)
     steps = [(name, rotation.step) for name, rotation in rotations.items()]
     return UpkeepPlan(
         make=tuple((name, step.generation) for name, step in steps if isinstance(step, MakeKey)),
         switch=tuple((name, step.key_id) for name, step in steps if isinstance(step, SwitchSigning)),
         publish=publish,
         rotations=rotations,
-        members=members,
+        members=stalled if stalled is not None and isinstance(members, Done) else members,
     )
 
 
@@ -186,8 +187,18 @@ def _confirmation(facts: Upkeep, member: Member) -> Confirmation:
     return Confirmation(node_id=member.member_id, epoch=word.epoch, active_key_id=word.active_key_id or None)
 
 
-def _rules(facts: Upkeep) -> PublishDirectory | None:
-    """Returns the epoch that takes over a changed fault model, threshold, or list of governance keys."""
+def _stalled_model(facts: Upkeep) -> Refused | None:
+    """Returns why the fault model of the World does not come into force now, None when it may."""
+    wished = facts.topology.world.spec.consensus.fault_model
+    if wished == facts.current.fault_model or _is_forced(facts.topology):
+        return None
+    changed = dataclasses.replace(facts.current, fault_model=wished)
+    stalls = why_it_stalls(changed, present=[name for name, word in facts.words.items() if word.in_sync])
+    return None if stalls is None else Refused("OthersAway", stalls, ("the fault model",), "may not change")
+
+
+def _rules(facts: Upkeep, *, stalled: bool) -> PublishDirectory | None:
+    """Returns the epoch that takes over a changed fault model, unless stalled, threshold, or governance keys."""
     spec, current = facts.topology.world.spec, facts.current
     rings = [facts.rings[name] for name in facts.topology.governance_keys if name in facts.rings]
     kept = tuple(key for key in current.governance if any(ring.by_id(key.key_id) for ring in rings))
@@ -196,12 +207,13 @@ def _rules(facts: Upkeep) -> PublishDirectory | None:
         # Keys that are still to be trusted come first; the rotation brings them in.
         return None
     same = len(kept) == len(current.governance) and threshold == current.governance_threshold
-    if same and spec.consensus.fault_model == current.fault_model:
+    fault_model = current.fault_model if stalled else spec.consensus.fault_model
+    if same and fault_model == current.fault_model:
         return None
     changes = Changes(
         governance=kept,
         governance_threshold=threshold,
-        fault_model=spec.consensus.fault_model,
+        fault_model=fault_model,
         revoked=tuple(facts.revoked),
     )
     return PublishDirectory(changes, "take over the rules of the World")

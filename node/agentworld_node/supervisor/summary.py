@@ -179,8 +179,9 @@ def _problems(seen: Pass, observer: Observer, genesis_hash: str) -> list[str]:
         for report in observer.reachable()
         if report.evidence
     ]
-    if seen.plan is not None and isinstance(seen.plan.members, Refused):
-        problems.append(f"{', '.join(seen.plan.members.names)} may not leave: {seen.plan.members.message}")
+    refusal = seen.plan.members if seen.plan is not None else None
+    if isinstance(refusal, Refused):
+        problems.append(f"{', '.join(refusal.names)} {refusal.what}: {refusal.message}")
     problems += [f"key {key_id} is not revoked: {why}" for key_id, why in seen.revocations.refused.items()]
     return problems
 

@@ -171,8 +171,8 @@ def _obstacles(facts: WorldFacts, stored: Stored) -> Iterator[tuple[str, str]]:
         says = "; ".join(f"{name}: {problem}" for name, problem in sorted(complaints.keys.items()))
         yield reasons.INVALID_KEY, says
     if refusal is not None:
-        says = f"{listing(list(refusal.names))} may not leave: {refusal.message}"
-        remedy = f'To remove them anyway, annotate them or the World with {FORCE_REMOVE}: "true"'
+        says = f"{listing(list(refusal.names))} {refusal.what}: {refusal.message}"
+        remedy = f'To have it done anyway, annotate the World, or all who leave, with {FORCE_REMOVE}: "true"'
         yield reasons.REMOVAL_REFUSED, f"{says}. {remedy}"
     if facts.revocations.refused:
         yield reasons.REVOCATION_REFUSED, "; ".join(facts.revocations.refused.values())

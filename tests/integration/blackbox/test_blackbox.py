@@ -31,6 +31,8 @@ def inside(folder: Path) -> list[Path]:
 
 
 # What it does takes half a minute; it starts nine processes, which takes what it takes where others are at work.
+@pytest.mark.box("S25.1", "one-block")
+@pytest.mark.box("S5.3", "clock-off")
 @pytest.mark.timeout(900)
 async def test_a_short_run_of_faults_loses_doubles_and_forks_nothing(tmp_path: Path) -> None:
     options = {"--seed": "3", "--kinds": SHORT, "--clients": "3", "--patience": "120", "--folder": str(tmp_path)}

@@ -67,6 +67,7 @@ async def test_a_record_is_written_for_people_and_read_back(kubernetes: Kubernet
     assert kubernetes.lease(name)["spec"]["leaseTransitions"] == 1
 
 
+@pytest.mark.box("S5.3", "compare-and-swap")
 async def test_of_many_who_write_at_once_one_wins(kubernetes: Kubernetes, name: str) -> None:
     stores = {f"v{number}": store(kubernetes, name) for number in range(5)}
     records = await asyncio.gather(*(one.read() for one in stores.values()))

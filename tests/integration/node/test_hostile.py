@@ -9,6 +9,8 @@ import os
 import socket
 from pathlib import Path
 
+import pytest
+
 from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_vote
 from agentworld_core.messages import PREVOTE, Round
@@ -116,6 +118,7 @@ async def test_garbage_on_every_socket_ends_nothing_and_is_counted(tmp_path: Pat
         assert "Traceback" not in node.log.read_text()
 
 
+@pytest.mark.box("S25.1", "contradicting-vote")
 async def test_a_member_that_votes_twice_leaves_evidence_on_every_node(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start("v0", "v1", "v2")
@@ -167,6 +170,7 @@ async def test_a_member_that_votes_twice_leaves_evidence_on_every_node(tmp_path:
     assert (code, "v3" in out) == (0, True), err
 
 
+@pytest.mark.box("S25.2", "forged-head")
 async def test_heads_that_nobody_certified_make_no_node_unready(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start("v0", "v1", "v2")

@@ -44,6 +44,7 @@ async def check_history(world: Cluster, *names: str) -> None:
 
 @pytest.mark.box("S19.1", "restart")
 @pytest.mark.box("S8.3", "nodes")
+@pytest.mark.box("S5.3", "take-over")
 async def test_a_writer_that_is_killed_is_replaced_and_comes_back_as_a_follower(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path, others=("g0",))) as world:
         await world.start()
@@ -85,6 +86,7 @@ async def test_a_writer_that_is_stopped_cleanly_hands_over_at_once(tmp_path: Pat
         assert "Traceback" not in world[writer].log.read_text()
 
 
+@pytest.mark.box("S5.3", "frozen-holder")
 async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wakes(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start()
@@ -114,6 +116,7 @@ async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wa
 
 
 @pytest.mark.box("S8.2", "every-role")
+@pytest.mark.box("S26.3", "crash-anywhere")
 async def test_all_killed_at_once_come_back_with_everything_that_was_committed(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:
         await world.start()

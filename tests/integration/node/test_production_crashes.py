@@ -91,6 +91,7 @@ def restarted(folder: Path, history: History) -> int:
 
 @pytest.mark.box("S8.2", "killed")
 @pytest.mark.box("S3.2", "crash")
+@pytest.mark.box("S26.3", "crash-anywhere")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_restart_reaches_the_root_of_a_run_without_crash(

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from agentworld_client.keys import save
 from agentworld_client.submit import Agent
 from agentworld_core.topology.node_config import LeaseConfig
@@ -62,6 +64,7 @@ def figures(what: str, values: list[float]) -> str:
     return f"{what}: p50 {values[len(values) // 2]:.0f} ms, max {values[-1]:.0f} ms"
 
 
+@pytest.mark.box("S5.3", "hand-over")
 async def test_ten_transfers_while_actions_flow_lose_and_double_nothing(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path, others=("g0",), lease=PATIENT_LEASE)) as world:
         await world.start()

@@ -170,6 +170,7 @@ def certified(block: object, good: BlockBundle) -> BlockBundle:
 
 @pytest.mark.box("S7.3", "checked")
 @pytest.mark.box("S3.3", "parent")
+@pytest.mark.box("S25.3", "checked-offline")
 @pytest.mark.parametrize(
     "how",
     [

@@ -80,6 +80,7 @@ async def committed(http: Http, *actions: ActionEnvelope) -> list[dict[str, Any]
 
 
 class TestSubmit:
+    @pytest.mark.box("S7.1", "receipt")
     async def test_one_action_as_cbor_is_pooled_and_then_committed(self, http: Http) -> None:
         action = agent("ada").act("agent.register", {"position": [0, 0]})
         status, body = await http.post("/v1/actions", encode(action))
@@ -103,6 +104,7 @@ class TestSubmit:
         assert [item["action_id"] for item in body["results"]] == [one.action_id, two.action_id]
         assert [item.get("duplicate", False) for item in body["results"]] == [True, False]
 
+    @pytest.mark.box("S5.1", "duplicate")
     async def test_a_duplicate_gets_the_first_receipt_for_ever(self, http: Http, node: RunningNode) -> None:
         ada = agent("ada")
         register, move = ada.act("agent.register", {"position": [0, 0]}), ada.act("agent.move", {"to": [3, 4]})
@@ -136,6 +138,7 @@ class TestSubmit:
         assert receipts[1]["ok"] is False
         assert receipts[1]["code"]
 
+    @pytest.mark.box("S7.1", "verified")
     @pytest.mark.parametrize(
         ("change", "status", "code", "field"),
         [
@@ -151,6 +154,7 @@ class TestSubmit:
         action = dataclasses.replace(agent("ada").act("agent.register", {"position": [0, 0]}), **change)
         assert error_of(await http.post("/v1/actions", encode(action))) == (status, code, field)
 
+    @pytest.mark.box("S7.1", "verified", "other-world")
     @pytest.mark.parametrize(
         ("change", "status", "code", "field"),
         [
@@ -172,6 +176,7 @@ class TestSubmit:
         answer = await http.post("/v1/actions", encode(sign_action(action, signer(actor))))
         assert error_of(answer) == (status, code, field)
 
+    @pytest.mark.box("S7.1", "verified")
     async def test_another_key_and_a_spent_nonce_are_refused(self, http: Http) -> None:
         ada = agent("ada")
         register = ada.act("agent.register", {"position": [0, 0]})
@@ -182,6 +187,7 @@ class TestSubmit:
         answer = await http.post("/v1/actions", encode(sign_action(reused, signer("ada"))))
         assert error_of(answer) == (409, "nonce_used", "nonce")
 
+    @pytest.mark.box("S7.1", "malformed")
     @pytest.mark.parametrize(
         ("body", "kind", "status", "code"),
         [
@@ -230,6 +236,7 @@ class TestSubmit:
         status, code, field = error_of(await http.post(f"/v1/actions?{query}", encode(action)))
         assert (status, code, field) == (400, "invalid_field", query.split("=", maxsplit=1)[0])
 
+    @pytest.mark.box("S7.1", "oversized")
     async def test_a_body_that_is_too_large_is_refused(self, http: Http) -> None:
         for path in ("/v1/actions", "/control/v1/directories"):
             data = io.BytesIO(bytes(limits.MAX_BODY_BYTES + 1))
@@ -247,6 +254,7 @@ class TestSubmit:
         async with request as response:
             assert error_of((response.status, await response.json()))[:2] == (504, "timed_out")
 
+    @pytest.mark.box("S7.1", "load")
     async def test_only_so_many_bodies_are_read_at_once(self, http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(limits, "BODIES_AT_ONCE", 0)
         answer = await http.post("/v1/actions", b"x")
@@ -294,6 +302,7 @@ class TestWaiting:
         await eventually(lambda: len(stuck.node.gateway._waiters) == 0)
         assert stuck.node.gateway._waiters._futures == {}
 
+    @pytest.mark.box("S7.1", "load")
     async def test_a_node_that_is_full_or_stopping_takes_nothing(self, stuck: RunningNode) -> None:
         action = agent("ada").act("agent.register", {"position": [0, 0]})
         async with aiohttp.ClientSession() as session:
@@ -303,6 +312,8 @@ class TestWaiting:
             stuck.node.ledger.full = False
             assert (await http.post("/v1/actions", encode(action)))[0] == 202
 
+    @pytest.mark.box("S7.1", "load")
+    @pytest.mark.box("S5.1", "actor-limit", "full")
     async def test_a_full_mempool_says_try_again(self, alone: MemoryWorld) -> None:
         (stuck,) = await alone.start("g0", mempool_max_actions=2, mempool_max_per_actor=1)
         agents, actions = registrations(3)
@@ -320,6 +331,8 @@ class TestWaiting:
 
 class TestReading:
     @pytest.mark.box("S19.1", "no-head")
+    @pytest.mark.box("S25.3", "head-at-the-commit")
+    @pytest.mark.box("S25.2", "no-head-before-a-commit")
     async def test_before_the_first_block(self, http: Http, node: RunningNode) -> None:
         assert error_of(await http.get("/v1/head")) == (404, "not_found", None)
         status, body = await http.get("/v1/genesis")
@@ -329,6 +342,8 @@ class TestReading:
         status, body = await http.get("/v1/status")
         assert (status, body["head"]["height"], body["sync"]["state"]) == (200, 0, "in_sync")
 
+    @pytest.mark.box("S25.3", "head-at-the-commit")
+    @pytest.mark.box("S25.2", "no-head-before-a-commit")
     async def test_blocks_and_head(self, http: Http, node: RunningNode) -> None:
         _, actions = registrations(2)
         await committed(http, actions[0])
@@ -507,6 +522,7 @@ class TestFollowing:
 
 
 class TestControl:
+    @pytest.mark.box("S27.1", "open-proposals")
     async def test_the_next_directory_is_taken_and_then_committed(self, http: Http, node: RunningNode) -> None:
         directory = next_epoch(node.node.ledger.genesis.directory)
         status, body = await http.post("/control/v1/directories", encode(directory))
@@ -515,6 +531,7 @@ class TestControl:
         status, body = await http.post("/control/v1/directories", encode(directory))
         assert (status, body["status"]) == (200, "committed")
 
+    @pytest.mark.box("S27.1", "lower-or-forked")
     @pytest.mark.parametrize(
         ("make", "status", "code"),
         [

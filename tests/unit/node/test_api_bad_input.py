@@ -210,6 +210,7 @@ async def test_bodies_of_another_kind(
     assert (answer[0], refusal(*answer)["field"]) == (status, field)
 
 
+@pytest.mark.box("S7.1", "oversized")
 async def test_a_compressed_body_is_taken_and_a_bomb_is_not(port: int) -> None:
     body = encode(Actions(()))
     assert await raw(port, post("/v1/actions", gzip.compress(body), Content_Encoding="gzip")) == (
@@ -276,6 +277,7 @@ async def test_fields_of_json_name_what_is_wrong(port: int, field: str, value: A
     assert error["field"] in (f"actions[1].{field}", "body"), error
 
 
+@pytest.mark.box("S7.1", "malformed")
 async def test_mutated_messages_name_what_is_wrong(port: int, world: MemoryWorld) -> None:
     genesis = world.material.genesis
     seeds = {

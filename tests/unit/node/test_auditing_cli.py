@@ -85,6 +85,7 @@ def written(folder: Path, chain: Chain, bundles: list[Any], blobs: dict[str, byt
 
 
 class TestVerify:
+    @pytest.mark.box("S25.3", "checked-offline")
     @pytest.mark.parametrize("words", [(), ("--replay",)])
     def test_a_folder_is_verified_and_not_touched(self, data: Path, chain: Chain, words: tuple[str, ...]) -> None:
         before = contents(data)
@@ -112,6 +113,7 @@ class TestVerify:
         assert (error["height"], error["place"]) == (0, "genesis")
 
     @pytest.mark.box("S7.3", "command")
+    @pytest.mark.box("S25.3", "checked-offline")
     def test_a_log_with_a_changed_block_is_exit_code_4_with_height_and_field(
         self, tmp_path: Path, chain: Chain
     ) -> None:

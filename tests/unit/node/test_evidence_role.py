@@ -109,6 +109,7 @@ class TestRole:
 
 
 class TestShown:
+    @pytest.mark.box("S25.3", "evidence-checked-offline")
     async def test_by_the_api_and_on_the_command_line(self, tmp_path: Path) -> None:
         material = Material(tmp_path, validators=("v0", "v1"))
         async with memory_world(material, start=False) as world:

@@ -82,6 +82,11 @@ class TestBuilding:
                 assert await ledger.apply(bundle, execution=execution)
             assert it.ledger.chain.state_root == other.ledger.chain.state_root
 
+    @pytest.mark.box("S27.4", "expired")
+    @pytest.mark.box("S27.3", "no-key-no-lease")
+    @pytest.mark.box("S27.2", "lease-to-propose")
+    @pytest.mark.box("S5.3", "frozen-holder")
+    @pytest.mark.box("S5.2", "empty")
     async def test_nothing_is_built_without_work_key_lease_or_for_another_height(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             maker = executor(it, tmp_path)
@@ -110,6 +115,7 @@ class TestBuilding:
             assert candidate[0].height == 1
             assert await maker.judge(proposed(it, *candidate)) is None
 
+    @pytest.mark.box("S27.1", "open-proposals")
     async def test_a_directory_that_cannot_be_carried_is_left_out(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             maker = executor(it, tmp_path)
@@ -124,6 +130,7 @@ class TestBuilding:
             assert candidate is not None
             assert candidate[0].directory_change is not None
 
+    @pytest.mark.box("S5.2", "in-one-message")
     async def test_a_block_fits_into_one_message_whatever_the_world_allows(self, tmp_path: Path) -> None:
         roomy = dataclasses.replace(PARAMETERS, max_batch_bytes=8 * 2**20, max_batch_actions=512)
         chain = Chain(make_genesis(parameters=roomy))
@@ -141,6 +148,7 @@ class TestBuilding:
 
 
 class TestJudging:
+    @pytest.mark.box("S25.1", "executed-first")
     async def test_a_wrong_block_is_refused_with_the_reason(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             judge = executor(it, tmp_path)
@@ -150,6 +158,7 @@ class TestJudging:
             assert verdict[0] is False
             assert "state_root" in verdict[1]
 
+    @pytest.mark.box("S5.3", "clock-off")
     async def test_a_block_from_the_future_has_to_wait_and_few_may(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -208,6 +217,7 @@ class TestKeyring:
             assert ring.signer_at(1) is None
             assert ring.revoked_key_ids() == {signer("a").key_id}
 
+    @pytest.mark.box("S27.3", "no-key-no-lease")
     async def test_who_is_no_member_has_no_signer(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             assert keyring(it, tmp_path / "keys", name="stranger").signer_at(1) is None

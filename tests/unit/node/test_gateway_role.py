@@ -51,6 +51,7 @@ class TestGossip:
             assert role.is_verified(envelope_id(register("ada")))
             assert not role.is_verified(register("ada").action_id)
 
+    @pytest.mark.box("S5.1", "dedup-in-state")
     async def test_what_is_in_a_block_is_not_pooled_again(self, tmp_path: Path) -> None:
         chain = Chain()
         chain.commit(register("ada"))
@@ -62,6 +63,8 @@ class TestGossip:
             await eventually(lambda: len(it.mempool) == 1)
             assert it.mempool.actions() == [register("bob")]
 
+    @pytest.mark.box("S7.1", "other-world")
+    @pytest.mark.box("S5.1", "gossip-verified")
     @pytest.mark.parametrize(
         ("payload", "code"),
         [
@@ -87,6 +90,7 @@ class TestGossip:
             await eventually(lambda: len(it.mempool) == 1)
             assert it.mempool.actions() == [register("bob")]
 
+    @pytest.mark.box("S5.1", "gossip-verified")
     async def test_who_knows_less_of_the_state_is_no_liar(self, tmp_path: Path) -> None:
         chain = Chain()
         chain.commit(register("ada"))
@@ -100,6 +104,7 @@ class TestGossip:
             await send(peer, action("ada", "agent.move", {"to": [1, 1]}, 1))
             await eventually(lambda: len(it.mempool) == 1)
 
+    @pytest.mark.box("S5.1", "gossip-bounded")
     async def test_what_waits_to_be_judged_is_bounded_in_messages_and_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -116,6 +121,28 @@ class TestGossip:
 
 
 class TestSubmission:
+    @pytest.mark.box("S7.1", "same-id")
+    @pytest.mark.box("S7.1", "nothing-wrong-is-published")
+    async def test_others_hear_what_was_taken_under_the_id_of_its_receipt_and_nothing_that_was_refused(
+        self, tmp_path: Path
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            heard = listen(await it.peer("peer-a"))
+            wrong = (
+                dataclasses.replace(register("ada"), signature=bytes(64)),
+                dataclasses.replace(register("ada"), payload_hash="a" * 64),
+                action("ada", "agent.move", {"to": [1, 1]}, 1, world="mars"),
+                action("nobody", "agent.move", {"to": [1, 1]}, 1),
+                action("ada", "dragon.summon", {}, 1),
+            )
+            refused = await role.submit(wrong)
+            assert all(isinstance(item, AgentWorldError) for item in refused)
+            (taken,) = await role.submit([register("bob")])
+            assert isinstance(taken, dict)
+            await eventually(lambda: heard)
+            assert [item.action_id for item in heard] == [taken["action_id"]] == [register("bob").action_id]
+
     async def test_actions_are_passed_on_in_pieces_that_fit(self, tmp_path: Path) -> None:
         async with rig(tmp_path) as it:
             role = it.gateway()
@@ -130,6 +157,7 @@ class TestSubmission:
             await eventually(lambda: len(sizes) >= 4)
             assert max(sizes) <= gateway_module.GOSSIP_BYTES
 
+    @pytest.mark.box("S7.1", "repeated")
     async def test_own_actions_are_repeated_until_they_are_committed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -147,6 +175,7 @@ class TestSubmission:
             assert heard.count(register("ada")) <= count + 1
             assert list(role._own) == [register("bob").action_id]
 
+    @pytest.mark.box("S7.1", "repeated")
     async def test_a_turn_repeats_only_so_much_and_the_longest_waiting_first(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -184,6 +213,7 @@ class TestSubmission:
             assert isinstance(fresh, Busy)
             assert len(it.mempool) == 1
 
+    @pytest.mark.box("S5.1", "duplicate-before-signature")
     async def test_duplicates_are_found_before_any_signature_is_checked(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -271,6 +301,8 @@ class TestSubmission:
 
 
 class TestOutcome:
+    @pytest.mark.box("S7.1", "receipt")
+    @pytest.mark.box("S5.1", "remove")
     async def test_those_who_wait_get_the_receipt_when_the_block_is_committed(self, tmp_path: Path) -> None:
         chain = Chain()
         async with rig(tmp_path, chain) as it:
@@ -286,6 +318,7 @@ class TestOutcome:
             assert len(it.mempool) == 0
             assert it.metrics.total("agentworld_actions_committed_total") == 1
 
+    @pytest.mark.box("S5.1", "stale")
     async def test_an_action_that_lost_its_nonce_is_dropped_and_whoever_waits_is_told_why(self, tmp_path: Path) -> None:
         chain = Chain()
         chain.commit(register("ada"))

@@ -78,6 +78,7 @@ def others(world: MemoryWorld) -> list[str]:
     return [name for name in VALIDATORS if name != world.writer()]
 
 
+@pytest.mark.box("S5.3", "hand-over")
 async def test_any_node_takes_the_wish_and_the_world_goes_on_at_once(world: MemoryWorld) -> None:
     agents, actions = registrations(6)
     await world.commit("v0", actions)
@@ -101,6 +102,7 @@ async def test_any_node_takes_the_wish_and_the_world_goes_on_at_once(world: Memo
         assert "by now" in await refusal(world, "g0", wish(others(world)[0], term - 1)), "and the wish is spent"
 
 
+@pytest.mark.box("S27.3", "not-auto-added")
 async def test_what_may_not_be_is_refused_with_a_reason(world: MemoryWorld) -> None:
     writer = world.writer() or ""
     target, away, slow = others(world)

@@ -36,6 +36,7 @@ async def test_a_record_is_read_as_it_was_written(path: Path) -> None:
     assert await store.read() == released == LeaseRecord(holder=None, term=1, duration_ms=1000, version="2")
 
 
+@pytest.mark.box("S5.3", "lost-cannot-renew")
 async def test_only_the_expected_version_is_replaced_and_terms_never_go_back(path: Path) -> None:
     store = FileLeaseStore(path)
     first = await store.write(wanted("a", 5, None))
@@ -101,6 +102,7 @@ async def test_what_cannot_be_read_or_written_is_not_available(path: Path, tmp_p
         await FileLeaseStore(path).write(wanted("a", 1, None))
 
 
+@pytest.mark.box("S5.3", "term-never-twice", "compare-and-swap")
 async def test_processes_that_race_never_both_win(path: Path) -> None:
     rounds, names = 150, ("a", "b", "c")
     script = Path(__file__).with_name("lease_racer.py")

@@ -122,6 +122,7 @@ def check_terms(shelf: Shelf) -> None:
             assert owners.setdefault(term, name) == name
 
 
+@pytest.mark.box("S5.3", "renew-extends")
 def test_one_acquires_renews_and_keeps_the_term() -> None:
     async def scenario() -> None:
         shelf = Shelf()
@@ -136,6 +137,7 @@ def test_one_acquires_renews_and_keeps_the_term() -> None:
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "compare-and-swap")
 def test_many_race_and_one_wins() -> None:
     async def scenario() -> None:
         shelf = Shelf()
@@ -153,6 +155,7 @@ def test_many_race_and_one_wins() -> None:
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "early-stop")
 @pytest.mark.parametrize("trouble", ["broken", "silent"])
 def test_a_holder_cut_off_from_the_store_stops_before_anybody_else_can_begin(trouble: str) -> None:
     async def scenario() -> None:
@@ -178,6 +181,7 @@ def test_a_holder_cut_off_from_the_store_stops_before_anybody_else_can_begin(tro
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "store-away")
 def test_when_the_store_is_gone_for_all_nobody_writes_and_then_somebody_does() -> None:
     async def scenario() -> None:
         shelf = Shelf()
@@ -198,6 +202,7 @@ def test_when_the_store_is_gone_for_all_nobody_writes_and_then_somebody_does() -
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "acquire-release")
 @pytest.mark.parametrize("speed", ["at_once", "slow"])
 def test_a_lease_that_is_given_up_is_taken_at_once(speed: str) -> None:
     async def scenario() -> None:
@@ -293,6 +298,7 @@ def test_a_hand_over_that_cannot_be_written_leaves_the_lease_where_it_is() -> No
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "lost-cannot-renew")
 def test_releasing_what_another_holds_asks_once_and_changes_nothing() -> None:
     async def scenario() -> None:
         shelf = Shelf()
@@ -325,6 +331,7 @@ def test_who_is_not_fit_gives_it_up_and_does_not_take_it_back_while_others_may()
     run_virtually(scenario())
 
 
+@pytest.mark.box("S5.3", "above-the-chain")
 def test_a_term_below_the_chain_is_taken_anew_above_it() -> None:
     async def scenario() -> None:
         shelf = Shelf()

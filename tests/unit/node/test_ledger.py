@@ -88,6 +88,7 @@ class TestApply:
 
     @pytest.mark.box("S18.2", "rollback")
     @pytest.mark.box("S8.2", "no-way-back")
+    @pytest.mark.box("S25.2", "repeat", "never-lower")
     async def test_a_known_block_changes_nothing_and_a_later_one_is_refused(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=2)
         assert not await ledger.apply(chain.bundles[0])
@@ -99,6 +100,7 @@ class TestApply:
 
     @pytest.mark.box("S3.3", "kept")
     @pytest.mark.box("S3.2", "commit-point")
+    @pytest.mark.box("S25.2", "uncertified-block")
     async def test_a_wrong_block_is_refused_before_anything_is_written(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         short = dataclasses.replace(
@@ -121,6 +123,7 @@ class TestApply:
         assert ledger.chain.state_root == bundle.block.state_root
         ledger.close()
 
+    @pytest.mark.box("S25.2", "repeat")
     async def test_two_who_bring_the_same_block_commit_it_once(self, tmp_path: Path, chain: Chain) -> None:
         ledger = Ledger.open(tmp_path, chain.genesis)
         outcomes = await asyncio.gather(*(ledger.apply(chain.bundles[0]) for _ in range(5)))
@@ -323,6 +326,7 @@ class TestRestart:
         ledger.close()
 
     @pytest.mark.box("S8.2", "state-kept")
+    @pytest.mark.box("S26.3", "round-trip")
     async def test_directory_changes_survive_a_restart_from_a_snapshot(self, tmp_path: Path) -> None:
         chain = Chain()
         directory = successor(chain.genesis.directory, Changes())
@@ -336,6 +340,8 @@ class TestRestart:
         ledger.close()
 
     @pytest.mark.box("S8.2", "promises")
+    @pytest.mark.box("S26.2", "comes-back")
+    @pytest.mark.box("S26.1", "records", "pruned")
     async def test_votes_proposals_and_locks_of_the_open_height_come_back(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         old = vote("a", Round(0, 0), PREVOTE, None, height=1)
@@ -370,6 +376,7 @@ class TestRestart:
         again.close()
 
     @pytest.mark.box("S8.2", "other-world")
+    @pytest.mark.box("S26.2", "one-process")
     async def test_a_second_process_and_another_world_are_refused(self, tmp_path: Path, chain: Chain) -> None:
         ledger = await filled(tmp_path, chain, upto=1)
         with pytest.raises(FolderLocked):
@@ -603,6 +610,7 @@ class TestFailingDisk:
         assert min(executed) > 3, "it begins at the snapshot of height 3"
 
     @pytest.mark.box("S3.2", "commit-point")
+    @pytest.mark.box("S26.2", "sync-fails")
     async def test_a_log_that_fails_is_final(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:

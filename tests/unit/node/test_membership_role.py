@@ -61,6 +61,7 @@ class TestDirectories:
             with pytest.raises(StateMismatch, match="already in the ledger"):
                 await role.submit_directory(dataclasses.replace(FIRST, reason="another"))
 
+    @pytest.mark.box("S27.1", "expires")
     async def test_one_that_has_expired_is_refused_or_forgotten(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

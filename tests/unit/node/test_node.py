@@ -58,6 +58,7 @@ class TestStart:
         with pytest.raises(AgentWorldError, match="signature"):
             self.node(material)
 
+    @pytest.mark.box("S26.2", "damaged")
     async def test_a_folder_in_use_and_a_corrupt_log_are_told(self, tmp_path: Path) -> None:
         material = Material(tmp_path, validators=("v0",))
         async with memory_world(material) as world:

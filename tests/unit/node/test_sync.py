@@ -70,6 +70,7 @@ class Server:
 
 class TestCatchingUp:
     @pytest.mark.box("S19.1", "cold")
+    @pytest.mark.box("S25.1", "on-the-wire")
     async def test_a_node_that_was_away_gets_everything_and_is_behind_until_then(self, tmp_path: Path) -> None:
         chain = grown(150)
         async with rig(tmp_path) as it:
@@ -253,6 +254,7 @@ class TestLiars:
     def forged(self, chain: Chain, **changes: object) -> WorldHeadAnnounce:
         return dataclasses.replace(make_head(chain.bundles[-1]), **changes)  # type: ignore[arg-type]
 
+    @pytest.mark.box("S25.2", "forged-head")
     async def test_a_height_that_nobody_certified_makes_nobody_wait(self, tmp_path: Path) -> None:
         chain = grown(3)
         async with rig(tmp_path, chain) as it:
@@ -268,6 +270,7 @@ class TestLiars:
             await honest.announce()
             assert role.behind() is None
 
+    @pytest.mark.box("S25.2", "certificate-short")
     async def test_a_certificate_of_too_few_proves_nothing(self, tmp_path: Path) -> None:
         chain = grown(9)
         async with rig(tmp_path) as it:
@@ -305,6 +308,7 @@ class TestLiars:
             await peer.stop()
             await eventually(lambda: not role._claims)
 
+    @pytest.mark.box("S25.2", "two-heads")
     async def test_two_certified_blocks_of_one_height_are_told_and_not_overlooked(self, tmp_path: Path) -> None:
         ours, theirs = grown(2), grown(2, name="eve")
         async with rig(tmp_path, ours) as it:

@@ -108,6 +108,7 @@ class TestMessages:
         await world.commit("v0", registrations(3)[1])
         assert len(node.node.ledger.evidence) == 1
 
+    @pytest.mark.box("S25.1", "forged-vote", "other-world-or-epoch", "oversized")
     async def test_wrong_votes_are_counted_and_refused(self, world: MemoryWorld, fourth: Fourth) -> None:
         good = fourth.vote()
         for vote in (
@@ -134,6 +135,7 @@ class TestMessages:
         await eventually(lambda: refused(world.nodes["v0"], "proposal") == {"malformed_encoding": 1})
         await world.commit("v1", registrations(3)[1])
 
+    @pytest.mark.box("S25.1", "non-member")
     async def test_who_is_no_member_is_not_heard_on_the_topics_of_consensus(
         self, world: MemoryWorld, fourth: Fourth
     ) -> None:
@@ -148,6 +150,7 @@ class TestMessages:
         await eventually(lambda: refused(world.nodes["v0"], "proposal") == {"unauthorized": 1})
         await stranger.stop()
 
+    @pytest.mark.box("S25.1", "oversized")
     async def test_a_flood_of_a_member_holds_nobody_up(self, world: MemoryWorld, fourth: Fourth) -> None:
         flooding = True
 
@@ -168,6 +171,7 @@ class TestMessages:
         for node in world.nodes.values():
             assert len(node.node.validator._intake) <= 300
 
+    @pytest.mark.box("S25.1", "future-height")
     async def test_what_is_said_of_the_height_after_next_is_kept_for_it_in_bounds(
         self, world: MemoryWorld, fourth: Fourth
     ) -> None:
@@ -180,6 +184,7 @@ class TestMessages:
         await world.commit("v0", registrations(1)[1])
         await eventually(lambda: not node.node.validator._early)
 
+    @pytest.mark.box("S25.1", "forged-proposal")
     async def test_a_proposal_with_another_batch_is_refused_and_the_right_one_decided(
         self, world: MemoryWorld, fourth: Fourth
     ) -> None:
@@ -196,6 +201,7 @@ class TestMessages:
 
 
 class TestKeys:
+    @pytest.mark.box("S25.1", "revoked-member")
     async def test_a_revoked_key_is_refused_at_once_and_after_the_rotation_it_votes_again(
         self, world: MemoryWorld, fourth: Fourth
     ) -> None:
@@ -227,6 +233,7 @@ class TestKeys:
         async with writer.client() as client:
             assert (await client.status())["signing"]["active_key_id"] == signer(name, 2).key_id
 
+    @pytest.mark.box("S27.3", "no-key-no-lease")
     async def test_a_validator_without_a_key_waits_for_one(self, tmp_path: Path) -> None:
         material = Material(tmp_path, validators=("v0",))
         (material.node_folder("v0") / "keys" / "g1.pem").unlink()
@@ -234,6 +241,7 @@ class TestKeys:
             node = world.nodes["v0"]
             async with node.client() as client:
                 assert (await client.status())["signing"]["voting"] is False
+                assert node.node._unfit() == "it has no key that counts"
                 receipts = await client.submit(registrations(1)[1])
                 material.write_keys("v0")
                 await eventually(lambda: node.height == 1)
@@ -241,10 +249,11 @@ class TestKeys:
 
 
 class TestTime:
+    @pytest.mark.box("S5.3", "clock-off")
     async def test_a_writer_whose_clock_is_ahead_gives_way_to_another(
         self, world: MemoryWorld, fourth: Fourth, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Its blocks get no verdict, so the round ends without one and it yields the lease."""
+        """By an hour: its blocks get no verdict, so the round ends without one and it yields the lease."""
         hurry(world)
         name = world.writer() or ""
         ahead = world.nodes[name]
@@ -253,7 +262,7 @@ class TestTime:
         build = ahead.node.executor._build
 
         def late(chain: Any, header: Any, *rest: Any) -> Any:
-            return build(chain, dataclasses.replace(header, timestamp_ms=real() + 600_000), *rest)
+            return build(chain, dataclasses.replace(header, timestamp_ms=real() + 3_600_000), *rest)
 
         monkeypatch.setattr(ahead.node.executor, "_build", late)
         other = next(one for one in HONEST if one != name)
@@ -268,6 +277,7 @@ class TestTime:
 
 class TestRestart:
     @pytest.mark.box("S8.2", "every-role")
+    @pytest.mark.box("S5.1", "dedup-in-state")
     async def test_all_killed_and_started_again_they_go_on_from_the_same_head(self, tmp_path: Path) -> None:
         async with memory_world(Material(tmp_path)) as world:
             await eventually(world.writer, what="a writer")
@@ -282,6 +292,7 @@ class TestRestart:
             assert [item.get("duplicate", False) for item in again] == [False, True, True]
 
     @pytest.mark.box("S19.1", "restart")
+    @pytest.mark.box("S25.1", "on-the-wire")
     async def test_a_validator_that_was_down_catches_up_and_votes(self, tmp_path: Path) -> None:
         async with memory_world(Material(tmp_path), start=False) as world:
             await world.start("v0", "v1", "v2")
@@ -297,6 +308,7 @@ class TestRestart:
             await world.commit("v3", [agents[0].act("agent.move", {"to": [0, 7]})])
 
     @pytest.mark.box("S1.2", "announcement")
+    @pytest.mark.box("S25.2", "certified")
     async def test_the_head_that_a_node_tells_is_signed_and_certified(self, world: MemoryWorld) -> None:
         await world.commit("v0", registrations(1)[1])
         async with world.nodes["v0"].client() as client:

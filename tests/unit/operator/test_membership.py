@@ -33,6 +33,7 @@ def assert_signed_once_per_epoch(harness: Harness) -> None:
 # Scaling
 
 
+@pytest.mark.box("S27.1", "add")
 async def test_scaling_up_lets_the_new_validator_sync_first_and_vote_later() -> None:
     harness = await running(4)
     harness.nodes.slow_sync = ["aurora-4"]
@@ -52,6 +53,7 @@ async def test_scaling_up_lets_the_new_validator_sync_first_and_vote_later() -> 
     assert all(harness.nodes.restarts.count(f"aurora-{n}") == 1 for n in range(5))
 
 
+@pytest.mark.box("S27.1", "remove")
 async def test_scaling_down_takes_the_last_out_of_the_directory_first() -> None:
     harness = await running(5)
     harness.apply("World", "aurora", validators={"replicas": 4})
@@ -77,6 +79,7 @@ async def test_scaling_down_and_up_again_reuses_the_volume() -> None:
     assert harness.kube.names("PersistentVolumeClaim") == [f"aurora-{n}" for n in range(5)]
 
 
+@pytest.mark.box("S27.1", "quorum-kept")
 async def test_more_than_the_quorum_can_lose_may_not_leave_unless_forced() -> None:
     harness = await running(4)
     harness.apply("World", "aurora", validators={"replicas": 1})
@@ -90,6 +93,52 @@ async def test_more_than_the_quorum_can_lose_may_not_leave_unless_forced() -> No
     await harness.settle()
     assert harness.members == ["aurora-0"]
     assert [name for name in harness.kube.names("Pod") if "gateway" not in name] == ["aurora-0"]
+
+
+@pytest.mark.box("S27.1", "quorum-kept")
+async def test_nobody_leaves_while_those_who_stay_could_not_decide_without_it() -> None:
+    harness = await running(4)
+    harness.nodes.unreachable = ["aurora-1"]
+    await harness.settle()
+    harness.apply("World", "aurora", validators={"replicas": 3})
+    await harness.settle()
+    assert len(harness.members) == 4
+    assert harness.world["phase"] != "QuorumLost"
+    assert harness.condition("Validator", "aurora-3", "Ready") == ("False", "RemovalRefused")
+    assert "aurora-1 is away" in harness.message("Validator", "aurora-3", "Ready")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert harness.members == ["aurora-0", "aurora-1", "aurora-2"]
+    assert harness.world["phase"] == "Ready"
+
+
+@pytest.mark.box("S27.1", "reweight")
+async def test_a_validator_that_is_away_gets_no_weight_without_which_nothing_is_decided() -> None:
+    harness = await running(4)
+    harness.apply("Validator", "hand", world="aurora")
+    await harness.settle()
+    harness.nodes.unreachable = ["hand"]
+    harness.apply("Validator", "hand", weight=10)
+    await harness.settle()
+    assert harness.world["phase"] != "QuorumLost"
+    assert "hand may not have another weight: weight 10 of 14" in harness.message("World", "aurora", "Degraded")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert [member.weight for member in harness.nodes.chain[-1].members] == [1, 1, 1, 1, 10]
+    assert harness.condition("World", "aurora", "Degraded") == ("False", "AsExpected")
+
+
+@pytest.mark.box("S27.1", "quorum-kept")
+async def test_a_fault_model_under_which_nothing_could_be_decided_now_waits() -> None:
+    harness = await running(3, consensus={"faultModel": "Crash"})
+    harness.nodes.unreachable = ["aurora-1"]
+    harness.apply("World", "aurora", consensus={"faultModel": "Byzantine"})
+    await harness.settle()
+    assert (harness.nodes.chain[-1].fault_model, harness.world["phase"]) == ("Crash", "Degraded")
+    assert "the fault model may not change: weight 3 of 3" in harness.message("World", "aurora", "Degraded")
+    harness.nodes.unreachable = []
+    await harness.settle()
+    assert (harness.nodes.chain[-1].fault_model, harness.world["phase"]) == ("Byzantine", "Ready")
 
 
 async def test_a_drained_validator_leaves_and_returns() -> None:
@@ -115,6 +164,7 @@ async def test_a_suspended_validator_keeps_its_seat() -> None:
     assert harness.condition("World", "aurora", "Ready")[0] == "True"
 
 
+@pytest.mark.box("S27.1", "remove")
 async def test_a_hand_made_validator_joins_and_is_held_until_it_has_left() -> None:
     harness = await running(4)
     harness.apply("Validator", "hand", world="aurora", weight=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentworld_operator.reconcile.transfer import TRANSFER_TO
 from tests.unit.operator.harness import Harness, running
 
@@ -146,6 +148,7 @@ async def test_an_operator_killed_at_any_write_hands_over_once() -> None:
         assert not is_asked(harness)
 
 
+@pytest.mark.box("S5.3", "unknown-holder")
 async def test_a_stranger_in_the_lease_is_named_and_is_no_writer() -> None:
     harness = await running(4)
     edit(harness, holderIdentity="somebody", leaseTransitions=4)
@@ -170,6 +173,7 @@ async def test_a_lowered_term_is_told() -> None:
     assert not [event for event in harness.events("WriterChanged") if "term 2" in event]
 
 
+@pytest.mark.box("S5.3", "deleted")
 async def test_a_lease_that_was_deleted_is_told_when_it_is_made_again() -> None:
     harness = await running(4)
     assert harness.events("LeaseMadeAgain") == [], "the first one is no news"

@@ -181,6 +181,7 @@ async def test_what_somebody_changes_or_deletes_is_put_right() -> None:
     assert "aurora-1" in harness.kube.names("Role")
 
 
+@pytest.mark.box("S5.3", "deleted")
 async def test_a_deleted_writer_lease_comes_back_with_a_term_that_only_grows() -> None:
     harness = await running(4)
     harness.kube.merge("Lease", "aurora-sequencer", {"spec": {"holderIdentity": "nobody", "leaseTransitions": 6}})
@@ -454,6 +455,7 @@ def voted_twice(harness: Harness, name: str, *, signed_by: str = "") -> Equivoca
     return evidence_of(*votes)
 
 
+@pytest.mark.box("S25.3", "cheat-shown")
 async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
     harness = await running(4)
     found = voted_twice(harness, "aurora-2")
@@ -478,6 +480,7 @@ async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
     assert harness.kube.writes[before:] == [], "what was shown stays"
 
 
+@pytest.mark.box("S25.3", "cheat-shown")
 async def test_no_node_is_believed_that_another_one_voted_twice() -> None:
     harness = await running(4)
     harness.nodes.proofs = [voted_twice(harness, "aurora-2", signed_by="aurora-1")]

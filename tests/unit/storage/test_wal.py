@@ -33,6 +33,7 @@ def folder(tmp_path):
     return tmp_path / "wal"
 
 
+@pytest.mark.box("S26.1", "records")
 def test_records_come_back_in_order_from_a_real_disk(tmp_path):
     with WriteAheadLog.open(tmp_path / "deep" / "wal") as log:
         assert [log.append(7, b"one"), log.append(2**32 - 1, b""), log.append(0, b"x" * 70_000)] == [1, 2, 3]
@@ -281,6 +282,7 @@ def test_a_reader_goes_on_when_what_it_has_not_read_is_pruned(disk, folder):
     assert rest == sorted(rest)
 
 
+@pytest.mark.box("S26.2", "sync-fails")
 async def test_after_a_failed_sync_the_log_accepts_nothing(disk, folder):
     log = WriteAheadLog.open(folder, files=disk)
     log.append(1, b"durable")

@@ -69,6 +69,7 @@ def folder(tmp_path):
     return tmp_path / "wal"
 
 
+@pytest.mark.box("S26.2", "damaged")
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1, 1], [6], [1, 2, 3]])
 def test_every_cut_keeps_the_whole_records_before_it(disk, folder, batches):
     ends = written(disk, folder, batches)
@@ -91,6 +92,7 @@ def test_every_cut_keeps_the_whole_records_before_it(disk, folder, batches):
             assert (torn.cut_bytes, torn.later_records) == (cut - begin, 0)
 
 
+@pytest.mark.box("S26.2", "damaged")
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1, 1], [6], [1, 2, 3], [3, 2, 1]])
 def test_every_flipped_byte_is_told_apart(disk, folder, batches, flip):
@@ -168,6 +170,7 @@ def test_a_file_with_a_foreign_name_is_refused(disk, folder):
 
 
 @pytest.mark.box("S8.2", "format")
+@pytest.mark.box("S26.1", "version")
 def test_another_format_is_refused(disk, folder):
     written(disk, folder, [1])
     disk.put(folder / FIRST, b"SQLite format 3\0" * 20)

@@ -37,6 +37,8 @@ def cast(effects: list) -> list[tuple[int, str | None]]:
     return [(item.vote.phase, item.vote.block_hash) for item in only(effects, BroadcastVote)]
 
 
+@pytest.mark.box("S27.4", "live")
+@pytest.mark.box("S25.1", "phases")
 def test_a_proposal_is_judged_prevoted_precommitted_and_committed() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     block = body.proposal.block_hash
@@ -50,6 +52,7 @@ def test_a_proposal_is_judged_prevoted_precommitted_and_committed() -> None:
     assert [item.validator_id for item in commit.certificate.votes] == ["a", "b", "d"]
 
 
+@pytest.mark.box("S25.1", "phases")
 def test_the_order_of_arrival_does_not_matter() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.hear(*(vote(name, R(1, 0), phase, body) for phase in (PRECOMMIT, PREVOTE) for name in "bcd"))
@@ -58,6 +61,7 @@ def test_the_order_of_arrival_does_not_matter() -> None:
     assert only(bench.propose(body), Commit)
 
 
+@pytest.mark.box("S26.2", "durable-before-sent")
 def test_a_vote_is_sent_only_when_it_is_on_disk() -> None:
     bench = Bench(auto=False)
     body = proposal("b", R(1, 0))
@@ -68,6 +72,7 @@ def test_a_vote_is_sent_only_when_it_is_on_disk() -> None:
     assert only(bench.give(VoteDurable(signed)), BroadcastVote) == [BroadcastVote(signed)]
 
 
+@pytest.mark.box("S26.1", "lock-with-its-vote")
 def test_the_precommit_is_stored_with_the_block_and_the_prevotes_it_stands_on() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -78,11 +83,13 @@ def test_the_precommit_is_stored_with_the_block_and_the_prevotes_it_stands_on() 
     assert bench.disk_votes[0][1] is None
 
 
+@pytest.mark.box("S25.1", "executed-first")
 def test_an_invalid_block_gets_a_vote_for_nothing() -> None:
     bench = Bench(valid=lambda _: False)
     assert cast(bench.propose(proposal("b", R(1, 0)))) == [(PREVOTE, None)]
 
 
+@pytest.mark.box("S25.1", "rejection-ends-the-round")
 def test_without_a_proposal_it_votes_for_nothing_twice_and_tries_again() -> None:
     bench = Bench()
     assert cast(bench.fire("propose")) == [(PREVOTE, None)]
@@ -94,6 +101,7 @@ def test_without_a_proposal_it_votes_for_nothing_twice_and_tries_again() -> None
     assert bench.engine.round == R(1, 1)
 
 
+@pytest.mark.box("S25.1", "rejection-ends-the-round")
 def test_a_split_vote_times_out() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -101,6 +109,7 @@ def test_a_split_vote_times_out() -> None:
     assert cast(bench.fire("prevote")) == [(PRECOMMIT, None)]
 
 
+@pytest.mark.box("S25.1", "rejection-ends-the-round")
 def test_timeouts_grow_with_the_attempt() -> None:
     bench = Bench()
     delays = []
@@ -113,6 +122,7 @@ def test_timeouts_grow_with_the_attempt() -> None:
     assert delays == sorted(set(delays))
 
 
+@pytest.mark.box("S26.2", "durable-before-sent")
 def test_the_holder_builds_stores_and_sends_its_proposal() -> None:
     bench = Bench(holder="a")
     kinds = [type(effect) for effect in bench.effects]
@@ -129,6 +139,8 @@ def test_a_candidate_that_comes_too_late_is_not_proposed() -> None:
     assert not only(bench.give(CandidateBuilt(1, R(1, 0), candidate("a", R(1, 0)))), PersistProposal)
 
 
+@pytest.mark.box("S27.4", "no-holder")
+@pytest.mark.box("S27.2", "lease-to-propose")
 def test_a_holder_that_has_lost_its_lease_proposes_nothing() -> None:
     bench = Bench(holder="a", work=False)
     bench.give(LeaseObserved(1, None))
@@ -136,12 +148,16 @@ def test_a_holder_that_has_lost_its_lease_proposes_nothing() -> None:
     assert only(bench.give(LeaseObserved(1, "a")), BuildCandidate)
 
 
+@pytest.mark.box("S27.4", "wrong-holder")
+@pytest.mark.box("S27.2", "lease-to-propose")
+@pytest.mark.box("S25.1", "proposer")
 def test_nobody_but_the_holder_is_listened_to() -> None:
     bench = Bench()
     assert cast(bench.propose(proposal("c", R(1, 0)))) == []
     assert cast(bench.propose(proposal("b", R(1, 0)))) != []
 
 
+@pytest.mark.box("S27.4", "wrong-holder")
 def test_the_lease_service_has_the_last_word_on_who_holds_a_term() -> None:
     bench = Bench()
     bench.give(LeaseObserved(1, "c"))
@@ -164,6 +180,7 @@ def test_others_can_vouch_for_a_holder_that_is_not_seen_here() -> None:
     assert cast(bench.hear(vote("d", R(2, 0), PREVOTE, body)))[0] == (PREVOTE, body.proposal.block_hash)
 
 
+@pytest.mark.box("S5.3", "fencing")
 def test_terms_below_the_parents_are_fenced_off() -> None:
     bench = Bench(parent_term=3, holder="b")
     assert bench.engine.round == R(3, 0)
@@ -176,6 +193,7 @@ def test_terms_below_the_parents_are_fenced_off() -> None:
     assert cast(bench.propose(again)) == []
 
 
+@pytest.mark.box("S25.1", "lock")
 def test_a_lock_holds_against_a_new_block_and_yields_to_a_later_quorum() -> None:
     bench, first = Bench(), proposal("b", R(1, 0))
     bench.propose(first)
@@ -189,6 +207,7 @@ def test_a_lock_holds_against_a_new_block_and_yields_to_a_later_quorum() -> None
     assert cast(bench.propose(proposal("d", R(3, 0), of=first, since=R(1, 0)))) == [(PREVOTE, None)]
 
 
+@pytest.mark.box("S25.1", "lock")
 def test_a_lock_yields_to_a_proposal_that_proves_a_later_quorum() -> None:
     bench, first = Bench(), proposal("b", R(1, 0))
     bench.propose(first)
@@ -202,6 +221,7 @@ def test_a_lock_yields_to_a_proposal_that_proves_a_later_quorum() -> None:
     assert cast(bench.hear(*votes)) == [(PREVOTE, other.proposal.block_hash)]
 
 
+@pytest.mark.box("S25.1", "lock")
 def test_the_holder_proposes_again_what_a_quorum_has_prevoted() -> None:
     bench, first = Bench(), proposal("b", R(1, 0))
     bench.propose(first)
@@ -228,6 +248,7 @@ def test_a_decision_in_an_earlier_round_still_decides() -> None:
     assert commit[0].certificate.term == 1
 
 
+@pytest.mark.box("S25.1", "contradicting-vote")
 def test_one_vote_per_phase_and_evidence_of_more() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.hear(vote("d", R(1, 0), PREVOTE, None))
@@ -261,6 +282,7 @@ def test_a_flood_in_our_own_name_takes_no_memory() -> None:
     assert len(voting._cast) <= OWN_VOTES_KEPT
 
 
+@pytest.mark.box("S25.1", "contradicting-vote")
 def test_who_votes_twice_cannot_hide_a_quorum() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -269,6 +291,7 @@ def test_who_votes_twice_cannot_hide_a_quorum() -> None:
     assert cast(bench.hear(vote("d", R(1, 0), PREVOTE, body))) == [(PRECOMMIT, body.proposal.block_hash)]
 
 
+@pytest.mark.box("S26.2", "lying-disk")
 def test_it_never_contradicts_a_vote_of_its_own_that_it_has_forgotten() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.hear(vote("a", R(1, 0), PREVOTE, "e" * 64))
@@ -276,6 +299,7 @@ def test_it_never_contradicts_a_vote_of_its_own_that_it_has_forgotten() -> None:
     assert not only(bench.fire("propose") if any(n.startswith("propose") for n in bench.timers) else [], PersistVote)
 
 
+@pytest.mark.box("S25.1", "other-world-or-epoch", "non-member")
 def test_strangers_and_other_worlds_epochs_and_keys_do_not_count() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -292,6 +316,7 @@ def test_strangers_and_other_worlds_epochs_and_keys_do_not_count() -> None:
     assert (PRECOMMIT, body.proposal.block_hash) in cast(bench.hear(good))
 
 
+@pytest.mark.box("S25.1", "future-height")
 def test_what_came_early_for_the_next_height_is_used_there() -> None:
     bench, body = Bench(), proposal("b", R(1, 0), height=2)
     bench.propose(body)
@@ -301,6 +326,7 @@ def test_what_came_early_for_the_next_height_is_used_there() -> None:
     assert cast(bench.effects) == [(PREVOTE, body.proposal.block_hash), (PRECOMMIT, body.proposal.block_hash)]
 
 
+@pytest.mark.box("S25.1", "future-height")
 def test_it_asks_for_blocks_when_enough_others_are_ahead() -> None:
     bench = Bench()
     assert not only(bench.hear(vote("b", R(1, 0), PREVOTE, None, height=9)), RequestSync)
@@ -309,6 +335,7 @@ def test_it_asks_for_blocks_when_enough_others_are_ahead() -> None:
     assert not only(bench.hear(vote("c", R(1, 0), PRECOMMIT, None, height=5)), RequestSync)
 
 
+@pytest.mark.box("29.1", "one")
 def test_a_single_validator_decides_alone() -> None:
     one = first_directory({"a": 1})
     bench = Bench(directory=one, holder="a")
@@ -317,6 +344,8 @@ def test_a_single_validator_decides_alone() -> None:
     check_certificate(commit[0].certificate, one)
 
 
+@pytest.mark.box("29.1", "weights")
+@pytest.mark.box("S25.1", "weights")
 def test_weights_count_not_heads() -> None:
     heavy = first_directory({"a": 1, "b": 5, "c": 1, "d": 1})
     bench, body = Bench(directory=heavy), proposal("b", R(1, 0))
@@ -325,6 +354,7 @@ def test_weights_count_not_heads() -> None:
     assert only(bench.hear(vote("b", R(1, 0), PRECOMMIT, body)), Commit)
 
 
+@pytest.mark.box("S25.3", "two-of-three")
 def test_the_crash_model_needs_a_majority_only() -> None:
     three = first_directory({"a": 1, "b": 1, "c": 1}, fault_model=CRASH)
     bench, body = Bench(directory=three), proposal("b", R(1, 0))
@@ -333,6 +363,7 @@ def test_the_crash_model_needs_a_majority_only() -> None:
     assert only(bench.hear(vote("b", R(1, 0), PRECOMMIT, body)), Commit)
 
 
+@pytest.mark.box("S25.1", "non-member")
 @pytest.mark.parametrize("own", [None, "z"])
 def test_who_is_no_member_only_watches_and_still_learns_the_decision(own: str | None) -> None:
     bench, body = Bench(own=own), proposal("b", R(1, 0))
@@ -341,6 +372,7 @@ def test_who_is_no_member_only_watches_and_still_learns_the_decision(own: str | 
     assert [type(effect) for effect in bench.effects] == [Commit]
 
 
+@pytest.mark.box("S25.1", "proposer")
 def test_without_leases_the_proposer_rotates() -> None:
     bench = Bench(leaseless=True)
     assert bench.engine.round == R(0, 0)
@@ -354,6 +386,7 @@ def test_without_leases_the_proposer_rotates() -> None:
     assert only(bench.effects[first:], BuildCandidate) == [BuildCandidate(4, R(0, 0))]
 
 
+@pytest.mark.box("S25.1", "bounded")
 def test_votes_in_memory_stay_bounded_whatever_one_validator_sends() -> None:
     bench = Bench(work=False)
     for attempt in range(1, 400):

@@ -106,6 +106,7 @@ def test_a_cheat_that_climbs_through_the_rounds_fills_no_memory() -> None:
 
 
 class TestFile:
+    @pytest.mark.box("S25.3", "evidence-checked-offline")
     def test_it_proves_itself(self) -> None:
         file = EvidenceFile(genesis=GENESIS, directories=(), evidence=proof())
         assert check_evidence_file(decode(EvidenceFile, encode(file))) == GENESIS.directory
@@ -115,6 +116,7 @@ class TestFile:
         file = EvidenceFile(genesis=GENESIS, directories=(SECOND,), evidence=proof(directory=SECOND))
         assert check_evidence_file(file) == SECOND
 
+    @pytest.mark.box("S25.3", "evidence-checked-offline")
     @pytest.mark.parametrize(
         ("file", "kind", "field"),
         [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentworld_core.consensus.events import (
     BroadcastProposal,
     BroadcastVote,
@@ -42,6 +44,7 @@ def test_when_the_work_goes_away_so_do_the_timers() -> None:
     assert bench.give(TimerFired(next(iter(running)))) == []
 
 
+@pytest.mark.box("S25.1", "on-the-wire")
 def test_it_repeats_its_votes_its_proposal_and_then_what_others_need() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -84,6 +87,7 @@ def test_blocks_are_paced_only_while_there_is_work() -> None:
     assert only(idle.give(WorkPending(True)), BuildCandidate)
 
 
+@pytest.mark.box("S5.3", "yield")
 def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
     bench = Bench(holder="a", auto=False)
     for attempt in range(3):
@@ -94,3 +98,15 @@ def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
     assert not bench.engine.should_yield
     bench.give(LeaseObserved(2, "a"))
     assert not bench.engine.should_yield
+
+
+@pytest.mark.box("S5.3", "clock-off")
+@pytest.mark.box("S5.3", "yield")
+def test_a_holder_that_sees_no_work_where_others_do_yields_too() -> None:
+    """Its clock may be an hour behind: then it refuses actions that all others have, as from the future."""
+    bench = Bench(holder="a", work=False)
+    for attempt in range(3):
+        assert not bench.engine.should_yield
+        bench.hear(*(vote(name, R(1, attempt), phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
+        bench.fire("precommit")
+    assert bench.engine.should_yield

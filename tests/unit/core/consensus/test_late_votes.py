@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from agentworld_core.consensus.decided import HEIGHTS_KEPT
 from agentworld_core.consensus.events import (
     Commit,
@@ -38,6 +40,7 @@ def accused(effects: list) -> list[str]:
 
 
 class TestDecidedHeights:
+    @pytest.mark.box("S25.1", "late-vote")
     def test_a_late_vote_that_contradicts_one_that_was_counted_is_evidence(self) -> None:
         bench = Bench()
         decided(bench)
@@ -45,6 +48,7 @@ class TestDecidedHeights:
         assert accused(bench.hear(vote("c", R(1, 0), PREVOTE, None))) == [], "one proof at a height is enough"
         assert accused(bench.hear(vote("b", R(1, 0), PREVOTE, None))) == ["b"]
 
+    @pytest.mark.box("S25.1", "late-vote")
     def test_what_contradicts_nothing_is_not_worth_its_signature(self) -> None:
         bench = Bench()
         certificate = decided(bench)
@@ -69,6 +73,7 @@ class TestDecidedHeights:
         bench.give(HeightStarted(2, FOUR, 1, decided(Bench())))
         assert accused(bench.hear(vote("c", R(1, 0), PRECOMMIT, OTHER))) == ["c"]
 
+    @pytest.mark.box("S25.1", "bounded")
     def test_it_is_kept_for_a_few_heights_and_does_not_grow(self) -> None:
         bench = Bench()
         for height in range(1, HEIGHTS_KEPT + 2):
@@ -83,6 +88,7 @@ class TestDecidedHeights:
 
 
 class TestNews:
+    @pytest.mark.box("S25.1", "vote-again")
     def test_a_vote_that_is_counted_is_no_news(self) -> None:
         bench, heard = Bench(), vote("c", R(1, 0), PREVOTE, OTHER)
         assert bench.engine.is_news(heard)

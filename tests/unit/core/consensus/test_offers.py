@@ -26,6 +26,8 @@ ONE, OTHER = proposal("b", R(1, 0), mark="one"), proposal("b", R(1, 0), mark="ot
 PROOF = evidence_of(ONE.proposal, OTHER.proposal)
 
 
+@pytest.mark.box("S25.3", "same-height-other-hash")
+@pytest.mark.box("S25.1", "contradicting-proposal")
 def test_the_second_proposal_of_a_round_is_evidence_once() -> None:
     bench = Bench()
     assert not only(bench.propose(ONE), RecordEvidence)
@@ -51,6 +53,7 @@ def test_the_same_block_again_is_no_offence() -> None:
     assert not only(bench.propose(proposal("b", R(1, 1), since=R(1, 0), of=ONE)), RecordEvidence)
 
 
+@pytest.mark.box("S25.1", "bounded")
 def test_nobody_fills_the_memory_and_a_decided_height_is_forgotten() -> None:
     offers = Offers()
     for attempt in range(500):

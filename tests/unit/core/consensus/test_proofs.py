@@ -31,6 +31,7 @@ def test_a_forged_proof_is_no_proof() -> None:
         receive_vote(FOUR, REVOKED, replace(vote("d", R(1, 0), PREVOTE, BODY), attempt=1))
 
 
+@pytest.mark.box("S25.1", "revoked-member")
 def test_a_vote_under_a_revoked_key_locks_and_decides_nothing() -> None:
     bench = Bench()
     bench.propose(BODY)

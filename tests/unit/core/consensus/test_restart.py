@@ -6,13 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from agentworld_core.consensus.events import BroadcastProposal, BroadcastVote, DurableVotes, LeaseObserved, PersistVote
+from agentworld_core.consensus.events import (
+    BroadcastProposal,
+    BroadcastVote,
+    Commit,
+    DurableVotes,
+    LeaseObserved,
+    PersistVote,
+)
 from agentworld_core.errors import StateMismatch
 from agentworld_core.messages import PRECOMMIT, PREVOTE
 from tests.unit.core.consensus.bench import Bench, R, only, proposal, vote
 from tests.unit.core.consensus.test_engine import cast
 
 
+@pytest.mark.box("S26.2", "binding")
 def test_it_does_not_vote_again_in_a_round_it_has_voted_in() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -23,6 +31,7 @@ def test_it_does_not_vote_again_in_a_round_it_has_voted_in() -> None:
     assert cast(again.fire("rebroadcast")) == [(PREVOTE, body.proposal.block_hash)]
 
 
+@pytest.mark.box("S26.2", "binding")
 def test_a_vote_that_was_stored_but_not_sent_is_still_binding() -> None:
     bench, body = Bench(auto=False), proposal("b", R(1, 0))
     persist = [effect for e in bench.propose(body) for effect in bench.give(bench.answer(e)[0])]
@@ -31,6 +40,7 @@ def test_a_vote_that_was_stored_but_not_sent_is_still_binding() -> None:
     assert cast(again.propose(proposal("b", R(1, 0), mark="other"))) == []
 
 
+@pytest.mark.box("S26.2", "binding")
 def test_it_keeps_its_lock_and_proves_it_when_it_proposes() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -45,6 +55,7 @@ def test_it_keeps_its_lock_and_proves_it_when_it_proposes() -> None:
     assert repeated >= {"a", "b", "c"}
 
 
+@pytest.mark.box("S26.2", "binding")
 def test_it_does_not_propose_twice_in_a_round() -> None:
     bench = Bench(holder="a")
     assert len(bench.disk_proposals) == 1
@@ -53,6 +64,7 @@ def test_it_does_not_propose_twice_in_a_round() -> None:
     assert only(again.fire("rebroadcast"), BroadcastProposal)[0].body == bench.disk_proposals[0]
 
 
+@pytest.mark.box("S26.2", "comes-back")
 def test_it_continues_in_the_last_round_it_has_voted_in() -> None:
     bench = Bench()
     for attempt in range(7):
@@ -65,6 +77,7 @@ def test_it_continues_in_the_last_round_it_has_voted_in() -> None:
     assert cast(again.propose(proposal("b", R(1, 7)))) == []
 
 
+@pytest.mark.box("S26.2", "lock-missing")
 def test_without_the_lock_of_its_precommit_it_refuses_to_start() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
     bench.propose(body)
@@ -75,6 +88,7 @@ def test_without_the_lock_of_its_precommit_it_refuses_to_start() -> None:
         replace(bench, durable=DurableVotes(votes=votes))
 
 
+@pytest.mark.box("S26.1", "pruned")
 def test_what_was_stored_for_another_height_does_not_bind_this_one() -> None:
     bench, body = Bench(), proposal("b", R(1, 0), height=2)
     bench.propose(proposal("b", R(1, 0)))
@@ -87,3 +101,16 @@ def test_it_is_started_once() -> None:
     bench = Bench()
     with pytest.raises(StateMismatch):
         bench.engine.start(0, DurableVotes())
+
+
+@pytest.mark.box("S26.2", "recounted")
+def test_a_decision_that_was_not_committed_is_counted_again_from_the_votes() -> None:
+    """No status is stored: what a node stored of its own decides nothing until the votes of the others are back."""
+    bench, body = Bench(), proposal("b", R(1, 0))
+    bench.propose(body)
+    votes = [vote(name, R(1, 0), phase, body) for phase in (PREVOTE, PRECOMMIT) for name in "bc"]
+    (decided,) = only(bench.hear(*votes), Commit)
+    again = bench.restarted()
+    assert not only(again.effects, Commit)
+    assert not only(again.hear(*votes[:-1]), Commit)
+    assert only(again.hear(votes[-1]), Commit) == [decided]

@@ -80,6 +80,7 @@ def test_who_has_voted_is_in_touch_whoever_is_connected() -> None:
     assert seen(bench, connected=("a",)).state != words.NO_QUORUM
 
 
+@pytest.mark.box("S27.4", "no-holder")
 def test_nobody_writes() -> None:
     bench = Bench(holder=None)
     free = LeaseSight(holder=None, term=0)
@@ -106,6 +107,7 @@ def test_the_writer_is_away_or_silent() -> None:
     assert told(bench) == (words.NO_PROPOSAL, "waits for the proposal of b"), "neither is the attempt"
 
 
+@pytest.mark.box("S5.3", "unknown-holder")
 def test_a_lease_that_names_a_stranger_says_so() -> None:
     stranger = LeaseSight(holder="somebody", term=7, expires_in_ms=9000)
     assert told(Bench(holder="somebody"), lease=stranger) == (

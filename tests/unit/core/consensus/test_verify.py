@@ -17,11 +17,12 @@ from agentworld_core.errors import (
     Unauthorized,
     WrongWorld,
 )
-from agentworld_core.membership.builder import Changes, revoked_key, with_keys
+from agentworld_core.membership.builder import Changes, revoked_key, with_keys, without_member
+from agentworld_core.membership.directory import BYZANTINE, CRASH
 from agentworld_core.messages import PRECOMMIT, PREVOTE, CommitCertificate
 from agentworld_core.signing import sign
 from tests.unit.core.consensus.bench import FOUR, R, proposal, vote
-from tests.unit.core.membership.worlds import signer, statement, successor
+from tests.unit.core.membership.worlds import first_directory, signer, statement, successor
 
 BODY = proposal("b", R(1, 0))
 VOTE = vote("a", R(1, 0), PREVOTE, BODY)
@@ -38,6 +39,8 @@ def test_good_messages_pass() -> None:
     check_certificate(certificate("a", "b", "c"), FOUR)
 
 
+@pytest.mark.box("S26.3", "vote-of-another")
+@pytest.mark.box("S25.1", "forged-vote", "other-world-or-epoch")
 @pytest.mark.parametrize(
     ("change", "error", "field"),
     [
@@ -60,6 +63,7 @@ def test_no_field_of_a_vote_can_be_changed(change: dict[str, object], error: typ
     assert caught.value.field == field
 
 
+@pytest.mark.box("S25.1", "revoked-member")
 def test_a_revoked_key_counts_for_nothing_live_but_for_certificates_until_the_directory_says_so() -> None:
     revoked = signer("a").key_id
     with pytest.raises(KeyRevoked):
@@ -73,6 +77,7 @@ def test_a_revoked_key_counts_for_nothing_live_but_for_certificates_until_the_di
     assert caught.value.field == "votes[0].key_id"
 
 
+@pytest.mark.box("S25.1", "forged-proposal")
 @pytest.mark.parametrize(
     ("body", "error"),
     [
@@ -98,6 +103,7 @@ def test_a_proposal_carries_the_block_and_round_it_names(body, error: type[Agent
         verify_proposal(FOUR, (), body)
 
 
+@pytest.mark.box("S25.2", "certificate-short")
 def test_a_certificate_needs_a_quorum_of_distinct_members() -> None:
     with pytest.raises(Unauthorized) as caught:
         check_certificate(certificate("a", "b"), FOUR)
@@ -108,6 +114,7 @@ def test_a_certificate_needs_a_quorum_of_distinct_members() -> None:
     assert doubled.value.field == "votes[2].validator_id"
 
 
+@pytest.mark.box("S25.2", "certificate-forged")
 @pytest.mark.parametrize("change", [{"height": 2}, {"term": 2}, {"attempt": 1}, {"block_hash": "a" * 64}])
 def test_no_field_of_a_certificate_can_be_changed(change: dict[str, object]) -> None:
     with pytest.raises(InvalidSignature) as caught:
@@ -115,6 +122,8 @@ def test_no_field_of_a_certificate_can_be_changed(change: dict[str, object]) -> 
     assert caught.value.field == "votes[0].signature"
 
 
+@pytest.mark.box("S26.1", "epoch-of-each-vote")
+@pytest.mark.box("S25.2", "certificate-forged")
 def test_a_certificate_is_judged_by_its_own_epoch_and_world() -> None:
     good = certificate("a", "b", "c")
     with pytest.raises(StateMismatch):
@@ -158,3 +167,44 @@ def test_forged_evidence_is_refused() -> None:
     forged = replace(VOTE, block_hash=None)
     with pytest.raises(InvalidSignature):
         check_equivocation(evidence_of(VOTE, forged), FOUR)
+
+
+@pytest.mark.box("S25.1", "removed-member")
+@pytest.mark.box("S26.1", "epoch-of-each-vote")
+def test_who_has_been_removed_votes_no_more_and_its_earlier_votes_stay_what_they_are() -> None:
+    three = successor(FOUR, Changes(members=without_member(FOUR, "d")))
+    with pytest.raises(StateMismatch) as caught:
+        verify_vote(three, (), vote("d", R(1, 0), PREVOTE, BODY))
+    assert caught.value.field == "directory_epoch"
+    late = sign(replace(vote("d", R(1, 0), PREVOTE, BODY), directory_epoch=2), signer("d"))
+    with pytest.raises(Unauthorized) as removed:
+        verify_vote(three, (), late)
+    assert removed.value.field == "member_id"
+    check_certificate(certificate("b", "c", "d"), FOUR)
+    with pytest.raises(StateMismatch):
+        check_certificate(certificate("b", "c", "d"), three)
+
+
+@pytest.mark.box("S27.3", "not-auto-added")
+@pytest.mark.box("S25.1", "proposer")
+def test_who_is_no_member_proposes_nothing_whatever_the_lease_says() -> None:
+    with pytest.raises(Unauthorized) as caught:
+        verify_proposal(FOUR, (), proposal("z", R(1, 0)))
+    assert caught.value.field == "member_id"
+
+
+@pytest.mark.box("S25.2", "certificate-short")
+@pytest.mark.parametrize(
+    ("fault_model", "short", "enough"),
+    [(BYZANTINE, ("a", "b"), ("a", "b", "d")), (CRASH, ("a", "d"), ("a", "b"))],
+)
+def test_a_certificate_that_is_short_by_one_weight_is_none(
+    fault_model: str, short: tuple[str, ...], enough: tuple[str, ...]
+) -> None:
+    """Weight 7: five decide where some may lie, four where they only crash."""
+    weights = first_directory({"a": 2, "b": 2, "c": 2, "d": 1}, fault_model=fault_model)
+    with pytest.raises(Unauthorized) as caught:
+        check_certificate(certificate(*short), weights)
+    needed = 5 if fault_model == BYZANTINE else 4
+    assert (caught.value.field, caught.value.message) == ("votes", f"needs weight {needed}, has {needed - 1}")
+    check_certificate(certificate(*enough), weights)

@@ -133,6 +133,7 @@ def test_a_block_that_was_not_executed_is_no_head():
 
 
 @pytest.mark.box("S3.3", "height")
+@pytest.mark.box("S5.3", "fencing")
 @pytest.mark.parametrize(
     ("fields", "field"),
     [
@@ -160,6 +161,7 @@ def test_the_header_of_a_block_is_what_its_proposer_decided():
 
 
 class TestDirectories:
+    @pytest.mark.box("S27.1", "effective-height")
     def test_a_change_governs_from_its_height_on(self):
         chain = Chain()
         first = chain.state.directory_at(1)
@@ -181,6 +183,8 @@ class TestDirectories:
         with pytest.raises(NotFound):
             chain.state.directory_at(0)
 
+    @pytest.mark.box("S27.4", "pending")
+    @pytest.mark.box("S27.1", "one-in-flight")
     def test_only_one_change_is_in_flight(self):
         chain = Chain()
         chain.commit(directory=next_epoch(chain))
@@ -198,6 +202,7 @@ class TestDirectories:
         with pytest.raises(StateMismatch):
             chain.commit(directory=signed(dataclasses.replace(second, epoch=3, signatures=()), "gov"))
 
+    @pytest.mark.box("S27.1", "expires")
     def test_an_expired_directory_is_refused_by_the_time_of_the_block(self):
         chain = Chain()
         second = dataclasses.replace(next_epoch(chain), issued_at_ms=0, expires_at_ms=1_100, signatures=())

@@ -102,6 +102,7 @@ def test_nothing_can_be_changed_by_somebody_who_signs_nothing(level: Level, part
 
 
 @pytest.mark.box("S1.2", "action")
+@pytest.mark.box("S5.2", "actions-verified")
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("field", hints(ActionEnvelope))
 def test_not_even_a_quorum_can_change_an_action(level: Level, field: str) -> None:
@@ -119,6 +120,8 @@ def test_not_even_a_quorum_can_change_an_action(level: Level, field: str) -> Non
 
 
 @pytest.mark.box("S3.3", "signatures")
+@pytest.mark.box("S26.3", "vote-of-another")
+@pytest.mark.box("S25.2", "certificate-forged")
 @pytest.mark.parametrize("field", hints(CertificateVote))
 @pytest.mark.parametrize("level", LEVELS)
 def test_one_wrong_vote_spoils_a_certificate(level: Level, field: str) -> None:

@@ -28,6 +28,7 @@ OTHER_NEXT = CHAIN.propose(proposer="b")
 
 
 @pytest.mark.box("29.7", "best", "conflict", "known", "others")
+@pytest.mark.box("S25.2", "never-lower")
 def test_the_worked_example_of_the_specification():
     state = CHAIN.state
     head4, head5 = HEADS[3], HEADS[4]
@@ -48,6 +49,7 @@ def test_the_worked_example_of_the_specification():
 
 @pytest.mark.box("29.7", "ties")
 @pytest.mark.box("S3.3", "fork")
+@pytest.mark.box("S25.2", "two-heads")
 def test_two_certified_blocks_of_one_height_are_evidence():
     b, c = make_head(NEXT), make_head(OTHER_NEXT)
     with pytest.raises(HeadConflict) as caught:
@@ -97,6 +99,7 @@ def test_nothing_comes_of_nothing():
 
 @pytest.mark.box("S3.3", "head", "time")
 @pytest.mark.box("S1.2", "head")
+@pytest.mark.box("S25.2", "forged-head")
 @pytest.mark.parametrize(
     ("changes", "error"),
     [

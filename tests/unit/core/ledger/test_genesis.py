@@ -18,6 +18,7 @@ GENESIS = make_genesis()
 
 
 @pytest.mark.box("S1.2", "genesis")
+@pytest.mark.box("S25.2", "genesis")
 def test_the_chain_begins_with_the_genesis_document_alone():
     chain = chain_from_genesis(GENESIS)
     assert chain.block_hash == chain.genesis_hash == genesis_hash(GENESIS) == content_id(encode(GENESIS))
@@ -35,6 +36,7 @@ def test_the_first_state_names_the_world_its_genesis_and_its_directory():
     assert dataclasses.astuple(read_meta(state)) == (0, 1_000, 1)
 
 
+@pytest.mark.box("S25.2", "genesis")
 def test_another_genesis_gives_another_state():
     other = make_genesis(parameters=dataclasses.replace(PARAMETERS, leaseless=True))
     assert genesis_state(other).root != genesis_state(GENESIS).root

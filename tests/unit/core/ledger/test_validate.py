@@ -115,6 +115,7 @@ class TestEveryField:
 
     @pytest.mark.box("S3.3", "every-field")
     @pytest.mark.box("S1.2", "block")
+    @pytest.mark.box("S5.3", "fencing")
     @pytest.mark.parametrize(
         "name", [name for name in _names(WorldBlock) if name not in ("signature", "key_id", "proposer_id")]
     )
@@ -134,6 +135,7 @@ class TestEveryField:
             assert f"block.{name}" in str(caught.value) or name in ("term", "height", "timestamp_ms")
 
     @pytest.mark.box("S3.3", "batch")
+    @pytest.mark.box("S5.2", "signed")
     def test_of_a_batch_changed_and_committed_to_again(self):
         """A batch that its block names, signed again, must still be in order by itself."""
         for name in ("world_id", "batch_id", "actions", "proposer_id", "term", "height", "directory"):
@@ -207,6 +209,7 @@ def executed(batch: ActionBatch, **fields: Any) -> BlockBundle:
 
 class TestPlace:
     @pytest.mark.box("S3.3", "place", "height")
+    @pytest.mark.box("S25.2", "never-lower")
     def test_other_worlds_and_heights(self):
         assert isinstance(refused(with_fields(RIGHT, "block", world_id="borealis")), WrongWorld)
         for bundle in CHAIN.bundles:
@@ -215,6 +218,7 @@ class TestPlace:
             assert error.field == "block.height"
 
     @pytest.mark.box("S3.3", "term")
+    @pytest.mark.box("S5.3", "fencing")
     def test_a_lower_term_is_refused(self):
         batch = make_batch(STATE, term=1)
         block = resign(
@@ -248,6 +252,8 @@ class TestPlace:
         assert "height 2" in str(error)
 
     @pytest.mark.box("S3.3", "term")
+    @pytest.mark.box("S27.1", "effective-height")
+    @pytest.mark.box("S26.1", "epoch-of-each-vote")
     def test_the_directory_is_the_one_of_the_height(self):
         chain = a_chain()
         chain.commit(directory=SECOND)
@@ -266,6 +272,8 @@ class TestPlace:
 
 class TestSignatures:
     @pytest.mark.box("S3.3", "signatures")
+    @pytest.mark.box("S27.3", "not-auto-added")
+    @pytest.mark.box("S25.1", "proposer")
     def test_the_proposer_is_a_member(self):
         batch = make_batch(STATE, proposer="z", term=2)
         error = refused(executed(batch))
@@ -273,6 +281,7 @@ class TestSignatures:
         assert error.field == "block.member_id"
 
     @pytest.mark.box("S3.3", "signatures")
+    @pytest.mark.box("S5.2", "signed")
     def test_the_key_is_the_proposers(self):
         """Another member's key does not do."""
         block = resign(RIGHT.block, "a")
@@ -295,6 +304,7 @@ class TestSignatures:
         check_bundle(chain.state, chain.propose(proposer="a", voters=("a", "c", "d")))
 
     @pytest.mark.box("S3.2", "signed")
+    @pytest.mark.box("S5.2", "signed")
     def test_signatures_must_verify(self):
         assert isinstance(refused(with_fields(RIGHT, "block", signature=bytes(64))), HashMismatch)
         block = dataclasses.replace(RIGHT.block, signature=bytes(64))
@@ -307,6 +317,7 @@ class TestSignatures:
 
 
 class TestBatch:
+    @pytest.mark.box("S5.2", "max-actions", "max-bytes")
     def test_limits(self):
         moves = [action("ada", "agent.move", {"to": [0, 0]}, nonce) for nonce in range(17)]
         error = refused(executed(make_batch(STATE, moves, term=2)))
@@ -316,6 +327,7 @@ class TestBatch:
         assert isinstance(refused(executed(make_batch(STATE, large, term=2))), TooLarge)
         check_bundle(STATE, executed(make_batch(STATE, large[:4], term=2)))
 
+    @pytest.mark.box("S5.2", "no-repeats")
     def test_an_action_twice(self):
         move = action("ada", "agent.move", {"to": [0, 0]}, 1)
         error = refused(executed(make_batch(STATE, [move, move], term=2)))
@@ -323,6 +335,7 @@ class TestBatch:
         assert error.field == "batch.actions[1].action_id"
 
     @pytest.mark.box("S1.2", "batch")
+    @pytest.mark.box("S5.2", "batch-id")
     def test_the_batch_id_covers_content_and_order(self):
         moves = [action("ada", "agent.move", {"to": [0, 0]}, nonce) for nonce in (1, 2)]
         batch = make_batch(STATE, moves, term=2)
@@ -331,6 +344,7 @@ class TestBatch:
         assert isinstance(error, HashMismatch)
         assert error.field == "batch.batch_id"
 
+    @pytest.mark.box("S5.2", "actions-verified")
     @pytest.mark.parametrize(
         ("change", "error"),
         [
@@ -355,6 +369,7 @@ class TestBatch:
         check_batch(RIGHT.batch, world_id=STATE.world_id, limits=limits)
         assert RIGHT.batch.batch_id == batch_id_of(RIGHT.batch.actions)
 
+    @pytest.mark.box("S5.2", "actions-verified")
     def test_verified_actions_are_not_checked_again(self):
         """The cache goes by the whole envelope: the same action with a broken signature is not known."""
         good = action("ada", "agent.move", {"to": [0, 0]}, 1)
@@ -386,6 +401,7 @@ class TestDirectoryChange:
         assert isinstance(error, StateMismatch)
         assert error.field == "batch.directory.epoch"
 
+    @pytest.mark.box("S27.1", "one-in-flight")
     def test_a_second_change_in_flight_spoils_the_block(self):
         chain = a_chain()
         chain.commit(directory=SECOND)
@@ -433,6 +449,7 @@ class TestCertificate:
             earlier = make_certificate(RIGHT.block, term=term, attempt=9)
             assert refused(dataclasses.replace(RIGHT, certificate=earlier)).field == "certificate.attempt"
 
+    @pytest.mark.box("S25.2", "certificate-short")
     def test_three_of_four_suffice_and_two_do_not(self):
         check_bundle(STATE, dataclasses.replace(RIGHT, certificate=make_certificate(RIGHT.block, voters="abd")))
         few = dataclasses.replace(RIGHT, certificate=make_certificate(RIGHT.block, voters="ab"))
@@ -447,6 +464,7 @@ class TestCertificate:
             assert caught.value.field in ("block_hash", "height")
 
     @pytest.mark.box("S3.3", "by-hash")
+    @pytest.mark.box("S25.2", "uncertified-block")
     def test_a_bad_certificate_is_found_before_anything_is_executed(self):
         wrong = dataclasses.replace(RIGHT.block, state_root="0" * 64)
         few = make_certificate(resign(wrong, "b"), voters="ab")

@@ -31,6 +31,7 @@ from tests.unit.core.membership.worlds import first_directory, member, signed, s
 FOUR = {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
+@pytest.mark.box("S25.1", "quorum")
 @pytest.mark.parametrize(
     ("total", "byzantine", "crash"),
     [(1, 1, 1), (2, 2, 2), (3, 3, 2), (4, 3, 3), (5, 4, 3), (6, 5, 4), (7, 5, 4), (9, 7, 5), (100, 67, 51)],
@@ -40,6 +41,7 @@ def test_a_quorum_is_strictly_more_than_the_fraction(total: int, byzantine: int,
     assert quorum_weight(first_directory({"a": total}, fault_model=CRASH)) == crash
 
 
+@pytest.mark.box("S25.1", "quorum")
 def test_two_quorums_share_more_weight_than_may_lie() -> None:
     for total in range(1, 200):
         directory = first_directory({"a": total})
@@ -49,6 +51,7 @@ def test_two_quorums_share_more_weight_than_may_lie() -> None:
         assert honest_weight(directory) == may_lie + 1
 
 
+@pytest.mark.box("S27.1", "threshold-recomputed")
 def test_the_quorum_follows_the_members_down_again() -> None:
     one = first_directory(FOUR)
     two = successor(one, Changes(members=with_member(one, member("e"))))
@@ -56,6 +59,8 @@ def test_the_quorum_follows_the_members_down_again() -> None:
     assert [quorum_weight(item) for item in (one, two, three)] == [3, 4, 3]
 
 
+@pytest.mark.box("29.1", "explicit-threshold")
+@pytest.mark.box("S25.1", "quorum")
 def test_an_unknown_fault_model_has_no_quorum() -> None:
     with pytest.raises(InvalidField) as caught:
         quorum_weight(dataclasses.replace(first_directory(FOUR), fault_model="Optimistic"))
@@ -66,6 +71,8 @@ def test_a_signed_first_epoch_is_accepted() -> None:
     check_first_directory(first_directory(FOUR))
 
 
+@pytest.mark.box("29.1", "explicit-threshold")
+@pytest.mark.box("S25.1", "validators")
 @pytest.mark.parametrize(
     ("change", "field"),
     [
@@ -101,6 +108,7 @@ def test_a_key_id_must_be_that_of_its_key() -> None:
     assert caught.value.field == "governance[0].key_id"
 
 
+@pytest.mark.box("S27.2", "holder-is-not-enough")
 def test_unsigned_half_signed_and_badly_signed_epochs_are_refused() -> None:
     directory = first_directory(FOUR, governance=("g1", "g2", "g3"), threshold=2)
     check_first_directory(directory)
@@ -126,6 +134,7 @@ def _next(one: Directory, **change: object) -> Directory:
     return signed(unsigned, "gov")
 
 
+@pytest.mark.box("S27.1", "lower-or-forked")
 @pytest.mark.parametrize(
     ("change", "field", "error"),
     [
@@ -144,6 +153,7 @@ def test_what_does_not_follow_is_refused(change: dict[str, object], field: str, 
     assert caught.value.field == field
 
 
+@pytest.mark.box("S27.1", "lower-or-forked")
 def test_a_fork_does_not_follow_the_other_branch() -> None:
     one = first_directory(FOUR)
     left = successor(one, Changes(members=without_member(one, "d")))
@@ -187,6 +197,7 @@ def test_revocations_stay_and_revoked_keys_leave() -> None:
         check_next_directory(two, signed(brought_back, "gov"))
 
 
+@pytest.mark.box("S26.3", "vote-of-another")
 def test_a_key_counts_for_its_member_only() -> None:
     one = first_directory(FOUR)
     assert key_in_directory(one, "a", signer("a").key_id).public_key == signer("a").public_key

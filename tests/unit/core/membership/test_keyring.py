@@ -10,6 +10,7 @@ from tests.unit.core.membership.worlds import first_directory, signer, statement
 FOUR = {"a": 1, "b": 1, "c": 1, "d": 1}
 
 
+@pytest.mark.box("S25.1", "removed-member")
 def test_the_directory_in_force_follows_the_height() -> None:
     one = first_directory(FOUR)
     two = successor(one, Changes(members=without_member(one, "d")))
@@ -23,6 +24,7 @@ def test_the_directory_in_force_follows_the_height() -> None:
     assert ring.key_at(11, member_id="d", key_id=signer("d").key_id).generation == 1
 
 
+@pytest.mark.box("S27.1", "lower-or-forked")
 def test_the_same_epoch_again_changes_nothing_and_another_is_a_fork() -> None:
     one = first_directory(FOUR)
     two = successor(one, Changes(members=without_member(one, "d")))
@@ -35,6 +37,7 @@ def test_the_same_epoch_again_changes_nothing_and_another_is_a_fork() -> None:
         ring.append(successor(one, Changes(members=without_member(one, "c"))), effective_height=12)
 
 
+@pytest.mark.box("S27.1", "effective-height")
 def test_an_epoch_governs_later_than_the_one_before() -> None:
     one = first_directory(FOUR)
     two = successor(one, Changes(members=without_member(one, "d")))

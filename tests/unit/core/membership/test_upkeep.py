@@ -136,6 +136,7 @@ def test_a_replacement_for_a_revoked_key_comes_before_a_new_member() -> None:
     assert [item.key_id for item in proposed.revoked] == [lost.key_id]
 
 
+@pytest.mark.box("S27.1", "add")
 def test_a_member_joins_when_it_has_caught_up_and_leaves_before_its_node_goes() -> None:
     begun = facts(topology(5), settled(directory()))
     behind = {**begun.words, "aurora-4": NodeWord(epoch=1)}
@@ -160,6 +161,7 @@ def test_a_member_whose_key_cannot_be_read_is_not_asked_to_leave() -> None:
     assert "aurora-2" not in plan.rotations
 
 
+@pytest.mark.box("S27.1", "quorum-kept")
 def test_leaving_is_forced_by_the_world_or_by_all_who_leave() -> None:
     current = settled(directory())
     assert isinstance(plan_upkeep(facts(topology(1), current)).members, Refused)

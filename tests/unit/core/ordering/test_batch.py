@@ -18,6 +18,7 @@ def batch(**change: object) -> ActionBatch:
     return dataclasses.replace(drafted, **change)  # type: ignore[arg-type]
 
 
+@pytest.mark.box("S5.2", "batch-id")
 def test_the_id_covers_order_and_every_byte() -> None:
     ids = {
         batch_id_of(ACTIONS),
@@ -30,6 +31,7 @@ def test_the_id_covers_order_and_every_byte() -> None:
     assert len(ids) == 6
 
 
+@pytest.mark.box("S5.2", "max-actions", "no-repeats")
 @pytest.mark.parametrize(
     ("wrong", "limits", "error"),
     [

@@ -51,6 +51,8 @@ def turn(keeper: LeaseKeeper, store: Store, now: int, *, wanted: bool = True, fl
     return decision
 
 
+@pytest.mark.box("29.2", "refused", "renew", "taken", "stale-release")
+@pytest.mark.box("S5.3", "second-refused", "take-over", "lost-cannot-renew")
 def test_the_timeline_of_two_candidates() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     assert isinstance(turn(a, store, 100), Acquire)
@@ -74,6 +76,7 @@ def test_the_timeline_of_two_candidates() -> None:
     assert a.view(181) == (2, "b")
 
 
+@pytest.mark.box("S5.3", "early-stop")
 def test_it_tells_when_the_lease_ends_as_each_side_counts_it() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     assert a.expires_in(99) is None
@@ -83,6 +86,7 @@ def test_it_tells_when_the_lease_ends_as_each_side_counts_it() -> None:
     assert (a.expires_in(130), b.expires_in(155)) == (None, None)
 
 
+@pytest.mark.box("S5.3", "renew-extends")
 def test_it_renews_no_more_often_than_it_retries() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)
@@ -92,6 +96,8 @@ def test_it_renews_no_more_often_than_it_retries() -> None:
     assert store.record.term == 1
 
 
+@pytest.mark.box("29.2", "renewed-while-free")
+@pytest.mark.box("S5.3", "own-again")
 def test_a_restarted_holder_keeps_its_lease_and_term() -> None:
     store = Store()
     turn(LeaseKeeper("a", TIMINGS), store, 100)
@@ -102,6 +108,7 @@ def test_a_restarted_holder_keeps_its_lease_and_term() -> None:
     assert again.view(110) == (1, "a")
 
 
+@pytest.mark.box("S5.3", "acquire-release")
 def test_a_released_lease_is_taken_at_once_with_a_higher_term() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     turn(a, store, 100)
@@ -112,6 +119,7 @@ def test_a_released_lease_is_taken_at_once_with_a_higher_term() -> None:
     assert b.view(103) == (2, "b")
 
 
+@pytest.mark.box("S5.3", "yield")
 def test_who_gives_it_up_leaves_it_to_others_for_one_duration() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)
@@ -121,6 +129,7 @@ def test_who_gives_it_up_leaves_it_to_others_for_one_duration() -> None:
     assert a.view(160) == (2, "a")
 
 
+@pytest.mark.box("S5.3", "early-stop")
 def test_giving_up_counts_from_the_decision_even_if_the_answer_is_lost() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)
@@ -129,12 +138,14 @@ def test_giving_up_counts_from_the_decision_even_if_the_answer_is_lost() -> None
     assert not a.is_held(101)
 
 
+@pytest.mark.box("S27.3", "no-key-no-lease")
 def test_a_candidate_that_is_not_wanted_takes_nothing() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     assert isinstance(turn(a, store, 100, wanted=False), Wait)
     assert store.record is None
 
 
+@pytest.mark.box("S5.3", "above-the-chain")
 def test_terms_continue_above_the_chain_when_the_record_is_lost() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     assert isinstance(turn(a, store, 100, floor=7), Acquire)
@@ -144,6 +155,7 @@ def test_terms_continue_above_the_chain_when_the_record_is_lost() -> None:
     assert a.view(110) == (9, "a")
 
 
+@pytest.mark.box("S5.3", "above-the-chain")
 def test_a_holder_that_is_fenced_off_takes_its_lease_anew() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)
@@ -159,6 +171,7 @@ def test_a_record_of_a_lower_term_has_no_holder() -> None:
     assert keeper.view(20) == (5, None)
 
 
+@pytest.mark.box("S5.3", "own-again")
 def test_a_write_whose_answer_was_lost_is_confirmed_by_another() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     a.observe(100, None)
@@ -170,6 +183,9 @@ def test_a_write_whose_answer_was_lost_is_confirmed_by_another() -> None:
     assert a.is_held(105)
 
 
+@pytest.mark.box("29.2", "seen-late")
+@pytest.mark.box("S27.2", "own-clock")
+@pytest.mark.box("S5.3", "observed-expiry")
 def test_expiry_is_what_this_clock_has_seen_unchanged_for_the_promised_time() -> None:
     record = LeaseRecord(holder="a", term=3, duration_ms=150, version="1")
     b = LeaseKeeper("b", TIMINGS)
@@ -181,6 +197,7 @@ def test_expiry_is_what_this_clock_has_seen_unchanged_for_the_promised_time() ->
     assert isinstance(b.decide(1_000_299, wanted=True), Acquire)
 
 
+@pytest.mark.box("S5.3", "timings")
 @pytest.mark.parametrize(
     ("timings", "field"),
     [
@@ -195,6 +212,7 @@ def test_timings_that_could_overlap_are_refused(timings: dict[str, int], field: 
     assert caught.value.field == field
 
 
+@pytest.mark.box("S5.3", "term-never-twice")
 @pytest.mark.parametrize("seed", range(60))
 def test_never_two_holders_and_never_a_term_twice_whatever_the_delays(seed: int) -> None:
     """Candidates with clocks of their own read late, write late and stall; two must never hold at once."""
@@ -230,6 +248,7 @@ def edited(store: Store, **changes: Any) -> None:
     store.record = replace(store.record, version=f"v{store.writes}", **changes)
 
 
+@pytest.mark.box("S5.3", "unknown-holder")
 def test_a_record_that_names_a_stranger_for_ever_is_waited_for_a_few_durations_at_most() -> None:
     store, a = Store(), LeaseKeeper("a", TIMINGS)
     turn(a, store, 100)
@@ -241,6 +260,7 @@ def test_a_record_that_names_a_stranger_for_ever_is_waited_for_a_few_durations_a
     assert a.view(310) == (2, "a")
 
 
+@pytest.mark.box("S5.3", "edited")
 def test_a_holder_whose_term_was_lowered_takes_a_higher_one_at_once() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     turn(a, store, 100, floor=6)
@@ -253,6 +273,7 @@ def test_a_holder_whose_term_was_lowered_takes_a_higher_one_at_once() -> None:
     assert a.view(103) == (8, "a")
 
 
+@pytest.mark.box("S5.3", "edited")
 def test_a_lease_that_was_given_to_a_validator_by_hand_begins_a_term_of_its_own() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     turn(a, store, 100)
@@ -264,6 +285,7 @@ def test_a_lease_that_was_given_to_a_validator_by_hand_begins_a_term_of_its_own(
     assert (a.view(103), a.is_held(103)) == ((2, "b"), False)
 
 
+@pytest.mark.box("S5.3", "edited")
 def test_a_lease_that_was_taken_away_by_hand_goes_on_in_a_higher_term() -> None:
     store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
     turn(a, store, 100)

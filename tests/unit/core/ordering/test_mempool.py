@@ -6,6 +6,7 @@ from agentworld_core.codec import encode
 from agentworld_core.errors import ActorLimit, Busy, NonceUsed, TooLarge
 from agentworld_core.ordering.batch import BatchLimits
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from agentworld_core.topology.node_config import NodeConfig
 from tests.unit.core.ordering.actions import action
 
 SIZE = len(encode(action("a", 1)))
@@ -21,6 +22,7 @@ def places(mempool: Mempool, **limits: int) -> list[tuple[str, int]]:
     return [(item.actor_id, item.nonce) for item in taken]
 
 
+@pytest.mark.box("S5.1", "duplicate")
 def test_the_same_action_again_changes_nothing() -> None:
     mempool = pool()
     assert mempool.add(action("a", 1))
@@ -31,6 +33,7 @@ def test_the_same_action_again_changes_nothing() -> None:
     assert mempool.get("0" * 64) is None
 
 
+@pytest.mark.box("S5.1", "replacement")
 def test_another_action_under_a_waiting_nonce_is_refused() -> None:
     mempool = pool()
     mempool.add(action("a", 1))
@@ -38,6 +41,7 @@ def test_another_action_under_a_waiting_nonce_is_refused() -> None:
         mempool.add(action("a", 1, padding=1))
 
 
+@pytest.mark.box("S5.1", "actor-limit")
 def test_one_actor_has_its_limit_and_others_do_not_feel_it() -> None:
     mempool = pool(max_per_actor=1)
     mempool.add(action("a", 1))
@@ -46,6 +50,7 @@ def test_one_actor_has_its_limit_and_others_do_not_feel_it() -> None:
     assert mempool.add(action("b", 1))
 
 
+@pytest.mark.box("S5.1", "full")
 def test_a_full_mempool_refuses_the_new_and_keeps_the_old() -> None:
     mempool = pool(max_actions=2)
     mempool.add(action("a", 1))
@@ -56,6 +61,7 @@ def test_a_full_mempool_refuses_the_new_and_keeps_the_old() -> None:
     assert places(mempool) == [("a", 1), ("b", 1)]
 
 
+@pytest.mark.box("S5.1", "bytes")
 def test_bytes_are_bounded_too_and_come_free_again() -> None:
     mempool = pool(max_bytes=SIZE * 2)
     mempool.add(action("a", 1))
@@ -67,6 +73,7 @@ def test_bytes_are_bounded_too_and_come_free_again() -> None:
     assert mempool.bytes <= SIZE * 2
 
 
+@pytest.mark.box("S5.2", "too-large-alone")
 def test_what_no_batch_can_hold_is_refused_at_the_door() -> None:
     mempool = pool(batch=512)
     with pytest.raises(TooLarge):
@@ -75,6 +82,7 @@ def test_what_no_batch_can_hold_is_refused_at_the_door() -> None:
     assert places(mempool) == [("a", 2)]
 
 
+@pytest.mark.box("S5.2", "order", "max-actions")
 def test_batches_follow_arrival_between_actors_and_nonces_within_one() -> None:
     mempool = pool()
     for actor, nonce in (("a", 5), ("b", 1), ("a", 2), ("c", 1), ("a", 3)):
@@ -83,6 +91,7 @@ def test_batches_follow_arrival_between_actors_and_nonces_within_one() -> None:
     assert places(mempool, max_actions=2) == [("a", 2), ("b", 1)]
 
 
+@pytest.mark.box("S5.2", "max-bytes")
 def test_a_batch_ends_before_the_first_that_does_not_fit() -> None:
     mempool = pool()
     mempool.add(action("a", 1))
@@ -93,6 +102,8 @@ def test_a_batch_ends_before_the_first_that_does_not_fit() -> None:
     assert places(mempool, max_bytes=SIZE * 2) == [("a", 1), ("c", 1)]
 
 
+@pytest.mark.box("S5.2", "kept-until-committed")
+@pytest.mark.box("S5.1", "remove")
 def test_taking_a_batch_removes_nothing_and_a_commit_does() -> None:
     mempool = pool()
     mempool.add(action("a", 1))
@@ -103,6 +114,7 @@ def test_taking_a_batch_removes_nothing_and_a_commit_does() -> None:
     assert mempool.add(action("a", 1))
 
 
+@pytest.mark.box("S5.1", "stale")
 def test_what_can_never_be_committed_is_swept_out() -> None:
     mempool = pool()
     for nonce in (1, 2, 3):
@@ -112,3 +124,30 @@ def test_what_can_never_be_committed_is_swept_out() -> None:
     assert places(mempool) == [("a", 3), ("b", 1)]
     assert len(mempool.remove_where(lambda _: True)) == 2
     assert (len(mempool), mempool.bytes) == (0, 0)
+
+
+@pytest.mark.box("S5.1", "defaults")
+@pytest.mark.box("S5.2", "defaults")
+def test_what_nobody_sets_is_as_the_specification_has_it() -> None:
+    node = NodeConfig(world_id="w", node_id="n")
+    limits = MempoolLimits()
+    assert (limits.max_actions, limits.max_per_actor) == (10_000, 256)
+    assert (node.mempool_max_actions, node.mempool_max_per_actor) == (10_000, 256)
+    assert BatchLimits() == BatchLimits(max_actions=512, max_bytes=512 * 1024)
+
+
+@pytest.mark.box("S5.2", "empty")
+def test_an_empty_mempool_gives_an_empty_batch() -> None:
+    assert pool().take_batch() == ()
+
+
+@pytest.mark.box("S5.1", "full")
+def test_who_sends_more_pushes_nobody_out() -> None:
+    """W1: of a1, a2, a3 with room for two, the specification keeps a2 and a3; whoever came first stays here."""
+    mempool = pool(max_actions=2)
+    mempool.add(action("honest", 1))
+    mempool.add(action("spammer", 1))
+    for nonce in range(2, 30):
+        with pytest.raises(Busy):
+            mempool.add(action("spammer", nonce))
+    assert places(mempool) == [("honest", 1), ("spammer", 1)]

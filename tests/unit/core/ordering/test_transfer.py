@@ -36,6 +36,7 @@ class TestWish:
         check_transfer(wish(), FOUR, now_ms=NOW)
         check_term(wish(), Writer("a", 3))
 
+    @pytest.mark.box("S27.2", "term-of-the-wish")
     @pytest.mark.parametrize(
         ("given", "kind", "field"),
         [
@@ -59,6 +60,7 @@ class TestWish:
         with pytest.raises(Unauthorized):
             check_transfer(wish(), FOUR, revoked_key_ids=[signer("gov").key_id], now_ms=NOW)
 
+    @pytest.mark.box("S27.2", "term-of-the-wish")
     @pytest.mark.parametrize("writer", [Writer("a", 2), Writer("a", 4), Writer(None, 3)])
     def test_it_is_spent_with_its_term(self, writer: Writer) -> None:
         with pytest.raises(StateMismatch):
@@ -66,6 +68,7 @@ class TestWish:
 
 
 class TestKeeper:
+    @pytest.mark.box("S5.3", "hand-over")
     def test_the_successor_has_the_lease_before_anybody_else_can_take_it(self) -> None:
         store = Store()
         a, b, c = (LeaseKeeper(name, TIMINGS) for name in "abc")
@@ -121,6 +124,7 @@ class TestKeeper:
         assert isinstance(turn(a, store, 106), Renew)
         assert a.view(106) == (1, "a")
 
+    @pytest.mark.box("S27.4", "expired")
     def test_who_does_not_hold_it_cannot_hand_it_over(self) -> None:
         store, a, b = Store(), LeaseKeeper("a", TIMINGS), LeaseKeeper("b", TIMINGS)
         turn(a, store, 100)
@@ -129,6 +133,7 @@ class TestKeeper:
         a.observe(131, store.record)
         assert isinstance(a.decide(131, wanted=True, successor="b"), Renew), "its deadline has passed"
 
+    @pytest.mark.box("S5.3", "term-never-twice")
     @pytest.mark.parametrize("seed", range(40))
     def test_never_two_holders_and_terms_only_grow_whatever_is_handed_over(self, seed: int) -> None:
         """Nodes take turns at random, writes are lost or seen late, and holders hand over to anybody, or nobody."""

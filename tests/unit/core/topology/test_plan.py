@@ -104,6 +104,7 @@ def test_a_world_that_tolerates_no_fault_and_a_key_of_nobody_are_warnings() -> N
     assert "nobody" in plan.warnings[1]
 
 
+@pytest.mark.box("29.1", "weights")
 @pytest.mark.parametrize(
     ("weights", "model", "needed", "tolerates"),
     [

@@ -63,6 +63,7 @@ OTHER_VALUES: dict[str, Any] = {
 
 
 @pytest.mark.box("S1.2", "action")
+@pytest.mark.box("S7.1", "forged")
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(ActionEnvelope)])
 def test_an_action_changed_in_any_field_is_refused(field):
     changed = dataclasses.replace(GOOD, **{field: OTHER_VALUES[field]})
@@ -70,6 +71,7 @@ def test_an_action_changed_in_any_field_is_refused(field):
         check_envelope(changed, WORLD)
 
 
+@pytest.mark.box("S7.1", "other-world", "oversized")
 @pytest.mark.parametrize(
     ("changed", "error", "field"),
     [
@@ -87,12 +89,14 @@ def test_what_is_wrong_is_named(changed, error, field):
     assert caught.value.field == field
 
 
+@pytest.mark.box("S7.1", "forged")
 def test_the_signature_of_another_key_is_refused_though_the_id_is_right():
     stolen = dataclasses.replace(GOOD, signature=signer("eve").sign(signed_bytes(GOOD)))
     with pytest.raises(InvalidSignature):
         check_envelope(stolen, WORLD)
 
 
+@pytest.mark.box("S7.1", "verified")
 def test_admission_knows_the_actor_its_key_and_its_nonces():
     world = World()
     world.step(GOOD, action("ada", "agent.move", {"to": [1, 1]}, 1))
@@ -116,6 +120,7 @@ def test_an_unknown_actor_may_register_and_act_when_its_registration_waits():
     check_admission(empty_world(), move, world_id=WORLD, register_pending=True)
 
 
+@pytest.mark.box("S7.1", "old-or-future")
 def test_admission_bounds_the_time_only_when_it_is_given():
     late = dataclasses.replace(GOOD, timestamp_ms=10 + MAX_CLOCK_AHEAD_MS)
     late = sign_action(late, signer("ada"))

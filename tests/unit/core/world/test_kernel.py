@@ -119,6 +119,7 @@ def test_a_mailbox_is_bounded_and_works_again_once_cleared():
     assert codes(world.do(*after)) == ["", ""]
 
 
+@pytest.mark.box("S5.1", "dedup-in-state")
 @pytest.mark.parametrize("repeat", ["same action", "same nonce"])
 @pytest.mark.parametrize("place", ["same step", "later step"])
 def test_a_nonce_counts_once(repeat, place):
@@ -148,6 +149,7 @@ def test_a_wrong_key_uses_up_nothing_of_the_actor():
     assert read_nonces(world.tree, "ada", signer("eve").key_id) == NonceWindow(low=0, used=0b10)
 
 
+@pytest.mark.box("S7.1", "old-or-future")
 def test_nonces_below_the_window_are_refused():
     world = a_world_of("ada")
     moves = [action("ada", "agent.move", {"to": [0, 0]}, nonce) for nonce in (NONCE_WINDOW + 10, 11, 10)]

@@ -8,6 +8,8 @@ from agentworld_core.errors import MalformedEncoding
 from agentworld_core.world.nonces import MAX_NONCE, NONCE_WINDOW, NonceWindow
 
 
+@pytest.mark.box("S7.1", "old-or-future")
+@pytest.mark.box("S5.1", "dedup-in-state")
 @given(st.lists(st.integers(0, 3 * NONCE_WINDOW) | st.integers(MAX_NONCE - 5, MAX_NONCE), max_size=60))
 def test_a_window_refuses_exactly_what_was_used_or_is_too_old(nonces):
     window = NonceWindow()
