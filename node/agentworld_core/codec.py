@@ -101,7 +101,7 @@ _T = TypeVar("_T")
 class _Keeping:
     """A message that keeps its encoding, because it is encoded again and again; nothing of it can change."""
 
-    __slots__ = ("_content_id", "_encoding")
+    __slots__ = ("_content_id", "_encoding", "_payload")
 
 
 @dataclass_transform(frozen_default=True)
@@ -158,6 +158,10 @@ def encode_with(value: Any, fields: Mapping[str, Any]) -> bytes:
     The same as encoding what ``dataclasses.replace`` returns, for texts, bytes and empty sequences, at a part of the
     cost: what is signed is a message without its signature.
     """
+    plan = plan_of(type(value))
+    if plan.values_of is not None and getattr(value, "_encoding", None) is not None:
+        # It has been encoded before, so each of its fields is right, and none of them is converted.
+        return _dumped(plan, [plan.number, *plan.values_of(value)], fields)
     return _encode(value, fields)
 
 
@@ -243,7 +247,17 @@ def decode(cls: type[_T], data: bytes, *, limit: int = DEFAULT_LIMIT) -> _T:
         raise MalformedEncoding(f"is not the deterministic encoding of a {cls.__name__}")
     if cls.KEEPS_ENCODING:  # type: ignore[attr-defined]
         object.__setattr__(result, "_encoding", data)
+    elif plan.is_joined:
+        _keep_inside(plan, result, plain)
     return typing.cast("_T", result)
+
+
+def _keep_inside(plan: Plan, value: Any, plain: list[Any]) -> None:
+    """Has messages in a list that was just decoded keep their encodings: they are right, and need no check again."""
+    for (name, codec), part in zip(plan.fields, plain[1:], strict=True):
+        if codec.is_sequence and codec.message is not None and codec.message.KEEPS_ENCODING:
+            for one, items in zip(getattr(value, name), part, strict=True):
+                object.__setattr__(one, "_encoding", cbor2.dumps(items))
 
 
 def schema_number(data: bytes) -> int | None:

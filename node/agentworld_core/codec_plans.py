@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import operator
 import types
 import typing
 from collections.abc import Callable
@@ -76,9 +77,13 @@ class FieldCodec:
 
 
 class Plan:
-    """Everything about the encoding of one class; ``is_joined`` says that some message inside keeps its encoding."""
+    """Everything about the encoding of one class.
 
-    __slots__ = ("build", "fields", "has_values", "is_joined", "number", "places", "sequences", "to_plain")
+    ``is_joined`` says that some message inside keeps its encoding; ``values_of`` returns the fields of a message where
+    none of them is converted to be encoded.
+    """
+
+    __slots__ = ("build", "fields", "has_values", "is_joined", "number", "places", "sequences", "to_plain", "values_of")
 
     def __init__(self, cls: type[Any]):
         hints = typing.get_type_hints(cls, include_extras=True)
@@ -89,6 +94,8 @@ class Plan:
         self.sequences = [name for name, codec in self.fields if codec.is_sequence]
         self.has_values = any(codec.has_value for _, codec in self.fields)
         self.to_plain, self.build = _quick_functions(cls, self)
+        plain = len(self.fields) > 1 and all(codec.quick_encode is None for _, codec in self.fields)
+        self.values_of = operator.attrgetter(*self.places) if plain else None
 
 
 def _keeps_inside(cls: type[Any] | None) -> bool:

@@ -54,6 +54,11 @@ class Mempool:
         place = self._arrivals.get(action_id)
         return self._actors[place[0]].actions[place[1]][0] if place is not None else None
 
+    def waiting(self, action: ActionEnvelope) -> ActionEnvelope:
+        """Returns the action that waits here if it is the same in every byte, with what has been worked out of it."""
+        known = self.get(action.action_id)
+        return known if known is not None and known == action else action
+
     def actions(self) -> list[ActionEnvelope]:
         """Returns all waiting actions in the order of their arrival."""
         return [self._actors[actor].actions[nonce][0] for actor, nonce in self._arrivals.values()]
@@ -75,7 +80,7 @@ class Mempool:
         if size > self.batch_limits.max_bytes:
             says = f"{size} bytes exceed the {self.batch_limits.max_bytes} bytes of a whole batch"
             raise TooLarge(says, field="payload_cbor")
-        actor = self._actors.get(action.actor_id, _Actor())
+        actor = self._actors.get(action.actor_id) or _Actor()
         if action.nonce in actor.actions:
             raise NonceUsed("another action of the actor waits under this nonce", field="nonce", value=action.nonce)
         if len(actor.nonces) >= self.limits.max_per_actor:

@@ -186,17 +186,23 @@ def _is_custom(state: Tree, kind: str) -> bool:
 def parse_payload(envelope: ActionEnvelope, *, custom: bool = False) -> Payload:
     """Returns the payload of an action; raises ActionRefused for an unknown kind, and for wrong or missing fields.
 
+    It is decoded once for each envelope, when it is admitted, and kept for the step: nobody may change it.
     ``custom`` says that modules take actions of this kind, so that one the kernel does not know may be any map.
     """
     fields = _FIELDS.get(envelope.action_kind)
     if fields is None and not custom:
         raise ActionRefused("unsupported", f"no rule for actions of kind {envelope.action_kind}")
+    kept: Payload | None = getattr(envelope, "_payload", None)
+    if kept is not None:
+        return kept
     try:
         payload = decode_value(envelope.payload_cbor, limit=MAX_PAYLOAD_BYTES)
     except MalformedEncoding as error:
         # The text becomes part of the ledger, so it must not be that of a library.
         raise ActionRefused("invalid_field", "payload: is not a deterministic encoding") from error
-    return check_payload(envelope.action_kind, payload)
+    checked = check_payload(envelope.action_kind, payload)
+    object.__setattr__(envelope, "_payload", checked)
+    return checked
 
 
 def check_payload(kind: str, payload: Value) -> Payload:
@@ -205,10 +211,10 @@ def check_payload(kind: str, payload: Value) -> Payload:
     if fields is None:
         return _custom_payload(payload)
     optional = OPTIONAL_FIELDS.get(kind, frozenset())
-    needed = [name for name in sorted(fields) if name not in optional]
-    if not isinstance(payload, dict) or sorted(payload.keys() - optional) != needed:
+    if not isinstance(payload, dict) or payload.keys() - optional != fields.keys() - optional:
         more = f", and maybe {', '.join(sorted(optional))}" if optional else ""
-        raise ActionRefused("invalid_field", f"payload: must be a map of exactly {', '.join(needed)}{more}")
+        needed = ", ".join(sorted(fields.keys() - optional))
+        raise ActionRefused("invalid_field", f"payload: must be a map of exactly {needed}{more}")
     for name, check in fields.items():
         if name in payload:
             check(name, payload[name])

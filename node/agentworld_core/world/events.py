@@ -94,7 +94,8 @@ def _agent_registered(draft: Draft, _event: WorldEvent, payload: dict[str, Value
 def _agent_moved(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:
     key = agent_key(take(payload, "agent_id", str))
     x, y = _position(payload, "to")
-    draft.put(key, replace(existing(draft, key, AgentRecord), x=x, y=y))
+    agent = existing(draft, key, AgentRecord)
+    draft.put(key, AgentRecord(agent.public_key, x, y, agent.mail_first, agent.mail_next))
 
 
 def _object_changed(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) -> None:

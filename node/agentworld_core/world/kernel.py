@@ -266,26 +266,29 @@ class _Run:
         self.used.append([action.actor_id, key_id, action.nonce])
 
 
+# Payloads of events are written in the order in which maps are encoded, so that nothing needs to be sorted.
+
+
 def _register(agent: AgentRecord | None, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
     if agent is not None:
         raise ActionRefused("already_exists", f"{action.actor_id} is registered")
     return AGENT_REGISTERED, {
         "agent_id": action.actor_id,
-        "public_key": action.public_key,
         "position": payload["position"],
+        "public_key": action.public_key,
     }
 
 
 def _move(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
     agent = _agent(draft, action.actor_id)
-    return AGENT_MOVED, {"agent_id": action.actor_id, "from": [agent.x, agent.y], "to": payload["to"]}
+    return AGENT_MOVED, {"to": payload["to"], "from": [agent.x, agent.y], "agent_id": action.actor_id}
 
 
 def _create(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
     object_id = str(payload["object_id"])
     if draft.record(object_key(object_id), ObjectRecord) is not None:
         raise ActionRefused("already_exists", f"object {object_id} exists")
-    return OBJECT_CREATED, {"object_id": object_id, "owner": action.actor_id, "version": 1, "data": payload["data"]}
+    return OBJECT_CREATED, {"data": payload["data"], "owner": action.actor_id, "version": 1, "object_id": object_id}
 
 
 def _update(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, Payload]:
@@ -296,10 +299,10 @@ def _update(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str
     if found.owner != action.actor_id:
         raise ActionRefused("unauthorized", f"object {object_id} belongs to {found.owner}")
     return OBJECT_UPDATED, {
-        "object_id": object_id,
+        "data": payload["data"],
         "owner": found.owner,
         "version": found.version + 1,
-        "data": payload["data"],
+        "object_id": object_id,
     }
 
 
@@ -309,10 +312,10 @@ def _send(draft: Draft, action: ActionEnvelope, payload: Payload) -> tuple[str, 
     if agent.mail_next - agent.mail_first >= MAILBOX_LIMIT:
         raise ActionRefused("mailbox_full", f"{MAILBOX_LIMIT} messages wait for {recipient}")
     return MESSAGE_SENT, {
-        "from": action.actor_id,
         "to": recipient,
-        "sequence": agent.mail_next,
         "body": payload["body"],
+        "from": action.actor_id,
+        "sequence": agent.mail_next,
     }
 
 

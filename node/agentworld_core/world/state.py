@@ -25,7 +25,7 @@ import cbor2
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import MalformedEncoding
-from agentworld_core.world.nonces import NonceWindow, of_size
+from agentworld_core.world.nonces import NonceWindow, fields_of, of_size
 
 META_KEY = b"meta"
 WORLD_KEY = b"world"
@@ -99,9 +99,9 @@ class Meta:
 
     @classmethod
     def from_value(cls, value: Value) -> Meta:
-        match of_size(value, 3):
-            case {"tick": int(tick), "time_ms": int(time_ms), "next_event": int(next_event)}:
-                return cls(tick, time_ms, next_event)
+        tick, time_ms, next_event = fields_of(value, ("tick", "time_ms", "next_event"))
+        if type(tick) is type(time_ms) is type(next_event) is int:
+            return cls(tick, time_ms, next_event)
         raise MalformedEncoding("is not the meta record", field="meta")
 
 
@@ -143,13 +143,10 @@ class AgentRecord:
 
     @classmethod
     def from_value(cls, value: Value) -> AgentRecord:
-        match of_size(value, 4):
-            case {
-                "position": [int(x), int(y)],
-                "mail_next": int(following),
-                "mail_first": int(first),
-                "public_key": bytes(key),
-            }:
+        position, following, first, key = fields_of(value, ("position", "mail_next", "mail_first", "public_key"))
+        if type(position) is list and len(position) == 2 and type(key) is bytes:
+            x, y = position
+            if type(x) is type(y) is type(first) is type(following) is int:
                 return cls(key, x, y, first, following)
         raise MalformedEncoding("is not an agent record", field="agent")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import logging
 import signal
@@ -55,6 +56,7 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
     # As many as may be active, so that none is loaded again and again.
     kept = SandboxSettings(cached_modules=MAX_ACTIVE_MODULES)
     running = Node(settings, sandbox=WasmSandbox(Path(settings.data_folder) / "native-modules", kept))
+    _collect_rarely()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, running.stop)
@@ -68,6 +70,12 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
             running.network.peer_id,
         )
     )
+
+
+def _collect_rarely() -> None:
+    """Makes looking for cycles of garbage rare: a block's events and receipts are many objects, and none is a cycle."""
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def read_config(path: Path) -> NodeConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -74,6 +75,11 @@ class Executor:
             # What others have decided need not be executed a second time beside the first.
             await asyncio.wait([under_way])
         return self._executions.get(block_hash)
+
+    def with_waiting(self, body: ProposalBody) -> ProposalBody:
+        """Returns the same proposal with the actions that wait here, which are decoded and encoded already."""
+        actions = tuple([self._mempool.waiting(action) for action in body.batch.actions])
+        return dataclasses.replace(body, batch=dataclasses.replace(body.batch, actions=actions))
 
     async def build(self, height: int, round_: Round) -> tuple[tuple[WorldBlock, ActionBatch] | None, str]:
         """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do

@@ -74,7 +74,7 @@ class GatewayRole:
         self._metrics = metrics
         self._topic = topic(ledger.genesis.world_id, "action")
         self._world_id = ledger.genesis.world_id
-        self._verified: dict[str, None] = {}
+        self._verified: OrderedDict[str, None] = OrderedDict()  # a dict finds its oldest ever more slowly
         self._own: OrderedDict[str, float] = OrderedDict()
         self._dropped: OrderedDict[str, AgentWorldError] = OrderedDict()
         self._waiters = Waiters(WAITING_ACTIONS)
@@ -100,8 +100,11 @@ class GatewayRole:
         """Remembers that these signed actions have passed the stateless checks, which nobody here need do again."""
         for action in actions:
             self._verified[envelope_id(action)] = None
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
         while len(self._verified) > VERIFIED_KEPT:
-            del self._verified[next(iter(self._verified))]
+            self._verified.popitem(last=False)
 
     async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]:
         """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt."""
@@ -196,7 +199,10 @@ class GatewayRole:
                 waiting.action_kind == AGENT_REGISTER for waiting in self._mempool.of_actor(actor_id)
             ):
                 registering.add(actor_id)
-        return await asyncio.to_thread(self._judge_now, actions, Actors(state), registering)
+        try:
+            return await asyncio.to_thread(self._judge_now, actions, Actors(state), registering)
+        finally:
+            self._forget_oldest()
 
     def _judge_now(self, actions: Sequence[ActionEnvelope], actors: Actors, registering: Container[str]) -> _Judged:
         now_ms = time.time_ns() // 1_000_000
@@ -204,8 +210,11 @@ class GatewayRole:
         for action in actions:
             pending = action.actor_id in registering
             try:
-                if not self.is_verified(envelope_id(action)):
+                signed_id = envelope_id(action)
+                if signed_id not in self._verified:
                     check_envelope(action, self._world_id)
+                    # At once: a block with the same actions may be judged meanwhile, and need not verify them as well.
+                    self._verified[signed_id] = None
                 check_prospects(actors, action, now_ms=now_ms, register_pending=pending)
                 judged.append((action, None))
             except AgentWorldError as error:
@@ -217,7 +226,6 @@ class GatewayRole:
             raise error
         self._mempool.add(action)
         self._dropped.pop(action.action_id, None)
-        self.note_verified([action])
 
     # Gossip
 

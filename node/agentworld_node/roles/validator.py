@@ -66,6 +66,7 @@ log = logging.getLogger(__name__)
 VOTE_LIMIT = 1024
 PROPOSAL_LIMIT = 2 * 1024 * 1024
 EARLY_PER_PEER = 8
+PROPOSALS_KEPT = 4
 KEY_RETRY_SECONDS = 1.0
 
 
@@ -93,6 +94,8 @@ class ValidatorRole:
         self._tasks: asyncio.TaskGroup | None = None
         self._working = False
         self._early: dict[str, deque[ConsensusMessage]] = {}
+        # Verified or our own: members repeat each other's proposals, and large ones take long to decode.
+        self._proposals: dict[bytes, ProposalBody] = {}
         self._proposal_topic = topic(ledger.genesis.world_id, "consensus.proposal")
         self._vote_topic = topic(ledger.genesis.world_id, "consensus.vote")
         self.on_behind: Callable[[str, int], None] = lambda _peer, _height: None
@@ -158,6 +161,7 @@ class ValidatorRole:
 
     def _height_committed(self, bundle: BlockBundle) -> None:
         self._intake.put_event(self._next_height(bundle.certificate))
+        self._proposals.clear()
         early, self._early = self._early, {}
         for messages in early.values():
             for message in messages:
@@ -186,16 +190,30 @@ class ValidatorRole:
         return received if self._is_due(vote.height, message) else None
 
     async def _take_proposal(self, message: ConsensusMessage) -> ProposalReceived | None:
-        body = await asyncio.to_thread(decode, ProposalBody, message.data, limit=PROPOSAL_LIMIT)
+        known = self._proposals.get(message.data)
+        body = known if known is not None else await self._decode_proposal(message.data)
         directory = self._directory_for(body.proposal, message)
         if directory is None:
             return None
         revoked = self._keyring.revoked_key_ids()
-        received = await asyncio.to_thread(receive_proposal, directory, revoked, body)
+        if known is not None and body.proposal.directory_epoch == directory.epoch:
+            received = ProposalReceived(body, body.proposal.key_id in revoked)
+        else:
+            received = await asyncio.to_thread(receive_proposal, directory, revoked, body)
+            self._remember(message.data, body)
         self._count_revoked(received, message)
         if body.proposal.term > self._executor.lease_term:
             self.on_unknown_term(body.proposal.term)
         return received if self._is_due(body.proposal.height, message) else None
+
+    def _remember(self, data: bytes, body: ProposalBody) -> None:
+        self._proposals[data] = body
+        while len(self._proposals) > PROPOSALS_KEPT:
+            del self._proposals[next(iter(self._proposals))]
+
+    async def _decode_proposal(self, data: bytes) -> ProposalBody:
+        body = await asyncio.to_thread(decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
+        return self._executor.with_waiting(body)
 
     def _count_revoked(self, received: VoteReceived | ProposalReceived, message: ConsensusMessage) -> None:
         """Counts what decides nothing because its key is revoked; the engine takes it as proof of the past alone."""
@@ -239,7 +257,9 @@ class ValidatorRole:
                 case BroadcastVote(vote):
                     self._spawn(self._send(self._vote_topic, encode(vote)), "send-vote")
                 case BroadcastProposal(body):
-                    self._spawn(self._send(self._proposal_topic, encode(body)), "send-proposal")
+                    data = encode(body)
+                    self._remember(data, body)
+                    self._spawn(self._send(self._proposal_topic, data), "send-proposal")
                 case RequestSync(height):
                     self.on_decided(height)
                 case RecordEvidence(evidence):

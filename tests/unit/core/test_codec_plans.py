@@ -121,8 +121,10 @@ def test_what_a_signature_covers_is_the_message_without_it():
 def test_fields_set_for_an_encoding_are_those_of_a_replaced_message():
     one = action()
     changes: dict[str, Any] = {"action_id": "", "signature": b""}
-    assert encode_with(one, changes) == encode(dataclasses.replace(one, **changes))
+    expected = encode(dataclasses.replace(one, **changes))
+    assert encode_with(one, changes) == expected, "before it has been encoded"
     assert encode(one) == encode(action()), "the message itself is as it was"
+    assert encode_with(one, changes) == expected, "after it has been encoded"
     directory = make_genesis().directory
     assert encode_with(directory, {"signatures": ()}) == encode(dataclasses.replace(directory, signatures=()))
 
@@ -154,3 +156,10 @@ def test_only_messages_without_values_keep_their_encoding():
     assert [cls.__name__ for cls in keeping if plan_of(cls).has_values] == []
     assert not Directory.KEEPS_ENCODING  # type: ignore[attr-defined]
     assert not WorldEvent.KEEPS_ENCODING  # type: ignore[attr-defined]
+
+
+def test_messages_decoded_in_a_list_keep_the_encoding_that_each_has_alone():
+    first, second = action(), dataclasses.replace(action(), nonce=8)
+    decoded = decode(Actions, encode(Actions((first, second)))).actions
+    assert [encode(one) for one in decoded] == [encode(dataclasses.replace(one)) for one in (first, second)]
+    assert encode(decoded[0]) is encode(decoded[0])

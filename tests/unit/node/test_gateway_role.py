@@ -30,6 +30,10 @@ def listen(network: MemoryNetwork) -> list[ActionEnvelope]:
     return heard
 
 
+def move(name: str) -> ActionEnvelope:
+    return action(name, "agent.move", {"to": [1, 1]}, 1)
+
+
 async def send(network: MemoryNetwork, *actions: ActionEnvelope) -> None:
     await network.publish(TOPIC, encode(Actions(actions)))
 
@@ -245,6 +249,22 @@ class TestSubmission:
             role = it.gateway()
             await role.submit([register(f"a{number}") for number in range(5)])
             assert len(role._verified) == 3
+            # Also for what is refused, of which there may be any number.
+            results = await role.submit([move(f"b{number}") for number in range(5)])
+            assert all(isinstance(result, Unauthorized) for result in results)
+            assert len(role._verified) == 3
+
+    async def test_what_was_refused_for_the_state_is_known_to_be_signed_rightly(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            (refused,) = await role.submit([move("ada")])
+            assert isinstance(refused, Unauthorized)
+            assert role.is_verified(envelope_id(move("ada")))
+            (forged,) = await role.submit([dataclasses.replace(move("bob"), signature=bytes(64))])
+            assert isinstance(forged, InvalidSignature)
+            assert not role.is_verified(envelope_id(dataclasses.replace(move("bob"), signature=bytes(64))))
 
     async def test_a_copy_whose_original_is_dropped_meanwhile_is_not_taken_without_a_judgement(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from agentworld_core.names import topic
 from agentworld_core.signing import sign
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import executor as executor_module
+from agentworld_node.roles import validator as validator_module
 from tests.unit.node.material import Material, agent, member, next_epoch, registrations, revocation, signer
 from tests.unit.node.running import MemoryWorld, RunningNode, eventually, memory_world
 
@@ -198,6 +199,45 @@ class TestMessages:
         await fourth.network.publish(PROPOSALS, encode(poisoned))
         await world.commit("v1", [agent("a0").act("agent.move", {"to": [1, 1]})])
         assert refused(node, "proposal").get("hash_mismatch", 0) <= 1
+
+
+class TestRepeatedProposals:
+    @pytest.fixture
+    async def two(self, tmp_path: Path) -> AsyncIterator[MemoryWorld]:
+        """Two of four validators: nothing is decided, and what is proposed is repeated."""
+        async with memory_world(Material(tmp_path), start=False) as made:
+            await made.start("v0", "v1")
+            await eventually(made.writer, what="a writer")
+            yield made
+
+    async def test_one_is_decoded_once_and_counts_no_more_once_its_key_is_revoked(
+        self, two: MemoryWorld, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decoded: list[bytes] = []
+
+        def counting(cls: type[Any], data: bytes, **options: Any) -> Any:
+            if cls is ProposalBody:
+                decoded.append(data)
+            return decode(cls, data, **options)
+
+        monkeypatch.setattr(validator_module, "decode", counting)
+        writer = two.writer() or ""
+        (other,) = (one for name, one in two.nodes.items() if name != writer)
+        heard: list[bytes] = []
+        other.network.subscribe(PROPOSALS, lambda _peer, data: heard.append(data))
+        async with two.nodes[writer].client() as client:
+            await client.submit(registrations(3)[1])
+        await eventually(lambda: len(heard) >= 3 and len(set(heard)) < len(heard), what="a proposal that is repeated")
+        assert len(decoded) == len(set(decoded))
+        async with other.client() as client:
+            await client.publish_revocation(revocation(signer(writer).key_id))
+        await eventually(lambda: signer(writer).key_id in other.node.keyring.revoked_key_ids())
+        third = two.network("v3")
+        await third.start()
+        await third.publish(PROPOSALS, heard[0])
+        await eventually(lambda: refused(other, "proposal").get("key_revoked"), what="a refused repetition")
+        assert len(decoded) == len(set(decoded))
+        await third.stop()
 
 
 class TestKeys:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from agentworld_core.codec import encode
@@ -31,6 +33,18 @@ def test_the_same_action_again_changes_nothing() -> None:
     assert action("a", 1).action_id in mempool
     assert mempool.get(action("a", 1).action_id) == action("a", 1)
     assert mempool.get("0" * 64) is None
+
+
+def test_only_an_action_that_is_the_same_in_every_byte_is_taken_for_the_one_that_waits() -> None:
+    mempool = pool()
+    waiting = action("a", 1)
+    mempool.add(waiting)
+    assert mempool.waiting(dataclasses.replace(waiting)) is waiting
+    # The id does not cover the signature.
+    other = dataclasses.replace(waiting, signature=bytes(64))
+    assert mempool.waiting(other) is other
+    stranger = action("b", 1)
+    assert mempool.waiting(stranger) is stranger
 
 
 @pytest.mark.box("S5.1", "replacement")

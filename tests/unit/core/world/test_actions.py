@@ -197,6 +197,17 @@ def test_payloads_that_are_not_deterministic_encodings_are_refused(data):
     assert caught.value.reason_code == "invalid_field"
 
 
+def test_a_payload_is_decoded_once_and_a_refused_one_stays_refused():
+    envelope = dataclasses.replace(GOOD)
+    assert parse_payload(envelope) is parse_payload(envelope)
+    with pytest.raises(ActionRefused):
+        parse_payload(dataclasses.replace(envelope, action_kind="dragon.summon"))
+    custom = dataclasses.replace(envelope, action_kind="dragon.summon")
+    assert parse_payload(custom, custom=True) == parse_payload(envelope)
+    with pytest.raises(ActionRefused):  # whether modules take it may change from step to step
+        parse_payload(custom)
+
+
 def test_sizes_are_bounded_by_their_encoding():
     fits = {"object_id": "o", "data": bytes(16 * 1024 - 3)}
     assert parse_payload(action("ada", "object.create", fits, 0)) == fits

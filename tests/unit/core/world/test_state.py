@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,6 +62,36 @@ def test_every_record_has_one_deterministic_encoding_and_reads_back(record):
 )
 @pytest.mark.parametrize("value", [None, {}, [], {"tick": "1"}, {"a": 1, "b": 2, "c": 3}])
 def test_another_value_is_not_taken_for_a_record(kind, value):
+    with pytest.raises(MalformedEncoding):
+        read(Tree.of({b"key": encode_value(value)}), b"key", kind)
+
+
+WRONG_FIELDS: list[dict[str, Any]] = [
+    {"position": [0]},
+    {"position": [0, 0, 0]},
+    {"position": [0, "0"]},
+    {"position": {}},
+    {"mail_next": None},
+    {"mail_first": b""},
+    {"public_key": "k"},
+    {"name": "ada"},
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (Meta, {"tick": 1, "time_ms": 1, "next_event": "1"}),
+        (Meta, {"tick": 1, "time_ms": 1, "next": 1}),
+        (NonceWindow, {"low": 0, "used": 0}),
+        (NonceWindow, {"low": b"", "used": b""}),
+        *[
+            (AgentRecord, {"position": [0, 0], "mail_next": 1, "mail_first": 1, "public_key": b"k", **wrong})
+            for wrong in WRONG_FIELDS
+        ],
+    ],
+)
+def test_a_record_with_one_wrong_field_is_refused(kind, value):
     with pytest.raises(MalformedEncoding):
         read(Tree.of({b"key": encode_value(value)}), b"key", kind)
 
