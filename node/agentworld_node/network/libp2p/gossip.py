@@ -26,6 +26,7 @@ from libp2p.pubsub.rpc_queue import RpcQueue
 from libp2p.pubsub.validators import signature_validator
 
 from agentworld_node.network.counters import Counters
+from agentworld_node.network.libp2p.relay import LazyRelay
 from agentworld_node.network.libp2p.swarm import bare_stream
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _TOGETHER = 32 * 1024  # short RPCs that wait share a write
 _CACHE_BYTES = 32 * 1024 * 1024
 _CONTROL_ENTRIES = 512  # in one RPC, and message ids in one IHAVE
 _WANTED = 64  # messages that one IWANT gets
+_TELL_SECONDS = 0.25  # a peer gets a message from its author sooner than it hears of it from others
 _SEEN_SECONDS = 120.0
 _SEEN_IDS = 200_000
 
@@ -108,19 +110,36 @@ class LeanGossip(GossipSub):
         self.scorer = None  # Peers are authenticated and listed; a score would only lock out honest ones.
         self.mcache = BoundedCache(self.mcache.window_size, self.mcache.history_size)
         self._counters = counters
+        self._relay = LazyRelay()
+        self._to_tell = trio.Event()
 
     async def publish(self, msg_forwarder: ID, pubsub_msg: rpc_pb2.Message) -> None:
         if self.pubsub is None:
             return
         self.mcache.put(pubsub_msg)
         rpc = rpc_pb2.RPC(publish=[pubsub_msg])
-        targets = self._get_peers_to_send(
-            pubsub_msg.topicIDs, msg_forwarder=msg_forwarder, origin=ID(pubsub_msg.from_id)
-        )
+        author = ID(pubsub_msg.from_id)
+        targets = self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder=msg_forwarder, origin=author)
+        if msg_forwarder == author != self.pubsub.my_id:
+            message_id = self.pubsub.get_message_id(pubsub_msg)
+            targets = self._relay.note(pubsub_msg.topicIDs[0], message_id, pubsub_msg.from_id, targets)
+            self._to_tell.set()
         for peer_id in targets:
             self.send_rpc(peer_id, rpc)
         for topic in pubsub_msg.topicIDs:
             self.time_since_last_publish[topic] = int(time.time())
+
+    async def tell_forever(self) -> None:
+        """Tells peers, a little later, what came straight from its author and was not pushed to them."""
+        while True:
+            await self._to_tell.wait()
+            await trio.sleep(_TELL_SECONDS)
+            self._to_tell = trio.Event()
+            for peer_id, topics in self._relay.take().items():
+                for topic, ids in topics.items():
+                    for start in range(0, len(ids), _CONTROL_ENTRIES):
+                        ihave = rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids[start : start + _CONTROL_ENTRIES])
+                        self.send_rpc(peer_id, rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[ihave])))
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:
         control = rpc.control
@@ -132,6 +151,8 @@ class LeanGossip(GossipSub):
                 await self.handle_ihave(ihave, sender_peer_id)
         wanted = list(dict.fromkeys(mid for iwant in control.iwant for mid in iwant.messageIDs))[:_WANTED]
         if wanted:
+            for message in filter(None, map(self.mcache.get, wanted)):
+                self._relay.asked(message.from_id, sender_peer_id, now=trio.current_time())
             await self.handle_iwant(rpc_pb2.ControlIWant(messageIDs=wanted), sender_peer_id)
         for graft in control.graft:
             if graft.topicID in self.mesh:

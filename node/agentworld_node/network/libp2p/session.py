@@ -133,6 +133,7 @@ class Session:
         nursery.start_soon(self._publish)
         nursery.start_soon(self._reconcile)
         nursery.start_soon(self._follow_topics)
+        nursery.start_soon(self._router.tell_forever)
         self.sync_peers()
 
     async def _listen(self) -> None:
