@@ -202,6 +202,16 @@ class GuardedPubsub(Pubsub):
                 for muxed_conn in live:
                     self._abort(muxed_conn)
 
+    async def _handle_new_peer(self, peer_id: ID) -> None:
+        before = set(self.topic_ids)
+        await super()._handle_new_peer(peer_id)
+        # Between its first message and its place among the peers it is told of no change.
+        now = set(self.topic_ids)
+        queue = self.peer_queues.get(peer_id)
+        if queue is not None and before != now:
+            changes = [rpc_pb2.RPC.SubOpts(subscribe=topic in now, topicid=topic) for topic in sorted(before ^ now)]
+            queue.push(rpc_pb2.RPC(subscriptions=changes))
+
     async def stream_handler(self, stream: INetStream) -> None:
         try:
             await self._read(stream)
