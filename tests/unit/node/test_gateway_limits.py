@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agentworld_core.errors import Busy, Expired, InvalidSignature, Unauthorized
+from agentworld_core.errors import AgentWorldError, Busy, Expired, InvalidSignature, Unauthorized
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.ordering.mempool import MempoolLimits
+from agentworld_core.signing import verify_bytes
 from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.roles import gateway as gateway_module
@@ -130,7 +132,7 @@ class TestWorkers:
     async def test_outcomes_are_in_the_order_of_the_request_however_many_threads_there_are(
         self, tmp_path: Path, workers: int, count: int
     ) -> None:
-        kinds = [
+        kinds: list[tuple[Callable[[str], ActionEnvelope], type[AgentWorldError] | None]] = [
             (register, None),
             (wrong, InvalidSignature),
             (lambda name: action(name, "agent.move", {"to": [1, 1]}, 1), Unauthorized),
@@ -152,7 +154,6 @@ class TestWorkers:
     ) -> None:
         meeting = threading.Barrier(3, timeout=30)
         met: set[str] = set()
-        verify = actions_module.verify_bytes
 
         def verify_together(key: bytes, signature: bytes, data: bytes) -> bool:
             name = threading.current_thread().name
@@ -160,7 +161,7 @@ class TestWorkers:
                 # Nobody goes on before three threads have come here.
                 meeting.wait()
                 met.add(name)
-            return verify(key, signature, data)
+            return verify_bytes(key, signature, data)
 
         monkeypatch.setattr(actions_module, "verify_bytes", verify_together)
         async with rig(tmp_path) as it:
@@ -176,12 +177,11 @@ class TestWorkers:
     ) -> None:
         actions = [register(f"a{number}") for number in range(16)]
         go_on = threading.Event()
-        verify = actions_module.verify_bytes
 
         def hold_the_last(key: bytes, signature: bytes, data: bytes) -> bool:
             if signature == actions[-1].signature:
                 assert go_on.wait(30)
-            return verify(key, signature, data)
+            return verify_bytes(key, signature, data)
 
         monkeypatch.setattr(actions_module, "verify_bytes", hold_the_last)
         async with rig(tmp_path) as it:
