@@ -170,6 +170,12 @@ class TimedOut(AgentWorldError):
     http_status = 504
 
 
+class Expired(TimedOut):
+    """The action has waited here for longer than it may; submitted again it counts once."""
+
+    code = "action_expired"
+
+
 class NonceUsed(AgentWorldError):
     """The actor has already used this nonce for another action, or it is older than the window."""
 

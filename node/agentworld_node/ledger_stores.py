@@ -15,7 +15,7 @@ from agentworld_node.storage.index import Index
 from agentworld_node.storage.wal import WriteAheadLog
 
 RECORD_LIMIT = 16 * 1024 * 1024
-LOG, BLOBS, INDEX, PINS = "log", "blobs", "index.sqlite", "pins.sqlite"
+LOG, BLOBS, INDEX, PINS, POOL = "log", "blobs", "index.sqlite", "pins.sqlite", "pool.cbor"
 """The names in a data folder."""
 GENESIS_KEY = "genesis_hash"
 """Under which the index notes of which world it is, once it holds everything that the log holds."""

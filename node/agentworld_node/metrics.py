@@ -16,6 +16,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "agentworld_actions_committed_total": ("counter", "Actions in blocks that this node committed since its start"),
     "agentworld_blocks_committed_total": ("counter", "Blocks that this node committed since its start"),
     "agentworld_actions_refused_total": ("counter", "Submitted actions refused, by code"),
+    "agentworld_actions_expired_total": ("counter", "Actions that were dropped because they had waited for too long"),
     "agentworld_messages_refused_total": ("counter", "Network messages refused, by topic and code"),
     "agentworld_http_malformed_total": ("counter", "Requests that were no HTTP, dropped with their connection"),
     "agentworld_votes_signed_total": ("counter", "Votes that this node signed since its start"),

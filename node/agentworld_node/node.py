@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -30,34 +30,32 @@ from agentworld_node.api.services import Services
 from agentworld_node.keys import KeyFolder
 from agentworld_node.lease.places import beat_forever, lease_loop
 from agentworld_node.ledger import Ledger
+from agentworld_node.ledger_stores import POOL
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.libp2p import Libp2pConfig, Libp2pNetwork
 from agentworld_node.network.port import Network
+from agentworld_node.node_ending import cause_of
 from agentworld_node.node_files import PeersFile, read_genesis
 from agentworld_node.node_gauges import register_gauges
 from agentworld_node.node_progress import Progress
 from agentworld_node.node_status import node_status
+from agentworld_node.pool_file import PoolFile
 from agentworld_node.roles.evidence import EvidenceRole
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.handover import HandOver, Surroundings
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.membership import MembershipRole
+from agentworld_node.roles.pool_keeper import PoolKeeper
 from agentworld_node.roles.sync import Synchronizer
 from agentworld_node.roles.validator import ValidatorRole
+from agentworld_node.roles.verification import worker_count
 
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
 STOP_SECONDS = 10.0
 LAST_SECONDS = 2.0
-
-
-class NodeFailed(AgentWorldError):
-    """Something happened that this software does not know how to handle; the log has the details."""
-
-    code = "node_failed"
-    http_status = 500
 
 
 class Node:
@@ -106,10 +104,26 @@ class Node:
     def _build_roles(self, genesis: Genesis) -> None:
         config, parameters = self.config, genesis.parameters
         self.mempool = Mempool(
-            MempoolLimits(max_actions=config.mempool_max_actions, max_per_actor=config.mempool_max_per_actor),
+            MempoolLimits(
+                max_actions=config.mempool_max_actions,
+                max_per_actor=config.mempool_max_per_actor,
+                max_per_source=config.mempool_max_per_source,
+                expiry_ms=config.mempool_expiry_ms,
+            ),
             BatchLimits(max_actions=parameters.max_batch_actions, max_bytes=parameters.max_batch_bytes),
         )
-        self.gateway = GatewayRole(ledger=self.ledger, mempool=self.mempool, network=self.network, metrics=self.metrics)
+        self.gateway = GatewayRole(
+            ledger=self.ledger,
+            mempool=self.mempool,
+            network=self.network,
+            metrics=self.metrics,
+            workers=worker_count(config.verification_workers),
+        )
+        self.pool = PoolKeeper(
+            PoolFile(Path(config.data_folder) / POOL, config.world_id),
+            take=self.gateway.take_up,
+            waiting=self.gateway.waiting,
+        )
         self.membership = MembershipRole(
             ledger=self.ledger, keyring=self.keyring, network=self.network, metrics=self.metrics
         )
@@ -173,7 +187,9 @@ class Node:
             shutdown_timeout=LAST_SECONDS,
         )
         cause: AgentWorldError | None = None
+        clean = False
         try:
+            await self.pool.take_up()
             await self.network.start()
             await runner.setup()
             await self._listen(runner)
@@ -186,19 +202,20 @@ class Node:
                 raise _Stopped
         except* _Stopped:
             log.info("node %s stops at height %d", self.config.node_id, self.ledger.height)
+            clean = True
         except* Exception as group:  # noqa: BLE001 - whatever ended a task is told in one sentence
-            cause = self._cause(group)
+            cause = cause_of(group, self.ledger.failure)
             self._ended = str(cause)
             if self.writer()[0] == self.config.node_id:
                 # Nothing is lost with it, and the others need not wait for the lease to expire.
                 await self._hand_over(LAST_SECONDS)
         finally:
             self.stopping.set()
-            await self._close(runner)
+            await self._close(runner, keep=clean)
         if cause is not None:
             raise cause
 
-    async def _close(self, runner: web.AppRunner) -> None:
+    async def _close(self, runner: web.AppRunner, *, keep: bool) -> None:
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self.ledger.settle()
@@ -206,22 +223,15 @@ class Node:
             log.warning("a block could not be written to the end; the log has it, or its peers have")
         await runner.cleanup()
         await self.network.stop()
+        if keep:
+            # Now that nothing more comes, and while the log still locks the folder.
+            await self.pool.write_down()
+        self.gateway.close()
         try:
             self.ledger.close()
         except AgentWorldError as error:
             # What could not be written has been promised to nobody.
             log.warning("the log could not be closed: %s", error)
-
-    def _cause(self, group: BaseExceptionGroup[Exception]) -> AgentWorldError:
-        """Returns the one error that says best why the node cannot go on."""
-        errors = list(_leaves(group))
-        for error in errors:
-            if not isinstance(error, AgentWorldError):
-                log.critical("the node failed", exc_info=error)
-        typed = [error for error in errors if isinstance(error, AgentWorldError)]
-        if self.ledger.failure is not None:
-            return self.ledger.failure
-        return typed[0] if typed else NodeFailed(f"{type(errors[0]).__name__}: {errors[0]}", remedy="see the log")
 
     def stop(self) -> None:
         """Begins a clean stop; calling it again changes nothing."""
@@ -319,6 +329,7 @@ class Node:
     def _start_tasks(self, tasks: asyncio.TaskGroup) -> None:
         self.sync.start(tasks)
         self.gateway.start(tasks)
+        tasks.create_task(self.pool.run(), name="take-up-waiting")
         self.membership.start(tasks)
         self.evidence.start(tasks)
         self.handover.start()
@@ -383,11 +394,3 @@ class Node:
 
 class _Stopped(Exception):
     """Ends the task group of a node that was asked to stop."""
-
-
-def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

@@ -58,7 +58,11 @@ class Validators:
         self.material.write_peers(self._p2p)
         for name in self.names:
             config = self.material.config(
-                name, p2p_port=self._p2p[name], http_port=self._http[name], mempool_max_per_actor=10_000
+                name,
+                p2p_port=self._p2p[name],
+                http_port=self._http[name],
+                mempool_max_per_actor=10_000,
+                mempool_max_per_source=0,
             )
             with (self.material.folder / f"{name}.log").open("wb") as log:
                 command = [sys.executable, "-m", "agentworld_node", "node", "--log-level", "warning", "--config"]

@@ -124,7 +124,7 @@ class WholeNode:
             material = Material(self._folder, validators=(VALIDATOR,), parameters=PARAMETERS)
             async with memory_world(material, start=False) as world:
                 world.sandbox_of = lambda _name: self._sandbox
-                (self._running,) = await world.start(VALIDATOR, mempool_max_per_actor=10_000)
+                (self._running,) = await world.start(VALIDATOR, mempool_max_per_actor=10_000, mempool_max_per_source=0)
                 self._ready.set()
                 await self._done.wait()
         except BaseException as error:

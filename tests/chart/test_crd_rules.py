@@ -48,7 +48,7 @@ def test_the_six_line_world_gets_the_documented_defaults() -> None:
     assert spec["consensus"] == {
         "faultModel": "Byzantine", "blockInterval": "1s", "maxActions": 512, "maxPayloadBytes": 524288,
     }  # fmt: skip
-    assert spec["mempool"] == {"maxActions": 10000, "maxPerActor": 256}
+    assert spec["mempool"] == {"maxActions": 10000, "maxPerActor": 256, "expiry": "10m"}
     assert spec["sequencer"] == {"leaseDuration": "15s", "renewDeadline": "10s", "retryPeriod": "2s"}
     assert spec["storage"] == {
         "snapshotChunkBytes": 262144, "journalEventsPerSegment": 256, "snapshotInterval": 64, "retainSnapshots": 10,

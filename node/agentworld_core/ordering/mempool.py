@@ -1,7 +1,8 @@
 """The actions that wait for a block: bounded, fair by arrival, in nonce order per actor, never silently dropped.
 
 A full mempool refuses what is new and keeps what it has (W1): nobody can push out an earlier action by sending more.
-Taking a batch removes nothing; actions leave when they are committed, or when the state shows that they never can be.
+Taking a batch removes nothing; actions leave when they are committed, when the state shows that they never can be, or
+when they have waited for too long. Times are milliseconds of any clock that only goes forward.
 """
 
 from __future__ import annotations
@@ -18,11 +19,22 @@ from agentworld_core.ordering.batch import BatchLimits
 
 @dataclass(frozen=True, kw_only=True)
 class MempoolLimits:
-    """How much may wait: in all, per actor, and in bytes."""
+    """How much may wait, in all, per actor, in bytes, and per source (0: no limit), and for how long (0: for ever)."""
 
     max_actions: int = 10_000
     max_per_actor: int = 256
     max_bytes: int = 64 * 1024 * 1024
+    max_per_source: int = 0
+    expiry_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An action that waits, who brought it (empty when nobody said), and since when."""
+
+    action: ActionEnvelope
+    source: str
+    since_ms: int
 
 
 @dataclass
@@ -40,8 +52,9 @@ class Mempool:
         self.limits = limits
         self.batch_limits = batch_limits
         self.bytes = 0
-        self._arrivals: dict[str, tuple[str, int]] = {}
+        self._arrivals: dict[str, tuple[str, int, str, int]] = {}  # actor, nonce, source, since when
         self._actors: dict[str, _Actor] = {}
+        self._sources: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._arrivals)
@@ -61,18 +74,28 @@ class Mempool:
 
     def actions(self) -> list[ActionEnvelope]:
         """Returns all waiting actions in the order of their arrival."""
-        return [self._actors[actor].actions[nonce][0] for actor, nonce in self._arrivals.values()]
+        return [self._actors[actor].actions[nonce][0] for actor, nonce, _, _ in self._arrivals.values()]
+
+    def waiting_now(self) -> list[Waiting]:
+        """Returns all waiting actions in the order of their arrival, with what is known of each."""
+        places = self._arrivals.values()
+        return [Waiting(self._actors[actor].actions[nonce][0], source, at) for actor, nonce, source, at in places]
+
+    def of_source(self, source: str) -> int:
+        """Returns how many of the waiting actions a source has brought."""
+        return self._sources.get(source, 0)
 
     def of_actor(self, actor_id: str) -> list[ActionEnvelope]:
         """Returns the waiting actions of one actor in the order of their nonces."""
         actor = self._actors.get(actor_id)
         return [] if actor is None else [actor.actions[nonce][0] for nonce in actor.nonces]
 
-    def add(self, action: ActionEnvelope) -> bool:
-        """Takes in a verified action; False when exactly this action is waiting already.
+    def add(self, action: ActionEnvelope, *, source: str = "", now_ms: int = 0) -> bool:
+        """Takes in a verified action; False when exactly this action is waiting already, whoever has brought it.
 
         Raises TooLarge when no batch could ever hold it, NonceUsed when another action of the actor waits under its
-        nonce, ActorLimit when the actor has too many waiting, Busy when the mempool is full.
+        nonce, ActorLimit when the actor has too many waiting, Busy when the mempool is full or the source has its
+        share. An action without a source counts for nobody.
         """
         if action.action_id in self._arrivals:
             return False
@@ -88,10 +111,16 @@ class Mempool:
             raise ActorLimit(says, field="actor_id", value=action.actor_id, remedy="wait until some are committed")
         if len(self) >= self.limits.max_actions or self.bytes + size > self.limits.max_bytes:
             raise Busy(f"{len(self)} actions are waiting, the most there may be", remedy="try again later")
+        held = self._sources.get(source, 0)
+        if source and 0 < self.limits.max_per_source <= held:
+            says = f"{held} actions from the same place are waiting, the most there may be"
+            raise Busy(says, remedy="try again when some are committed, or through another node")
         self._actors[action.actor_id] = actor
         bisect.insort(actor.nonces, action.nonce)
         actor.actions[action.nonce] = (action, size)
-        self._arrivals[action.action_id] = (action.actor_id, action.nonce)
+        self._arrivals[action.action_id] = (action.actor_id, action.nonce, source, now_ms)
+        if source:
+            self._sources[source] = held + 1
         self.bytes += size
         return True
 
@@ -104,6 +133,17 @@ class Mempool:
                 self._forget(*place)
                 removed += 1
         return removed
+
+    def expire(self, now_ms: int) -> list[ActionEnvelope]:
+        """Removes and returns, in the order of their arrival, the actions that have waited longer than they may."""
+        if not self.limits.expiry_ms:
+            return []
+        last = now_ms - self.limits.expiry_ms
+        # All are looked at: what comes from before a restart has waited for longer than its place says.
+        places = [place for place in self._arrivals.values() if place[3] < last]
+        expired = [self._actors[actor].actions[nonce][0] for actor, nonce, _, _ in places]
+        self.remove(action.action_id for action in expired)
+        return expired
 
     def remove_where(
         self, is_stale: Callable[[ActionEnvelope], bool], *, actor_ids: Iterable[str] | None = None
@@ -126,7 +166,7 @@ class Mempool:
         batch: list[ActionEnvelope] = []
         used = 0
         taken: dict[str, int] = {}
-        for actor_id, _ in self._arrivals.values():
+        for actor_id, _, _, _ in self._arrivals.values():
             if len(batch) >= limits.max_actions:
                 break
             actor = self._actors[actor_id]
@@ -141,10 +181,14 @@ class Mempool:
             batch.append(action)
         return tuple(batch)
 
-    def _forget(self, actor_id: str, nonce: int) -> None:
+    def _forget(self, actor_id: str, nonce: int, source: str, _since_ms: int) -> None:
         actor = self._actors[actor_id]
         _, size = actor.actions.pop(nonce)
         del actor.nonces[bisect.bisect_left(actor.nonces, nonce)]
         self.bytes -= size
         if not actor.nonces:
             del self._actors[actor_id]
+        if source:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]

@@ -15,6 +15,7 @@ from agentworld_core.ids import check_id
 
 ROLES = ("validator", "sequencer", "storage", "gateway", "observer")
 LEASE_KINDS = ("none", "file", "kubernetes")
+MAX_WORKERS = 64
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class LeaseConfig:
 class NodeConfig:
     """Settings of one node; paths are absolute, ports 0 mean "any free port", times are milliseconds.
 
-    ``max_blob_bytes`` 0 means no limit.
+    ``max_blob_bytes`` 0 means no limit, as does ``mempool_max_per_source`` 0, which is half of ``mempool_max_actions``
+    where a document does not say it. With ``mempool_expiry_ms`` 0 nothing expires. ``verification_workers`` 0 means one
+    for each core, up to eight.
     """
 
     world_id: str
@@ -54,6 +57,9 @@ class NodeConfig:
     lease: LeaseConfig = LeaseConfig()
     mempool_max_actions: int = 10_000
     mempool_max_per_actor: int = 256
+    mempool_max_per_source: int = 5_000
+    mempool_expiry_ms: int = 600_000
+    verification_workers: int = 0
     retain_snapshots: int = 10
     max_blob_bytes: int = 0
 
@@ -71,9 +77,16 @@ class NodeConfig:
         for required in ("world_id", "node_id"):
             if required not in fields:
                 raise InvalidField("is required", field=required)
+        if "mempool_max_actions" in fields:
+            fields.setdefault("mempool_max_per_source", half_of(fields["mempool_max_actions"]))
         config = NodeConfig(**fields)
         _check_rules(config)
         return config
+
+
+def half_of(max_actions: int) -> int:
+    """Returns how many actions one source may have waiting where nobody has said it; at least one."""
+    return max(1, max_actions // 2)
 
 
 def _checked(cls: type[Any], data: object, prefix: str) -> dict[str, Any]:
@@ -125,3 +138,14 @@ def _check_rules(config: NodeConfig) -> None:
     for field in ("p2p_port", "http_port"):
         if not 0 <= getattr(config, field) <= 65535:
             raise InvalidField("is not a port", field=field, value=getattr(config, field))
+    _check_mempool(config)
+
+
+def _check_mempool(config: NodeConfig) -> None:
+    for field in ("mempool_max_per_source", "mempool_expiry_ms"):
+        if getattr(config, field) < 0:
+            raise InvalidField("must not be negative", field=field, value=getattr(config, field))
+    if not 0 <= config.verification_workers <= MAX_WORKERS:
+        raise InvalidField(
+            f"must be 0 to {MAX_WORKERS}", field="verification_workers", value=config.verification_workers
+        )

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from agentworld_core.errors import InvalidField
 from agentworld_core.messages import MAX_MEMBERS, Parameters
 from agentworld_core.topology.member_specs import MembershipKeySpec, ValidatorSpec
-from agentworld_core.topology.node_config import ROLES, LeaseConfig, NodeConfig
+from agentworld_core.topology.node_config import ROLES, LeaseConfig, NodeConfig, half_of
 from agentworld_core.topology.quorum import QuorumFacts, quorum_facts
 from agentworld_core.topology.resources import MembershipKey, Metadata, Validator, World
 
@@ -143,6 +143,11 @@ def node_settings(topology: Topology, node: NodePlan) -> NodeConfig:
         ),
         mempool_max_actions=spec.mempool.max_actions,
         mempool_max_per_actor=spec.mempool.max_per_actor,
+        mempool_max_per_source=half_of(spec.mempool.max_actions)
+        if spec.mempool.max_per_source is None
+        else spec.mempool.max_per_source,
+        mempool_expiry_ms=spec.mempool.expiry_ms,
+        verification_workers=spec.mempool.verification_workers,
         retain_snapshots=spec.storage.retain_snapshots,
         max_blob_bytes=spec.storage.max_blob_bytes,
     )

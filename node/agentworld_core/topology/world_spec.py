@@ -11,6 +11,7 @@ from agentworld_core.ids import is_hash
 from agentworld_core.messages import MAX_ACTIONS_PER_BATCH
 from agentworld_core.topology.delivery_spec import ReplaySpec, RevocationSpec, parse_replay, parse_revocation
 from agentworld_core.topology.fields import Fields
+from agentworld_core.topology.node_config import MAX_WORKERS
 from agentworld_core.topology.pod_template import ImageSpec, PodTemplate, parse_image, parse_pod_template
 
 MAX_REPLICAS = 100
@@ -67,10 +68,17 @@ class ConsensusSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MempoolSpec:
-    """How many actions may wait, in all and of one actor."""
+    """How many actions may wait, in all, of one actor and of one source, for how long, and how many threads check them.
+
+    ``max_per_source`` None is half of ``max_actions``; there and in ``expiry_ms`` 0 means no limit.
+    ``verification_workers`` 0 means one for each core, up to eight.
+    """
 
     max_actions: int = 10_000
     max_per_actor: int = 256
+    max_per_source: int | None = None
+    expiry_ms: int = 600_000
+    verification_workers: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,6 +241,11 @@ def _mempool(fields: Fields) -> MempoolSpec:
     spec = MempoolSpec(
         max_actions=fields.integer("maxActions", 10_000, minimum=1, maximum=1_000_000),
         max_per_actor=fields.integer("maxPerActor", 256, minimum=1, maximum=4096),
+        max_per_source=None
+        if fields.raw("maxPerSource") is None
+        else fields.integer("maxPerSource", 0, minimum=0, maximum=1_000_000),
+        expiry_ms=fields.duration("expiry", 600_000, minimum_ms=0, maximum_ms=24 * _HOUR),
+        verification_workers=fields.integer("verificationWorkers", 0, minimum=1, maximum=MAX_WORKERS),
     )
     if spec.max_per_actor > spec.max_actions:
         fields.violate(

@@ -102,7 +102,7 @@ async def submit(request: web.Request) -> web.Response:
     timeout = integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
     body = await request.app[LIMITS].body(request)
     actions, several = await asyncio.to_thread(_actions, kind, body)
-    results = await services.gateway.submit(actions)
+    results = await services.gateway.submit(actions, source=request.remote or "")
     if wait == "committed":
         results = await services.gateway.wait_committed(results, seconds=timeout)
     if several:

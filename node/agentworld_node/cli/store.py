@@ -211,12 +211,16 @@ def _show_check(report: CheckReport) -> None:
         facts.append(("damaged, but not needed", report.damaged_unreferenced))
     if report.unsettled:
         facts.append(("written again by the next start", report.unsettled))
+    if report.waiting:
+        facts.append(("actions that wait for the next start", report.waiting))
     print_pairs("Data folder", facts)
     _show_findings(report.findings, report.damaged + report.missing + report.damaged_unreferenced)
     for problem in report.index_problems[:SHOWN_FINDINGS]:
         console.print(f"[red]index[/] {escape(problem)}")
     if report.index_problem_count > SHOWN_FINDINGS:
         console.print(f"and {report.index_problem_count - SHOWN_FINDINGS} more problems of the index")
+    if report.pool_problem:
+        console.print(f"[yellow]waiting actions[/] {escape(report.pool_problem)}; the next start sets the file aside")
     if report.log_problem:
         console.print(f"[red]log[/] {escape(report.log_problem)}")
     if report.is_whole:

@@ -2,7 +2,8 @@
 
 ``pooled`` says that this node has the action and passes it on; ``committed`` says that a quorum has made it part of
 the ledger and this node has it on disk. Only the second is a promise. An action that this node took from a client is
-gossiped again until it is committed, since gossip may lose it and the writer may change.
+gossiped again until it is committed, since gossip may lose it and the writer may change, or until it has waited for
+too long, and is forgotten here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.errors import (
+    ActorLimit,
     AgentWorldError,
     Busy,
+    Expired,
     HashMismatch,
     InvalidSignature,
     MalformedEncoding,
@@ -28,21 +31,16 @@ from agentworld_core.errors import (
 from agentworld_core.messages import ActionEnvelope, Actions, BlockBundle
 from agentworld_core.names import topic
 from agentworld_core.ordering.mempool import Mempool
-from agentworld_core.world.actions import (
-    AGENT_REGISTER,
-    Actors,
-    check_actor,
-    check_envelope,
-    check_prospects,
-    envelope_id,
-)
+from agentworld_core.world.actions import AGENT_REGISTER, Actors, check_actor
 from agentworld_core.world.state import agent_key
 from agentworld_node.api.documents import receipt_document
 from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.pool_file import Kept
 from agentworld_node.roles.strikes import Strikes
+from agentworld_node.roles.verification import Judged, Verifier
 from agentworld_node.roles.waiters import Waiters
 
 log = logging.getLogger(__name__)
@@ -52,14 +50,12 @@ GOSSIP_ACTIONS = 256
 REPEAT_SECONDS = 3.0
 REPEAT_ACTIONS = 1024
 REPEAT_BYTES = 1024 * 1024
-VERIFIED_KEPT = 50_000
 DROPPED_KEPT = 4096
 WAITING_ACTIONS = 50_000
 MESSAGE_LIMIT = 1024 * 1024
 QUEUED_MESSAGES = 1024
 QUEUED_BYTES = 16 * 1024 * 1024
 
-_Judged = list[tuple[ActionEnvelope, AgentWorldError | None]]
 _DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, WrongWorld)
 """What no honest node passes on, whatever it knows of the world's state."""
 
@@ -67,14 +63,13 @@ _DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, Wrong
 class GatewayRole:
     """The way of actions into a node."""
 
-    def __init__(self, *, ledger: Ledger, mempool: Mempool, network: Network, metrics: Metrics):
+    def __init__(self, *, ledger: Ledger, mempool: Mempool, network: Network, metrics: Metrics, workers: int = 1):
         self._ledger = ledger
         self._mempool = mempool
         self._network = network
         self._metrics = metrics
         self._topic = topic(ledger.genesis.world_id, "action")
-        self._world_id = ledger.genesis.world_id
-        self._verified: OrderedDict[str, None] = OrderedDict()  # a dict finds its oldest ever more slowly
+        self._verified = Verifier(ledger.genesis.world_id, workers=workers)
         self._own: OrderedDict[str, float] = OrderedDict()
         self._dropped: OrderedDict[str, AgentWorldError] = OrderedDict()
         self._waiters = Waiters(WAITING_ACTIONS)
@@ -92,22 +87,23 @@ class GatewayRole:
         tasks.create_task(self._gossip_forever(), name="actions-from-gossip")
         tasks.create_task(self._repeat_forever(), name="repeat-actions")
 
+    def close(self) -> None:
+        """Ends the threads that verify; the role judges nothing more."""
+        self._verified.close()
+
     def is_verified(self, signed_action_id: str) -> bool:
         """True when the signed action of this ``envelope_id`` has passed the stateless checks here."""
         return signed_action_id in self._verified
 
     def note_verified(self, actions: Iterable[ActionEnvelope]) -> None:
         """Remembers that these signed actions have passed the stateless checks, which nobody here need do again."""
-        for action in actions:
-            self._verified[envelope_id(action)] = None
-        self._forget_oldest()
+        self._verified.note(actions)
 
-    def _forget_oldest(self) -> None:
-        while len(self._verified) > VERIFIED_KEPT:
-            self._verified.popitem(last=False)
+    async def submit(self, actions: Sequence[ActionEnvelope], *, source: str = "") -> list[Submission]:
+        """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt.
 
-    async def submit(self, actions: Sequence[ActionEnvelope]) -> list[Submission]:
-        """Returns for each action its receipt, or the error it was refused with; a duplicate gets the first receipt."""
+        ``source`` is the address that they come from, which may have only so many waiting.
+        """
         results: list[Submission] = []
         fresh: list[ActionEnvelope] = []
         refusal = self.refuse_work()
@@ -123,7 +119,8 @@ class GatewayRole:
                 results.append({**known, "duplicate": True})
                 continue
             try:
-                self._take(action, verdicts[id(action)] if id(action) in verdicts else refusal or _dropped())
+                verdict = verdicts[id(action)] if id(action) in verdicts else refusal or _dropped()
+                self._take(action, verdict, source=source and f"client {source}")
             except AgentWorldError as refused:
                 self._metrics.count("agentworld_actions_refused_total", code=refused.code)
                 results.append(refused)
@@ -141,6 +138,42 @@ class GatewayRole:
         pooled = [item["action_id"] for item in results if isinstance(item, dict) and item["status"] == "pooled"]
         await self._waiters.wait(pooled, settled=self._is_settled, seconds=seconds)
         return [self._latest(result) for result in results]
+
+    async def take_up(self, kept: Sequence[Kept]) -> list[Kept]:
+        """Judges actions that waited here before a restart like those of others; returns those that found no room."""
+        height = self._ledger.height
+        unknown = self._unknown([one.action for one in kept])
+        verdicts = {id(action): error for action, error in await self._judge(unknown)}
+        still = {id(action) for action in self._unknown(unknown, since=height)}
+        again: list[Kept] = []
+        for one in kept:
+            action_id = one.action.action_id
+            if id(one.action) not in still or action_id in self._mempool:
+                continue
+            try:
+                self._take(one.action, verdicts[id(one.action)], source=one.source, waited_ms=one.waited_ms)
+                if one.own:
+                    self._own[action_id] = time.monotonic() - REPEAT_SECONDS
+            except (Busy, ActorLimit):
+                again.append(one)
+            except AgentWorldError as error:
+                log.info("action %s waited before the restart and can no longer be committed: %s", action_id, error)
+                self._drop(action_id, error)
+        self.on_change()
+        return again
+
+    def waiting(self) -> list[Kept]:
+        """Returns what waits, in the order of its arrival, as ``take_up`` takes it."""
+        now_ms = _now_ms()
+        return [
+            Kept(
+                action=one.action,
+                source=one.source,
+                waited_ms=max(0, now_ms - one.since_ms),
+                own=one.action.action_id in self._own,
+            )
+            for one in self._mempool.waiting_now()
+        ]
 
     def receipt(self, action_id: str) -> dict[str, Any]:
         """Returns the receipt of an action; NotFound when this node has not seen it.
@@ -187,8 +220,8 @@ class GatewayRole:
 
     # Judging
 
-    async def _judge(self, actions: Sequence[ActionEnvelope]) -> _Judged:
-        """Returns each action with why it is refused, or None; signatures are checked in a worker thread."""
+    async def _judge(self, actions: Sequence[ActionEnvelope]) -> Judged:
+        """Returns each action with why it is refused, or None; nothing of it is done on the event loop."""
         if not actions:
             return []
         state = self._ledger.chain.tree
@@ -199,32 +232,12 @@ class GatewayRole:
                 waiting.action_kind == AGENT_REGISTER for waiting in self._mempool.of_actor(actor_id)
             ):
                 registering.add(actor_id)
-        try:
-            return await asyncio.to_thread(self._judge_now, actions, Actors(state), registering)
-        finally:
-            self._forget_oldest()
+        return await self._verified.judge(actions, Actors(state), registering)
 
-    def _judge_now(self, actions: Sequence[ActionEnvelope], actors: Actors, registering: Container[str]) -> _Judged:
-        now_ms = time.time_ns() // 1_000_000
-        judged: _Judged = []
-        for action in actions:
-            pending = action.actor_id in registering
-            try:
-                signed_id = envelope_id(action)
-                if signed_id not in self._verified:
-                    check_envelope(action, self._world_id)
-                    # At once: a block with the same actions may be judged meanwhile, and need not verify them as well.
-                    self._verified[signed_id] = None
-                check_prospects(actors, action, now_ms=now_ms, register_pending=pending)
-                judged.append((action, None))
-            except AgentWorldError as error:
-                judged.append((action, error))
-        return judged
-
-    def _take(self, action: ActionEnvelope, error: AgentWorldError | None) -> None:
+    def _take(self, action: ActionEnvelope, error: AgentWorldError | None, *, source: str, waited_ms: int = 0) -> None:
         if error is not None:
             raise error
-        self._mempool.add(action)
+        self._mempool.add(action, source=source, now_ms=_now_ms() - waited_ms)
         self._dropped.pop(action.action_id, None)
 
     # Gossip
@@ -275,7 +288,7 @@ class GatewayRole:
             if id(action) not in still or action.action_id in self._mempool:
                 continue
             try:
-                self._take(action, verdict)
+                self._take(action, verdict, source=f"peer {peer_id}")
             except AgentWorldError as refused:
                 self._refused(refused)
                 if isinstance(refused, _DISHONEST):
@@ -290,6 +303,7 @@ class GatewayRole:
     async def _repeat_forever(self) -> None:
         while True:
             await asyncio.sleep(REPEAT_SECONDS)
+            self._drop_expired()
             actions = self._to_repeat(time.monotonic())
             if actions:
                 await self._publish(actions)
@@ -335,6 +349,16 @@ class GatewayRole:
                     log.info("action %s can no longer be committed: %s", action.action_id, error)
                     self._drop(action.action_id, error)
 
+    def _drop_expired(self) -> None:
+        """Drops what has waited for too long: it is neither proposed nor passed on by this node any more."""
+        expired = self._mempool.expire(_now_ms())
+        for action in expired:
+            self._drop(action.action_id, _expired(action.action_id, self._mempool.limits.expiry_ms))
+        if expired:
+            log.warning("%d actions have waited for too long, and were dropped", len(expired))
+            self._metrics.count("agentworld_actions_expired_total", len(expired))
+            self.on_change()
+
     def _drop(self, action_id: str, error: AgentWorldError) -> None:
         self._mempool.remove([action_id])
         self._own.pop(action_id, None)
@@ -347,6 +371,19 @@ class GatewayRole:
 def _dropped() -> Busy:
     """Why an action is refused that needed no judgement when it came, and whose copy has been dropped since."""
     return Busy("a copy of the action waited here until just now", field="action_id", remedy="submit it again")
+
+
+def _expired(action_id: str, expiry_ms: int) -> Expired:
+    return Expired(
+        f"the action has waited here for more than {expiry_ms / 1000:g} s and is forgotten",
+        field="action_id",
+        value=action_id,
+        remedy="submit it again, it will count once; another node may still have it",
+    )
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
 
 
 def _size(action: ActionEnvelope) -> int:

@@ -265,3 +265,17 @@ def put_again(files: FileSystem, path: Path, data: bytes, *, temporary: Path) ->
     if files.size(temporary) is not None:
         files.remove(temporary)
     put_file(files, path, data, temporary=temporary)
+
+
+def put_durably(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
+    """Does what ``put_again`` does, and returns when the bytes and the name are on the disk."""
+    if files.size(temporary) is not None:
+        files.remove(temporary)
+    file = files.create(temporary)
+    try:
+        file.write_at(0, data)
+        file.sync()
+    finally:
+        file.close()
+    files.rename(temporary, path)
+    files.sync_folder(path.parent)

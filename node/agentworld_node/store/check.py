@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentworld_node.ledger_stores import BLOBS
+from agentworld_node.ledger_stores import BLOBS, POOL
+from agentworld_node.pool_file import PoolDamaged, read_pool
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import BlobNotFound, CorruptLog
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
@@ -24,7 +26,9 @@ class CheckReport:
     ``damaged`` and ``missing`` count blobs that are needed, ``damaged_unreferenced`` those that are not; ``findings``
     are the first of all these. ``unsettled`` counts those of blocks after the newest snapshot, which the next start of
     the node writes again.
-    ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed.
+    ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed. ``waiting`` counts
+    the actions that a clean stop has kept for the next start; ``pool_problem`` says why their file is no use: the next
+    start sets it aside and goes on without it.
     """
 
     height: int
@@ -41,6 +45,8 @@ class CheckReport:
     index_problems: tuple[str, ...]
     index_problem_count: int
     log_problem: str = ""
+    waiting: int = 0
+    pool_problem: str = ""
 
     @property
     def is_whole(self) -> bool:
@@ -65,6 +71,8 @@ class CheckReport:
             "index_problems": list(self.index_problems),
             "index_problem_count": self.index_problem_count,
             "log_problem": self.log_problem,
+            "waiting": self.waiting,
+            "pool_problem": self.pool_problem,
         }
 
 
@@ -79,11 +87,21 @@ def check(path: Path, *, files: FileSystem = LOCAL_FILES) -> CheckReport:
         except CorruptLog as error:
             blobs = FileBlobStore.open(path / BLOBS, files=files)
             verify(blobs, inventory)
-            return report_of(blobs, inventory, Survey(), log_problem=str(error))
+            report = report_of(blobs, inventory, Survey(), log_problem=str(error))
+            return with_pool(report, path, files=files)
         with folder:
             found = survey(folder, inventory)
             verify(folder.blobs, inventory)
-            return report_of(folder.blobs, inventory, found)
+            return with_pool(report_of(folder.blobs, inventory, found), path, files=files)
+
+
+def with_pool(report: CheckReport, folder: Path, *, files: FileSystem) -> CheckReport:
+    """Returns the report with what the file of waiting actions holds, or what is wrong with it."""
+    try:
+        found = read_pool(folder / POOL, files=files)
+    except (PoolDamaged, OSError) as error:
+        return dataclasses.replace(report, pool_problem=str(error))
+    return report if found is None else dataclasses.replace(report, waiting=len(found[1]))
 
 
 def verify(blobs: FileBlobStore, inventory: Inventory) -> None:

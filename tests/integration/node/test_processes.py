@@ -86,6 +86,31 @@ async def test_a_writer_that_is_stopped_cleanly_hands_over_at_once(tmp_path: Pat
         assert "Traceback" not in world[writer].log.read_text()
 
 
+@pytest.mark.box("S5.1", "kept-over-a-stop")
+async def test_what_a_lonely_validator_has_pooled_outlives_its_stop_and_is_committed_once(tmp_path: Path) -> None:
+    async with cluster(Material(tmp_path, validators=("v0", "v1"))) as world:
+        lonely = world["v0"]
+        lonely.start()
+        await until(lonely.status, "the node answers")
+        _, actions = registrations(20)
+        async with lonely.client() as client:
+            assert {receipt["status"] for receipt in await client.submit(actions)} == {"pooled"}
+        assert await lonely.stop() == 0
+        data = str(world.material.node_folder("v0") / "data")
+        code, out, err = await run_cli("store", "check", "--data", data, "--output", "json")
+        assert (code, as_json(out)["waiting"]) == (0, 20), err
+        await world.start()
+
+        async def all_committed() -> bool:
+            async with lonely.client() as client:
+                found = [await client.receipt(action.action_id) for action in actions]
+            return all(receipt["status"] == "committed" for receipt in found)
+
+        await until(all_committed, "everything is committed without being sent again")
+        assert not (Path(data) / "pool.cbor").exists()
+        await check_history(world, "v0", "v1")
+
+
 @pytest.mark.box("S5.3", "frozen-holder")
 async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wakes(tmp_path: Path) -> None:
     async with cluster(Material(tmp_path)) as world:

@@ -45,6 +45,7 @@ class Rig:
             directory_at=self.ledger.directory_at,
         )
         self._peers: list[MemoryNetwork] = []
+        self._gateways: list[GatewayRole] = []
 
     async def peer(self, name: str) -> MemoryNetwork:
         """Starts a network of the test's own that is connected with the one under test."""
@@ -54,8 +55,11 @@ class Rig:
         self._peers.append(network)
         return network
 
-    def gateway(self) -> GatewayRole:
-        role = GatewayRole(ledger=self.ledger, mempool=self.mempool, network=self.network, metrics=self.metrics)
+    def gateway(self, *, workers: int = 1) -> GatewayRole:
+        role = GatewayRole(
+            ledger=self.ledger, mempool=self.mempool, network=self.network, metrics=self.metrics, workers=workers
+        )
+        self._gateways.append(role)
         role.start(self.tasks)
         return role
 
@@ -81,6 +85,8 @@ class Rig:
     async def close(self) -> None:
         for network in (*self._peers, self.network):
             await network.stop()
+        for role in self._gateways:
+            role.close()
         await self.ledger.settle()
         self.ledger.close()
 

@@ -16,6 +16,7 @@ from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import gateway as gateway_module
+from agentworld_node.roles import verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
@@ -244,7 +245,7 @@ class TestSubmission:
     async def test_the_cache_of_verified_actions_is_bounded(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gateway_module, "VERIFIED_KEPT", 3)
+        monkeypatch.setattr(verification, "VERIFIED_KEPT", 3)
         async with rig(tmp_path) as it:
             role = it.gateway()
             await role.submit([register(f"a{number}") for number in range(5)])

@@ -15,7 +15,8 @@ import pytest
 from agentworld_core.codec import encode
 from agentworld_core.errors import AgentWorldError, InvalidField, NotAvailable, NotFound, WrongWorld
 from agentworld_node.lease.file import FileLeaseStore
-from agentworld_node.node import Node, NodeFailed
+from agentworld_node.node import Node
+from agentworld_node.node_ending import NodeFailed
 from agentworld_node.node_files import PeersFile, read_peers
 from agentworld_node.storage.errors import CorruptLog, FolderLocked, LogFailed, StorageFull
 from agentworld_node.storage.wal import WriteAheadLog

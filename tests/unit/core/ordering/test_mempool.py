@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from agentworld_core.codec import encode
-from agentworld_core.errors import ActorLimit, Busy, NonceUsed, TooLarge
+from agentworld_core.errors import ActorLimit, Busy, InvalidField, NonceUsed, TooLarge
 from agentworld_core.ordering.batch import BatchLimits
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.topology.node_config import NodeConfig
@@ -147,6 +147,7 @@ def test_what_nobody_sets_is_as_the_specification_has_it() -> None:
     limits = MempoolLimits()
     assert (limits.max_actions, limits.max_per_actor) == (10_000, 256)
     assert (node.mempool_max_actions, node.mempool_max_per_actor) == (10_000, 256)
+    assert (node.mempool_max_per_source, node.mempool_expiry_ms, node.verification_workers) == (5_000, 600_000, 0)
     assert BatchLimits() == BatchLimits(max_actions=512, max_bytes=512 * 1024)
 
 
@@ -165,3 +166,83 @@ def test_who_sends_more_pushes_nobody_out() -> None:
         with pytest.raises(Busy):
             mempool.add(action("spammer", nonce))
     assert places(mempool) == [("honest", 1), ("spammer", 1)]
+
+
+@pytest.mark.box("S5.1", "source-limit")
+def test_one_source_with_many_actors_has_its_share_and_others_have_room() -> None:
+    mempool = Mempool(MempoolLimits(max_actions=100, max_per_source=2), BatchLimits())
+    for actor in ("a", "b"):
+        assert mempool.add(action(actor, 1), source="client x")
+    with pytest.raises(Busy, match="same place") as caught:
+        mempool.add(action("c", 1), source="client x")
+    assert (caught.value.retryable, bool(caught.value.remedy)) == (True, True)
+    assert mempool.add(action("c", 1), source="client y")
+    assert mempool.of_source("client x") == 2
+    # What is committed makes room, and a source without actions is forgotten.
+    mempool.remove([action("a", 1).action_id, action("c", 1).action_id])
+    assert mempool.add(action("d", 1), source="client x")
+    assert (mempool.of_source("client x"), mempool.of_source("client y")) == (2, 0)
+    mempool.remove_where(lambda _: True)
+    assert mempool._sources == {}
+
+
+@pytest.mark.box("S5.1", "source-limit")
+def test_an_action_counts_for_whoever_brought_it_first() -> None:
+    mempool = Mempool(MempoolLimits(max_per_source=1), BatchLimits())
+    mempool.add(action("a", 1), source="client x")
+    assert not mempool.add(action("a", 1), source="peer y")
+    assert mempool.add(action("b", 1), source="peer y")
+    assert (mempool.of_source("client x"), mempool.of_source("peer y")) == (1, 1)
+
+
+@pytest.mark.box("S5.1", "source-limit")
+@pytest.mark.parametrize(("limit", "source"), [(0, "client x"), (1, "")])
+def test_without_a_limit_or_a_source_only_the_other_limits_count(limit: int, source: str) -> None:
+    mempool = Mempool(MempoolLimits(max_actions=3, max_per_source=limit), BatchLimits())
+    assert all(mempool.add(action(actor, 1), source=source) for actor in ("a", "b", "c"))
+    with pytest.raises(Busy, match="most there may be"):
+        mempool.add(action("d", 1), source=source)
+
+
+@pytest.mark.box("S5.1", "expiry")
+def test_what_has_waited_longer_than_it_may_is_dropped_and_nothing_else() -> None:
+    mempool = Mempool(MempoolLimits(expiry_ms=100, max_per_source=2), BatchLimits())
+    mempool.add(action("a", 1), source="client x", now_ms=1_000)
+    mempool.add(action("b", 1), source="client x", now_ms=1_050)
+    # Taken up after a restart: it came later, and has waited for longer.
+    mempool.add(action("c", 1), now_ms=900)
+    assert mempool.expire(1_000) == []
+    assert mempool.expire(1_001) == [action("c", 1)]
+    assert mempool.expire(1_100) == []
+    assert mempool.expire(1_101) == [action("a", 1)]
+    assert places(mempool) == [("b", 1)]
+    assert (mempool.of_source("client x"), mempool.bytes) == (1, SIZE)
+    # Submitted again it waits anew.
+    assert mempool.add(action("a", 1), source="client x", now_ms=1_101)
+    assert mempool.expire(1_151) == [action("b", 1)]
+    assert [item.action for item in mempool.waiting_now()] == [action("a", 1)]
+
+
+@pytest.mark.box("S5.1", "expiry")
+def test_with_an_expiry_of_zero_nothing_expires() -> None:
+    mempool = Mempool(MempoolLimits(expiry_ms=0), BatchLimits())
+    mempool.add(action("a", 1))
+    assert mempool.expire(10**12) == []
+    assert len(mempool) == 1
+
+
+@pytest.mark.box("S5.1", "source-limit")
+def test_a_node_gives_a_source_half_of_the_places_that_it_is_told_to_have() -> None:
+    facts = {"world_id": "w", "node_id": "n", "data_folder": "/d", "genesis_file": "/g", "identity_file": "/i"}
+    facts |= {"key_folder": "/k"}
+
+    def share(**said: int) -> int:
+        return NodeConfig.from_dict(facts | said).mempool_max_per_source
+
+    assert (share(), share(mempool_max_actions=50), share(mempool_max_actions=1)) == (5_000, 25, 1)
+    assert share(mempool_max_actions=50, mempool_max_per_source=0) == 0
+    assert share(mempool_max_actions=50, mempool_max_per_source=40) == 40
+    for wrong in ({"mempool_max_per_source": -1}, {"mempool_expiry_ms": -1}, {"verification_workers": 65}):
+        with pytest.raises(InvalidField) as caught:
+            NodeConfig.from_dict(facts | wrong)
+        assert caught.value.field == next(iter(wrong))

@@ -129,7 +129,7 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
         world(
             consensus={"blockInterval": "250ms", "maxActions": 9},
             sequencer={"leaseDuration": "6s", "renewDeadline": "4s", "retryPeriod": "1s"},
-            mempool={"maxActions": 50, "maxPerActor": 5},
+            mempool={"maxActions": 50, "maxPerActor": 5, "expiry": "1m30s", "verificationWorkers": 3},
             storage={"retainSnapshots": 3, "maxBlobBytes": 2**30},
         ),
         [],
@@ -138,12 +138,24 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
     assert (plan.parameters.block_interval_ms, plan.parameters.max_batch_actions) == (250, 9)
     settings = node_settings(plan, plan.members[0])
     assert (settings.world_id, settings.node_id, settings.mempool_max_per_actor) == ("aurora", "aurora-0", 5)
+    assert (settings.mempool_max_per_source, settings.mempool_expiry_ms, settings.verification_workers) == (
+        25,
+        90_000,
+        3,
+    )
     assert (settings.retain_snapshots, settings.max_blob_bytes) == (3, 2**30)
     assert (settings.lease.duration_ms, settings.lease.renew_deadline_ms, settings.lease.retry_period_ms) == (
         6_000,
         4_000,
         1_000,
     )
+
+
+@pytest.mark.box("S5.1", "source-limit")
+@pytest.mark.parametrize(("said", "limit"), [({}, 5_000), ({"maxPerSource": 0}, 0), ({"maxPerSource": 7}, 7)])
+def test_a_source_has_half_of_the_places_unless_the_world_says_otherwise(said: dict[str, int], limit: int) -> None:
+    plan = plan_world(world(mempool=said), [], [])
+    assert node_settings(plan, plan.members[0]).mempool_max_per_source == limit
 
 
 def test_what_the_genesis_has_fixed_is_named() -> None:
