@@ -28,7 +28,7 @@ from tests.unit.node.material import WORLD
 
 VALIDATORS = 4
 OTHERS = (7, 13)
-CHUNK = 128
+CHUNK = 256
 IN_FLIGHT = 6
 COMETBFT_RATE = 1_000
 CALM_RATE = 40
@@ -53,7 +53,8 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
 
 def _cometbft(setting: Setting, ours: Validators, peer: CometBft) -> Iterator[Case]:
     name = f"CometBFT {VERSION}, kvstore"
-    count, seconds = setting.size(4_000, 256), setting.size(4, 2)
+    # Some 12,000 are committed of what CometBFT is sent in four seconds, so that both have as long to get going.
+    count, seconds = setting.size(12_000, 256), setting.size(4, 2)
     loads: list[tuple[LoadRun, LoadRun]] = []
 
     def mine() -> float:
