@@ -41,6 +41,8 @@ async def test_an_idle_world(tmp_path: Path) -> None:
     async with memory_world(Material(tmp_path, others=("g0",))) as world:
         writer = await eventually(world.writer, what="a writer")
         await world.commit("v0", registrations(2)[1])
+        v0 = world.nodes["v0"].node
+        await eventually(lambda: v0.lease is not None and v0.lease.view == (1, writer), what="v0 sees the lease")
         found = await tells(world, "v0", "idle: no actions wait")
         assert found["verdict"] == {
             "state": "Idle", "message": "idle: no actions wait", "stalled": False, "waited_ms": 0,
