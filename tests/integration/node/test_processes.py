@@ -147,10 +147,15 @@ async def test_all_killed_at_once_come_back_with_everything_that_was_committed(t
         await world.start()
         agents, actions = registrations(20)
         await world.commit("v1", actions)
-        moves = [one.act("agent.move", {"to": [number, 0]}) for number in range(10) for one in agents]
+        moves = [one.act("agent.move", {"to": [number, 0]}) for number in range(50) for one in agents]
+
+        async def under_way() -> bool:
+            committed = await world["v0"].metric("agentworld_actions_committed_total")
+            return committed > len(actions) or bool(await world["v0"].metric("agentworld_mempool_actions"))
+
         async with world["v0"].client(patience=0) as client:
             sending = asyncio.create_task(client.submit(moves, wait=True))
-            await until(lambda: world["v0"].metric("agentworld_mempool_actions"), "the moves are taken")
+            await until(under_way, "the moves are taken, and some perhaps committed")
             await asyncio.gather(*(node.kill() for node in world.nodes.values()))
             await asyncio.gather(sending, return_exceptions=True)
         await world.start()
