@@ -187,7 +187,7 @@ class Node:
             shutdown_timeout=LAST_SECONDS,
         )
         cause: AgentWorldError | None = None
-        clean = False
+        ended = False
         try:
             await self.pool.take_up()
             await self.network.start()
@@ -202,16 +202,17 @@ class Node:
                 raise _Stopped
         except* _Stopped:
             log.info("node %s stops at height %d", self.config.node_id, self.ledger.height)
-            clean = True
+            ended = True
         except* Exception as group:  # noqa: BLE001 - whatever ended a task is told in one sentence
             cause = cause_of(group, self.ledger.failure)
             self._ended = str(cause)
+            ended = True
             if self.writer()[0] == self.config.node_id:
                 # Nothing is lost with it, and the others need not wait for the lease to expire.
                 await self._hand_over(LAST_SECONDS)
         finally:
             self.stopping.set()
-            await self._close(runner, keep=clean)
+            await self._close(runner, keep=ended)
         if cause is not None:
             raise cause
 

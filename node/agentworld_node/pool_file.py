@@ -87,10 +87,10 @@ class PoolFile:
             self._files.sync_folder(self.path.parent)
 
     def _set_aside(self) -> None:
-        taken = set(self._files.names(self.path.parent))
-        number = next(n for n in range(1, len(taken) + 2) if f"{self.path.name}.damaged-{n}" not in taken)
-        place = self.path.with_name(f"{self.path.name}.damaged-{number}")
         try:
+            taken = set(self._files.names(self.path.parent))
+            number = next(n for n in range(1, len(taken) + 2) if f"{self.path.name}.damaged-{n}" not in taken)
+            place = self.path.with_name(f"{self.path.name}.damaged-{number}")
             self._files.rename(self.path, place)
             self._files.sync_folder(self.path.parent)
             log.warning("it has been set aside as %s", place)

@@ -44,6 +44,8 @@ MAILBOX_CLEAR = "mailbox.clear"
 MAX_OBJECT_BYTES = 16 * 1024
 MAX_MESSAGE_BYTES = 1024
 MAX_COORDINATE = 2**53 - 1
+KEPT_PAYLOAD_BYTES = 256
+"""Larger payloads are not kept decoded, which may take seventy times the memory."""
 MAX_CLOCK_AHEAD_MS = 300_000
 
 Payload = dict[str, Value]
@@ -186,7 +188,7 @@ def _is_custom(state: Tree, kind: str) -> bool:
 def parse_payload(envelope: ActionEnvelope, *, custom: bool = False) -> Payload:
     """Returns the payload of an action; raises ActionRefused for an unknown kind, and for wrong or missing fields.
 
-    It is decoded once for each envelope, when it is admitted, and kept for the step: nobody may change it.
+    A small one is decoded once for each envelope, when it is admitted, and kept for the step: nobody may change it.
     ``custom`` says that modules take actions of this kind, so that one the kernel does not know may be any map.
     """
     fields = _FIELDS.get(envelope.action_kind)
@@ -201,7 +203,8 @@ def parse_payload(envelope: ActionEnvelope, *, custom: bool = False) -> Payload:
         # The text becomes part of the ledger, so it must not be that of a library.
         raise ActionRefused("invalid_field", "payload: is not a deterministic encoding") from error
     checked = check_payload(envelope.action_kind, payload)
-    object.__setattr__(envelope, "_payload", checked)
+    if len(envelope.payload_cbor) <= KEPT_PAYLOAD_BYTES:
+        object.__setattr__(envelope, "_payload", checked)
     return checked
 
 

@@ -75,7 +75,7 @@ async def _run_node(path: Path, roles: str | None, log_level: str) -> None:
 def _collect_rarely() -> None:
     """Makes looking for cycles of garbage rare: a block's events and receipts are many objects, and none is a cycle."""
     gc.freeze()
-    gc.set_threshold(100_000, 20, 100)
+    gc.set_threshold(10_000, 20, 100)
 
 
 def read_config(path: Path) -> NodeConfig:

@@ -123,7 +123,7 @@ class GatewayRole:
                 self._take(action, verdict, source=source and f"client {source}")
             except AgentWorldError as refused:
                 self._metrics.count("agentworld_actions_refused_total", code=refused.code)
-                results.append(refused)
+                results.append(refused.with_traceback(None))  # which would hold this list, and be a cycle
                 continue
             fresh.append(action)
             self._own[action.action_id] = time.monotonic()
@@ -146,9 +146,13 @@ class GatewayRole:
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
         still = {id(action) for action in self._unknown(unknown, since=height)}
         again: list[Kept] = []
+        held_up: set[str] = set()  # whoever has one that found no room: the rest comes after it
         for one in kept:
             action_id = one.action.action_id
             if id(one.action) not in still or action_id in self._mempool:
+                continue
+            if one.action.actor_id in held_up:
+                again.append(one)
                 continue
             try:
                 self._take(one.action, verdicts[id(one.action)], source=one.source, waited_ms=one.waited_ms)
@@ -156,6 +160,7 @@ class GatewayRole:
                     self._own[action_id] = time.monotonic() - REPEAT_SECONDS
             except (Busy, ActorLimit):
                 again.append(one)
+                held_up.add(one.action.actor_id)
             except AgentWorldError as error:
                 log.info("action %s waited before the restart and can no longer be committed: %s", action_id, error)
                 self._drop(action_id, error)

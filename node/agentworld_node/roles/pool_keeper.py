@@ -1,6 +1,7 @@
 """Carries what waits in the mempool over a clean stop, so that a restart loses nothing.
 
-The file is removed only when everything in it is in the pool, in a block, or refused by the state. What finds no room,
+The file is removed only when the node works and everything in it is in the pool, in a block, or refused by the state:
+a start that fails loses nothing, nor does an end by an error. What finds no room,
 because the limits were lowered or others were quicker, is tried again until it does, and meanwhile stays in the file.
 """
 
@@ -43,10 +44,14 @@ class PoolKeeper:
             await self._try()
 
     async def run(self) -> None:
-        """Takes up what found no room, until all of it has."""
+        """Takes up what found no room, until all of it has; run once the node works, for then the file goes."""
         while self._rest:
             await asyncio.sleep(RETRY_SECONDS)
             await self._try()
+        try:
+            self._file.remove()  # at once: in a thread it might come after what a stop writes
+        except OSError as error:
+            log.warning("%s cannot be removed; it is taken up again, which changes nothing: %s", self._file.path, error)
 
     async def write_down(self) -> None:
         """Returns when what waits is on the disk, with what has not been taken up yet; a failure is only reported."""
@@ -72,8 +77,3 @@ class PoolKeeper:
             left -= len(chunk)
         if self._rest:
             log.info("%d actions of the last run wait for room in the mempool", len(self._rest))
-            return
-        try:
-            await asyncio.to_thread(self._file.remove)
-        except OSError as error:
-            log.warning("%s cannot be removed; it is taken up again, which changes nothing: %s", self._file.path, error)

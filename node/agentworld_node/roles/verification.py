@@ -94,7 +94,7 @@ class Verifier:
                     self._verified[signed_id] = None
                 errors.append(None)
             except AgentWorldError as error:
-                errors.append(error)
+                errors.append(error.with_traceback(None))  # which would hold this list, and be a cycle
         return errors
 
     def _forget_oldest(self) -> None:
@@ -110,7 +110,7 @@ def _check_prospects(judged: Judged, actors: Actors, registering: Container[str]
             try:
                 check_prospects(actors, action, now_ms=now_ms, register_pending=action.actor_id in registering)
             except AgentWorldError as refused:
-                result.append((action, refused))
+                result.append((action, refused.with_traceback(None)))
                 continue
         result.append((action, error))
     return result

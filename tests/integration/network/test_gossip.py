@@ -101,7 +101,7 @@ async def test_who_is_not_connected_with_an_author_hears_of_it_from_those_in_bet
     await eventually(lambda: len(between.connected()) == 2)
     got, _ = listen(three), listen(between)
     await publish_until(one, b"warm", lambda: (one.peer_id, b"warm") in got)
-    for number in range(50):
+    for number in range(200):
         await one.publish(TOPIC, b"m%d" % number)
-    await eventually(lambda: sum(payload[:1] == b"m" for _, payload in got) == 50)
+    await eventually(lambda: sum(payload[:1] == b"m" for _, payload in got) == 200)
     assert one.peer_id not in three.connected()

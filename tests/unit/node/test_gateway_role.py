@@ -262,6 +262,7 @@ class TestSubmission:
             role = it.gateway()
             (refused,) = await role.submit([move("ada")])
             assert isinstance(refused, Unauthorized)
+            assert refused.__traceback__ is None, "it would keep the whole request in memory"
             assert role.is_verified(envelope_id(move("ada")))
             (forged,) = await role.submit([dataclasses.replace(move("bob"), signature=bytes(64))])
             assert isinstance(forged, InvalidSignature)

@@ -108,12 +108,17 @@ async def test_the_file_is_there_until_everything_in_it_is_in_the_pool_and_twice
             seen.append(file.path.exists())
             return again
 
-        await PoolKeeper(file, take=take, waiting=role.waiting).take_up()  # type: ignore[arg-type]
-        assert (seen, file.path.exists()) == ([True], False)
+        pool = PoolKeeper(file, take=take, waiting=role.waiting)  # type: ignore[arg-type]
+        await pool.take_up()
+        assert (seen, file.path.exists()) == ([True], True), "the start may still fail"
+        await pool.run()
+        assert not file.path.exists()
         assert it.mempool.of_source("client 192.0.2.1") == 2
         # A crash before the file was gone: it is taken up again.
         file.path.write_bytes(before)
-        await keeper(role, file).take_up()
+        pool = keeper(role, file)
+        await pool.take_up()
+        await pool.run()
         assert it.mempool.actions() == [register("ada"), register("bob")]
         assert it.mempool.of_source("client 192.0.2.1") == 2
         assert not file.path.exists()
@@ -135,7 +140,9 @@ async def test_what_the_state_refuses_by_now_is_dropped_and_told_and_what_is_in_
     async with rig(tmp_path / "data", chain) as it:
         role = it.gateway()
         await it.apply(*chain.bundles)
-        await keeper(role, file).take_up()
+        pool = keeper(role, file)
+        await pool.take_up()
+        await pool.run()
         assert it.mempool.actions() == [good]
         assert late.action_id in caplog.text
         assert forged.action_id in caplog.text

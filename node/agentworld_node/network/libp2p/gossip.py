@@ -110,6 +110,7 @@ class LeanGossip(GossipSub):
         self.scorer = None  # Peers are authenticated and listed; a score would only lock out honest ones.
         self.mcache = BoundedCache(self.mcache.window_size, self.mcache.history_size)
         self._counters = counters
+        self.max_iwant_requests_per_second = 100.0  # one for each topic that a peer tells of, four times a second
         self._relay = LazyRelay()
         self._to_tell = trio.Event()
 
@@ -120,8 +121,11 @@ class LeanGossip(GossipSub):
         rpc = rpc_pb2.RPC(publish=[pubsub_msg])
         author = ID(pubsub_msg.from_id)
         targets = self._get_peers_to_send(pubsub_msg.topicIDs, msg_forwarder=msg_forwarder, origin=author)
-        if msg_forwarder == author != self.pubsub.my_id:
-            message_id = self.pubsub.get_message_id(pubsub_msg)
+        message_id = self.pubsub.get_message_id(pubsub_msg)
+        if author == self.pubsub.my_id:
+            # To all who subscribe, not to the mesh alone, since others do not push on what comes from its author.
+            targets = {*targets, *self.pubsub.peer_topics.get(pubsub_msg.topicIDs[0], ())}
+        elif msg_forwarder == author and self.mcache.get(message_id) is not None:
             targets = self._relay.note(pubsub_msg.topicIDs[0], message_id, pubsub_msg.from_id, targets)
             self._to_tell.set()
         for peer_id in targets:
@@ -137,8 +141,8 @@ class LeanGossip(GossipSub):
             self._to_tell = trio.Event()
             for peer_id, topics in self._relay.take().items():
                 for topic, ids in topics.items():
-                    for start in range(0, len(ids), _CONTROL_ENTRIES):
-                        ihave = rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids[start : start + _CONTROL_ENTRIES])
+                    for start in range(0, len(ids), _WANTED):  # a peer asks at once for all that it is told at once
+                        ihave = rpc_pb2.ControlIHave(topicID=topic, messageIDs=ids[start : start + _WANTED])
                         self.send_rpc(peer_id, rpc_pb2.RPC(control=rpc_pb2.ControlMessage(ihave=[ihave])))
 
     async def handle_rpc(self, rpc: rpc_pb2.RPC, sender_peer_id: ID) -> None:

@@ -197,9 +197,13 @@ def test_payloads_that_are_not_deterministic_encodings_are_refused(data):
     assert caught.value.reason_code == "invalid_field"
 
 
-def test_a_payload_is_decoded_once_and_a_refused_one_stays_refused():
+def test_a_small_payload_is_decoded_once_and_a_refused_one_stays_refused():
     envelope = dataclasses.replace(GOOD)
     assert parse_payload(envelope) is parse_payload(envelope)
+    large = action("ada", "object.create", {"object_id": "o", "data": [{}] * 300}, 0)
+    assert parse_payload(large) is not parse_payload(large), (
+        "decoded it would take many times the memory that is counted"
+    )
     with pytest.raises(ActionRefused):
         parse_payload(dataclasses.replace(envelope, action_kind="dragon.summon"))
     custom = dataclasses.replace(envelope, action_kind="dragon.summon")
