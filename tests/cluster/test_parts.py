@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import cli, images, kind, slots
+from localcluster import cli, images, kind, node, slots
 from localcluster.commands import ClusterError, uninterrupted, wait_until
 from localcluster.node import Node, together
 from localcluster.processes import Processes, everyone, stat_of
@@ -249,3 +249,25 @@ def test_work_on_a_node_has_ended_when_an_interruption_during_its_start_is_heard
         together([one], work)
     given_up.set()
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_device_that_goes_by_itself_is_removed_and_one_that_stays_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    device = tmp_path / "aw0n1"
+    device.touch()
+
+    def fails(_command: list[str]) -> None:
+        if gone:
+            device.unlink()
+        raise ClusterError("Cannot find device")
+
+    monkeypatch.setattr(node, "DEVICES", tmp_path)
+    monkeypatch.setattr(node, "run", fails)
+    if gone:
+        node.remove_device("aw0n1")
+        node.remove_device("never")
+    else:
+        with pytest.raises(ClusterError):
+            node.remove_device("aw0n1")

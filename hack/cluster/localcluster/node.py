@@ -22,6 +22,7 @@ from .processes import Processes
 from .settings import BUSYBOX_IMAGE, HERE, MAX_NODES, PAUSE_IMAGE, Addresses, Folders
 
 FORWARDER = "forwarder"
+DEVICES = Path("/sys/class/net")
 _INIT = """
 set -e
 hostname "$1"
@@ -122,9 +123,7 @@ class Node:
         processes.stop([self.name], seconds=0)
         inside = [name for name in processes.names() if name.startswith(f"{self.name}-")]
         processes.stop(inside, seconds=5)
-        cable = self.machine.addresses.veth(self.number)
-        if Path("/sys/class/net", cable).exists():
-            run(["ip", "link", "delete", cable])
+        remove_device(self.machine.addresses.veth(self.number))
         cgroups.remove(self.machine.folders, self.number)
 
     def _start_namespaces(self) -> None:
@@ -202,9 +201,19 @@ def render(template: str, target: Path, values: dict[str, str]) -> None:
         target.write_text(text)
 
 
+def remove_device(name: str) -> None:
+    """Takes a network device away, if it is there; a cable also goes by itself, soon after the namespace at its end."""
+    if (DEVICES / name).exists():
+        try:
+            run(["ip", "link", "delete", name])
+        except ClusterError:
+            if (DEVICES / name).exists():
+                raise
+
+
 def make_bridge(addresses: Addresses) -> None:
     """Makes the bridge with the host's address on it, unless it is there."""
-    if not Path("/sys/class/net", addresses.bridge).exists():
+    if not (DEVICES / addresses.bridge).exists():
         lines = [
             f"link add {addresses.bridge} type bridge",
             f"addr add {addresses.host_ip}/24 dev {addresses.bridge}",
@@ -225,8 +234,7 @@ def start_forwarder(machine: Machine) -> None:
 def remove_bridge(machine: Machine) -> None:
     """Stops the forwarder and takes the bridge away, and with it every route of the cluster."""
     machine.processes.stop([FORWARDER], seconds=2)
-    if Path("/sys/class/net", machine.addresses.bridge).exists():
-        run(["ip", "link", "delete", machine.addresses.bridge])
+    remove_device(machine.addresses.bridge)
 
 
 def known(folders: Folders) -> list[int]:
