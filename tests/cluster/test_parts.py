@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from localcluster import cli, images, kind, node, slots
+from localcluster import cli, images, kind, slots
+from localcluster import node as nodes
 from localcluster.commands import ClusterError, uninterrupted, wait_until
 from localcluster.node import Node, together
 from localcluster.processes import Processes, everyone, stat_of
@@ -263,11 +264,11 @@ def test_a_device_that_goes_by_itself_is_removed_and_one_that_stays_is_told(
             device.unlink()
         raise ClusterError("Cannot find device")
 
-    monkeypatch.setattr(node, "DEVICES", tmp_path)
-    monkeypatch.setattr(node, "run", fails)
+    monkeypatch.setattr(nodes, "DEVICES", tmp_path)
+    monkeypatch.setattr(nodes, "run", fails)
     if gone:
-        node.remove_device("aw0n1")
-        node.remove_device("never")
+        nodes.remove_device("aw0n1")
+        nodes.remove_device("never")
     else:
         with pytest.raises(ClusterError):
-            node.remove_device("aw0n1")
+            nodes.remove_device("aw0n1")
