@@ -250,32 +250,26 @@ def make_folders(files: FileSystem, path: Path) -> None:
     files.sync_folder(path.parent)
 
 
-def put_file(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
-    """Puts a file in place whole or not at all, by way of a new temporary one; its bytes are not synced."""
+def put_file(files: FileSystem, path: Path, data: bytes, *, temporary: Path, sync: bool = False) -> None:
+    """Puts a file in place whole or not at all, by way of a new temporary one; its bytes are synced if asked for."""
     file = files.create(temporary)
     try:
         file.write_at(0, data)
+        if sync:
+            file.sync()
     finally:
         file.close()
     files.rename(temporary, path)
 
 
-def put_again(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
+def put_again(files: FileSystem, path: Path, data: bytes, *, temporary: Path, sync: bool = False) -> None:
     """Does what ``put_file`` does where a run that was interrupted may have left the temporary file."""
     if files.size(temporary) is not None:
         files.remove(temporary)
-    put_file(files, path, data, temporary=temporary)
+    put_file(files, path, data, temporary=temporary, sync=sync)
 
 
 def put_durably(files: FileSystem, path: Path, data: bytes, *, temporary: Path) -> None:
     """Does what ``put_again`` does, and returns when the bytes and the name are on the disk."""
-    if files.size(temporary) is not None:
-        files.remove(temporary)
-    file = files.create(temporary)
-    try:
-        file.write_at(0, data)
-        file.sync()
-    finally:
-        file.close()
-    files.rename(temporary, path)
+    put_again(files, path, data, temporary=temporary, sync=True)
     files.sync_folder(path.parent)
