@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_proposal, draft_vote
+from agentworld_core.consensus.events import BuildCandidate
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.builder import Changes, with_member
@@ -46,8 +47,21 @@ class Twin(SimNode):
 
     honest = False
 
+    def build(self, effect: BuildCandidate) -> None:
+        if not self.tells("keeps-the-lease") or not self.keeper.is_held(self.now):
+            super().build(effect)
+
+    def wants_lease(self) -> bool:
+        return super().wants_lease() or self.tells("keeps-the-lease")
+
+    def tells(self, lie: str) -> bool:
+        """True when it is to tell this lie."""
+        return lie in self.world.scenario.lies
+
     def send(self, frame: Frame) -> None:
-        if frame[0] == "proposal" and "invalid-blocks" in self.world.scenario.lies and self.rng.random() < 0.8:
+        if frame[0] == "vote" and self.tells("withheld-votes") and self.world.decode(Vote, frame[1]).block_hash:
+            return
+        if frame[0] == "proposal" and self.tells("invalid-blocks") and self.rng.random() < 0.8:
             for liar in self.world.liars:
                 liar.spoil(frame)  # nobody hears the right block
             return
@@ -130,6 +144,12 @@ class Liar:
         return Round(chain.term, self.rng.randrange(3))
 
     # The lies
+
+    def _withheld_votes(self) -> None:
+        """The twins see to it."""
+
+    def _keeps_the_lease(self) -> None:
+        """The twins see to it."""
 
     def _vote(self, directory: Directory, height: int, round_: Round, block_hash: str | None) -> Vote:
         draft = draft_vote(

@@ -22,6 +22,8 @@ from agentworld_core.consensus.events import (
     ProposalDurable,
     VoteDurable,
 )
+from agentworld_core.consensus.following import Following
+from agentworld_core.consensus.proposers import Proposers
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import StateMismatch
 from agentworld_core.ledger import validate
@@ -35,6 +37,7 @@ from agentworld_core.messages import (
     CommitCertificate,
     Directory,
     ProposalBody,
+    Round,
     Vote,
     WorldBlock,
 )
@@ -54,9 +57,11 @@ from tests.simulation.storms import (
     a_lease_that_comes_and_goes,
     a_writer_that_changes,
     five_with_a_twin,
+    four_and_a_lease_that_is_lost,
     four_and_a_liar,
     four_and_a_rare_twin,
     four_and_a_revoked_twin,
+    four_and_a_writer_that_is_silent,
     four_in_a_disaster,
     four_in_a_noise,
     four_in_a_storm,
@@ -220,15 +225,23 @@ def no_fencing(patch: pytest.MonkeyPatch) -> None:
     start, judge = ConsensusEngine._start_height, chain.Executions.judge
 
     def unfenced(self: ConsensusEngine, now_ms: int, started: HeightStarted) -> list[Effect]:
-        return start(self, now_ms, dataclasses.replace(started, parent_term=0))
+        return start(self, now_ms, dataclasses.replace(started, parent_round=Round(0, 0)))
 
     def lenient(self: chain.Executions, state: ChainState, block: WorldBlock, batch: ActionBatch) -> chain.Verdict:
-        return judge(self, dataclasses.replace(state, term=0), block, batch)
+        return judge(self, dataclasses.replace(state, round=Round(0, 0)), block, batch)
 
     patch.setattr(ConsensusEngine, "_start_height", unfenced)
     patch.setattr(ConsensusEngine, "highest_term", property(lambda self: self._proposers.term))
     patch.setattr(chain.Executions, "judge", lenient)
-    patch.setattr(chain, "execute", lambda state, *rest: execute(dataclasses.replace(state, term=0), *rest))
+    patch.setattr(chain, "execute", lambda state, *rest: execute(dataclasses.replace(state, round=Round(0, 0)), *rest))
+
+
+def never_rotate(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Proposers, "rotates", lambda self, _: self.leaseless)
+
+
+def follow_nobody(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Following, "next_term", lambda *_: None)
 
 
 def never_repeat(patch: pytest.MonkeyPatch) -> None:
@@ -330,7 +343,7 @@ class TakesDirectoriesAtOnce(SimNode):
     def start_height(self, certificate: CommitCertificate | None = None) -> None:
         height = self.chain.height + 1
         self.update_work()
-        self.step(HeightStarted(height, self.chain.keyring.newest, self.chain.term))
+        self.step(HeightStarted(height, self.chain.keyring.newest, self.chain.round))
 
     def handle_vote(self, vote: Vote) -> None:
         if vote.height == self.chain.height + 1:
@@ -346,7 +359,7 @@ class KeepsTheFirstDirectory(SimNode):
         height, keyring = self.chain.height + 1, self.chain.keyring
         members = keyring.at(1).members
         self.update_work()
-        self.step(HeightStarted(height, dataclasses.replace(keyring.at(height), members=members), self.chain.term))
+        self.step(HeightStarted(height, dataclasses.replace(keyring.at(height), members=members), self.chain.round))
 
 
 # The lease
@@ -508,6 +521,8 @@ BUGS = (
     Bug("votes against its lock", ("LOCK", "I2"), patch=ignore_the_lock, where=a_writer_that_changes),
     Bug("proposes anew instead of the valid block", ("LIVE",), patch=ignore_the_valid_block, where=four_in_a_disaster),
     Bug("lets lower terms pass", ("I1",), patch=no_fencing, where=four_in_a_disaster),
+    Bug("leaves all attempts to the holder", ("LIVE",), patch=never_rotate, where=four_and_a_writer_that_is_silent),
+    Bug("follows nobody", ("LIVE",), patch=follow_nobody, where=four_and_a_lease_that_is_lost),
     Bug("never says anything again", ("LIVE",), patch=never_repeat, where=four_in_a_storm),
     Bug("takes votes of other heights", ("I3", "I4"), TakesVotesOfOtherHeights, where=four_in_a_storm),
     Bug("verifies no signatures", ("I3",), patch=verify_nothing, where=four_and_a_liar("forged-names")),

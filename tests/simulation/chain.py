@@ -133,6 +133,11 @@ class Chain:
         """The term of the last block."""
         return self.state.term
 
+    @property
+    def round(self) -> Round:
+        """The round that the last block was made in."""
+        return self.state.round
+
     def build(
         self,
         signer: Signer,

@@ -37,6 +37,7 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.evidence import Evidence
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
 from agentworld_core.consensus.verify import receive_proposal, receive_vote
 from agentworld_core.errors import ActorLimit, AgentWorldError, Busy, NonceUsed, StateMismatch, Unauthorized
 from agentworld_core.ledger.validate import check_committed
@@ -244,7 +245,7 @@ class SimNode:
         """Tells the engine that the next height begins, and how the one before was decided."""
         height = self.chain.height + 1
         self.update_work()
-        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.term, certificate))
+        self.step(HeightStarted(height, self.chain.keyring.at(height), self.chain.round, certificate))
 
     def step(self, event: Event) -> None:
         """Gives the engine an event and carries out what it asks for."""
@@ -313,7 +314,9 @@ class SimNode:
 
     def build(self, effect: BuildCandidate) -> None:
         key = self.signer_at(effect.height)
-        if effect.height != self.chain.height + 1 or key is None or not self.transfer.builds:
+        if effect.height != self.chain.height + 1 or key is None:
+            return
+        if effect.round.attempt < HOLDER_ATTEMPTS and not self.transfer.builds:
             return
         actions = tuple(item for item in self.mempool.take_batch() if self.may_include(item))
         directory = self.wanted_directory if self.may_change_directory() else None
@@ -422,13 +425,15 @@ class SimNode:
         store = self.world.lease_store
         if not store.away:
             self.keeper.observe(self.now, store.read(self.name))
-            wanted = self.engine.is_validator and not self.engine.should_yield and self.rng.random() < 0.98
             decision = self.keeper.decide(
-                self.now, wanted=wanted, term_floor=self.engine.highest_term, successor=self.transfer.heir
+                self.now, wanted=self.wants_lease(), term_floor=self.engine.highest_term, successor=self.transfer.heir
             )
             if not isinstance(decision, Wait):
                 self.write_lease(decision.write)
         self.report_lease()
+
+    def wants_lease(self) -> bool:
+        return self.engine.is_validator and not self.engine.should_yield and self.rng.random() < 0.98
 
     def write_lease(self, wish: LeaseWrite) -> None:
         started, fate = self.now, self.rng.random()

@@ -414,7 +414,7 @@ def count_memory(node: SimNode) -> dict[str, int]:
         "reported offences": len(book._reported),
         "proposals": len(proposals._accepted) + len(proposals._blocks) + len(proposals._all_waiting()),
         "verdicts": len(voting.verdicts) + len(voting._judging),
-        "own votes": len(voting._cast),
+        "own votes": len(voting.own.votes),
         "votes for the next height": sum(len(kept) for kept in node.engine._next._votes.values()),
         "waiting actions": len(node.mempool),
     }

@@ -41,6 +41,8 @@ LIES = {
     "conflicting-proposals": "proposes other blocks to other nodes in one round",
     "invalid-blocks": "proposes blocks with a wrong parent, root, term, directory or action",
     "false-certificates": "offers blocks with certificates that lack a vote, repeat one, or are of another block",
+    "withheld-votes": "votes for no block",
+    "keeps-the-lease": "never gives the lease up, and proposes nothing while it holds it",
 }
 """What a malicious validator does besides running twice with one key, which all of them do."""
 

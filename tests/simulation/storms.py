@@ -80,6 +80,19 @@ def four_and_a_liar(*lies: str) -> Adjust:
     return adjust
 
 
+def four_and_a_writer_that_is_silent(scenario: Scenario) -> Scenario:
+    """Four validators, one of which proposes nothing and keeps the lease once it has it."""
+    lying = four_and_a_liar("keeps-the-lease")(scenario)
+    return lying.with_(leaseless=False, faults={"lease-lost": 1.0, "crash": 1.0})
+
+
+def four_and_a_lease_that_is_lost(scenario: Scenario) -> Scenario:
+    """Four validators, one of which votes for no block, while somebody deletes the lease and edits it by hand."""
+    lying = four_and_a_liar("withheld-votes")(scenario)
+    faults = {"lease-lost": 1.0, "lease-edit": 1.0, "isolate": 1.0, "crash": 1.0}
+    return lying.with_(faults=faults, weather=CALM, every_ms=(20, 500), leaseless=False)
+
+
 def taking_turns_with_a_liar(scenario: Scenario) -> Scenario:
     """Four validators that propose in turn, one of them wrong blocks."""
     return four_and_a_liar("invalid-blocks")(scenario).with_(leaseless=True)

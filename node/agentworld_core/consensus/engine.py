@@ -27,15 +27,14 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.offers import Offers
-from agentworld_core.consensus.proposers import Proposers
+from agentworld_core.consensus.own import Step
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers
 from agentworld_core.consensus.timers import Patience, Timers
 from agentworld_core.consensus.view import HeightView, view_of
 from agentworld_core.consensus.votes import round_of
-from agentworld_core.consensus.voting import HeightVoting, Step
+from agentworld_core.consensus.voting import HeightVoting
 from agentworld_core.errors import StateMismatch
 from agentworld_core.messages import PRECOMMIT, PREVOTE, Round, Vote
-
-YIELD_AFTER_ATTEMPTS = 3
 
 
 class ConsensusEngine:
@@ -54,7 +53,7 @@ class ConsensusEngine:
         self._next = NextHeight()
         self._decided = DecidedHeights()
         self._offers = Offers()
-        self._patience = Patience()
+        self._patience = Patience(Round(0, 0))
         self._work_pending = False
         self._opens_at_ms = 0
         self._ticks: tuple[Round, int] = (Round(0, 0), 0)
@@ -86,18 +85,21 @@ class ConsensusEngine:
         """The highest term seen in a lease, a round or the chain; a new lease must get a higher one to be of use."""
         if self._voting is None:
             return self._proposers.term
-        return max(self._proposers.term, self._voting.round.term, self._voting.parent_term)
+        return max(self._proposers.term, self._voting.round.term)
 
     @property
     def should_yield(self) -> bool:
-        """True when this node holds the lease and yet nothing it proposes is decided: somebody else should try.
+        """True when this node holds the lease and others had to propose in its place: somebody else should have it.
 
-        It may be cut off from the others while it still reaches the lease service.
+        It may be cut off from the others while it still reaches the lease service. Not before the block of another is
+        decided, or everybody has tried in vain, since a new term ends the attempts of this one.
         """
         voting = self._voting
-        if voting is None or self.settings.leaseless or voting.round.attempt < YIELD_AFTER_ATTEMPTS:
+        if voting is None or voting.own_id is None or not self._proposers.holds(voting.own_id, voting.round.term):
             return False
-        return voting.in_progress and voting.may_propose()
+        if voting.round.term == voting.first.term and voting.first.attempt >= HOLDER_ATTEMPTS:
+            return True
+        return voting.in_progress and voting.round.attempt >= HOLDER_ATTEMPTS + len(voting.directory.members)
 
     def view(self) -> HeightView | None:
         """Returns a picture of the height being decided; None before the first HeightStarted."""
@@ -188,6 +190,8 @@ class ConsensusEngine:
             voting.on_prevote_timeout()
         elif kind == "precommit":
             voting.on_precommit_timeout()
+        elif kind == "stall":
+            voting.on_stall_timeout()
         elif kind == "rebroadcast":
             tick = self._tick(voting)
             self._ticks = (voting.round, tick + 1)
@@ -203,8 +207,8 @@ class ConsensusEngine:
         self._opens_at_ms = max(now_ms, self._opens_at_ms + (self.settings.block_interval_ms if self._voting else 0))
         self._ticks = (Round(0, 0), 0)
         self._offers.forget_below(started.height)
-        self._patience = Patience()
         voting = HeightVoting(self.settings, started, self._proposers)
+        self._patience = Patience(voting.first)
         voting.on_work(self._work_pending)
         self._durable = _from_height(self._durable, started.height)
         voting.restore(_at_height(self._durable, started.height))
@@ -243,6 +247,8 @@ class ConsensusEngine:
             wanted[f"prevote:{place}"] = timeouts.vote(tries)
         if voting.book.tally(round_, PRECOMMIT).weight >= voting.book.quorum:
             wanted[f"precommit:{place}"] = timeouts.vote(tries)
+        if voting.opened:
+            wanted[f"stall:{place}"] = timeouts.propose(tries) + 2 * timeouts.vote(tries)
         tick = self._tick(voting)
         wanted[f"rebroadcast:{place}:{tick}"] = timeouts.rebroadcast(tick)
         return wanted

@@ -89,13 +89,14 @@ class DurableVotes:
 class HeightStarted:
     """The parent is committed and durable here; ``directory`` is in force at ``height``.
 
-    ``parent_term`` is the term in the parent block (0 at the first height): lower terms are fenced off. ``certificate``
-    is the checked one of the parent, where the caller has it: its votes are compared with those that were heard.
+    ``parent_round`` is the one that the parent block was made in, (0, 0) at the first height: lower terms are fenced
+    off. ``certificate`` is the checked one of the parent, where the caller has it: its votes are compared with those
+    that were heard.
     """
 
     height: int
     directory: Directory
-    parent_term: int
+    parent_round: Round
     certificate: CommitCertificate | None = None
 
 

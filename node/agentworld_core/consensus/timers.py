@@ -41,17 +41,19 @@ class Patience:
     needs would keep them short for ever.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: Round) -> None:
+        """``first`` is the lowest round of the height."""
+        self._first = first
         self._earlier = 0
-        self._round = Round(0, 0)
+        self._round = first
         self._busy = False
 
     def note(self, round_: Round, *, busy: bool) -> None:
         """Takes in the round after every step; a term counts as tried if its end found the height being decided."""
         if round_.term != self._round.term and self._busy:
-            self._earlier += self._round.attempt + 1
+            self._earlier = self.tries(self._round) + 1
         self._round, self._busy = round_, busy
 
     def tries(self, round_: Round) -> int:
         """Returns how often the height was tried before this round."""
-        return self._earlier + round_.attempt
+        return self._earlier + round_.attempt - (self._first.attempt if round_.term == self._first.term else 0)

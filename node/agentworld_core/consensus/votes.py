@@ -194,6 +194,16 @@ class VoteBook:
         """True when a vote of the validator is known, whatever its round."""
         return validator_id in self._rounds
 
+    def terms_beyond(self, term: int) -> list[int]:
+        """Returns the highest term of each member that has voted in a higher one than this, by the order of ids."""
+        latest = [max(self._rounds[name]).term for name in sorted(self._rounds) if self._rounds[name]]
+        return [found for found in latest if found > term]
+
+    def weight_in(self, term: int) -> int:
+        """Returns the weight of the members whose latest vote is of this term."""
+        rounds = self._rounds.items()
+        return sum(self._weights[name] for name, known in rounds if known and max(known).term == term)
+
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
         if self._latest is None:

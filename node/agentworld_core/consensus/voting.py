@@ -10,8 +10,6 @@ proposal is prevoted if it is valid and the lock allows it; a quorum of prevotes
 
 from __future__ import annotations
 
-import enum
-
 from agentworld_core.codec import encode
 from agentworld_core.consensus.certificates import certificate_of
 from agentworld_core.consensus.drafts import draft_proposal, draft_vote
@@ -34,8 +32,10 @@ from agentworld_core.consensus.events import (
     RequestSync,
     VoteReceived,
 )
+from agentworld_core.consensus.following import Following
+from agentworld_core.consensus.own import OwnWords, Step
 from agentworld_core.consensus.proposals import Proposals
-from agentworld_core.consensus.proposers import Proposers
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers
 from agentworld_core.consensus.rebroadcast import what_to_repeat
 from agentworld_core.consensus.verify import proposal_round, valid_round
 from agentworld_core.consensus.votes import VoteBook, round_of
@@ -43,16 +43,6 @@ from agentworld_core.errors import StateMismatch
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import find_member
 from agentworld_core.messages import PRECOMMIT, PREVOTE, ActionBatch, Proposal, ProposalBody, Round, Vote, WorldBlock
-
-OWN_VOTES_KEPT = 64
-
-
-class Step(enum.IntEnum):
-    """How far this validator has come in its round."""
-
-    PROPOSE = 1
-    PREVOTE = 2
-    PRECOMMIT = 3
 
 
 class HeightVoting:
@@ -62,21 +52,21 @@ class HeightVoting:
         self.settings = settings
         self.height = started.height
         self.directory = started.directory
-        self.parent_term = started.parent_term
         self.proposers = proposers
+        self.first = proposers.first_round(started.parent_round)
         own = settings.validator_id
         self.own_id = own if own is not None and find_member(started.directory, own) is not None else None
         self.book = VoteBook(started.directory, own_id=self.own_id)
+        self.following = Following(self.book)
         self.proposals = Proposals()
-        self.round = Round(0 if settings.leaseless else max(started.parent_term, proposers.term), 0)
+        self.round = max(self.first, Round(proposers.term, 0))
         self.step = Step.PROPOSE
         self.locked: LockedValue | None = None
         self.valid: LockedValue | None = None
         self.decided = False
         self.opened = False
         self.work_pending = False
-        self._cast: dict[tuple[Round, int], str | None] = {}
-        self._proposed: dict[Round, None] = {}
+        self.own = OwnWords()
         self._building: Round | None = None
         self.verdicts: dict[str, bool] = {}
         self._judging: dict[str, None] = {}
@@ -128,7 +118,7 @@ class HeightVoting:
             held = self.locked.round if self.locked is not None else Round(-1, 0)
             if vote.phase == PRECOMMIT and vote.block_hash is not None and round_of(vote) > held:
                 raise StateMismatch("a stored precommit lacks its lock", field="locks", value=vote.block_hash)
-        self.step = self._step_of(self.round)
+        self.step = self.own.step(self.round)
 
     def on_lease(self) -> None:
         """The lease has changed hands or term: a higher term is a higher round."""
@@ -145,7 +135,7 @@ class HeightVoting:
         """A verified proposal of this height has arrived."""
         body, proposal = event.body, event.body.proposal
         round_, block_hash = proposal_round(proposal), proposal.block_hash
-        if self.decided or not self._in_scope(proposal) or body.block.term < self.parent_term:
+        if self.decided or not self._in_scope(proposal) or body.block.term < self.first.term:
             return
         if self.book.is_backed(block_hash):
             self.proposals.keep(body)
@@ -162,10 +152,8 @@ class HeightVoting:
         vote = event.vote
         if not self._in_scope(vote) or not self.book.counts(vote):
             return
-        if vote.validator_id == self.own_id and round_of(vote) >= self.round and len(self._cast) < OWN_VOTES_KEPT:
-            # Ours, and unknown here only if our own record of it was lost: never contradict it. Were it somebody else
-            # who has our key, there could be any number of them.
-            self._cast.setdefault((round_of(vote), vote.phase), vote.block_hash)
+        if vote.validator_id == self.own_id:
+            self.own.note_heard(vote, self.round)
         added = self.book.add(vote, current=self.round, revoked=event.revoked)
         if added.evidence is not None:
             self._effects.append(RecordEvidence(added.evidence))
@@ -174,7 +162,7 @@ class HeightVoting:
         """The candidate asked for is ready; it is proposed if the round still waits for it."""
         if built.candidate is None or built.round != self.round or self.step is not Step.PROPOSE:
             return
-        if self._building != self.round or self.round in self._proposed or not self.may_propose():
+        if self._building != self.round or self.own.has_proposed(self.round) or not self.may_propose():
             return
         block_hash = built.block_hash or content_id(encode(built.candidate[0]))
         self._propose_block(built.candidate, block_hash, since=None)
@@ -207,8 +195,15 @@ class HeightVoting:
             self._vote(PRECOMMIT, None)
 
     def on_precommit_timeout(self) -> None:
-        """No block got a quorum of precommits in time: try again."""
-        self._enter(Round(self.round.term, self.round.attempt + 1))
+        """No block got a quorum of precommits in time: try again, elsewhere once every member has had its turn here."""
+        tried = self.round.attempt + 1 - HOLDER_ATTEMPTS
+        if tried <= 0 or tried % len(self.directory.members) or not self._follow():
+            self._enter(Round(self.round.term, self.round.attempt + 1))
+
+    def on_stall_timeout(self) -> None:
+        """The round has lasted longer than its timeouts: go where others are, if too few are here for a quorum."""
+        if self.following.needs_others(self.round.term):
+            self._follow()
 
     def on_rebroadcast(self, tick: int) -> None:
         """Others may have missed something: say it again."""
@@ -274,7 +269,7 @@ class HeightVoting:
         return self.step is Step.PREVOTE and self._precommit()
 
     def _propose(self) -> None:
-        if self.round in self._proposed or not self.opened or not self.may_propose():
+        if self.own.has_proposed(self.round) or not self.opened or not self.may_propose():
             return
         if self.valid is not None:
             body = self.valid.body
@@ -314,26 +309,26 @@ class HeightVoting:
 
     # Parts of the rules
 
+    def _follow(self) -> bool:
+        term = self.following.next_term(self.round.term)
+        if term is not None:
+            self._enter(Round(term, 0))
+        return term is not None
+
     def _enter(self, round_: Round) -> None:
         self.round = round_
-        self.step = self._step_of(round_)
+        self.step = self.own.step(round_)
         self._building = None
         self.book.prune(round_)
         self.proposals.prune(round_, needed=self._is_needed)
         self.verdicts = {key: good for key, good in self.verdicts.items() if self.proposals.block(key) is not None}
-        self._proposed = {past: None for past in self._proposed if past >= round_}
-        self._cast = {place: value for place, value in self._cast.items() if place[0] >= round_}
-
-    def _step_of(self, round_: Round) -> Step:
-        if (round_, PRECOMMIT) in self._cast:
-            return Step.PRECOMMIT
-        return Step.PREVOTE if (round_, PREVOTE) in self._cast else Step.PROPOSE
+        self.own.prune(round_)
 
     def _vote(self, phase: int, block_hash: str | None) -> None:
         self.step = Step.PREVOTE if phase == PREVOTE else Step.PRECOMMIT
-        if self.own_id is None or (self.round, phase) in self._cast:
+        if self.own_id is None or (self.round, phase) in self.own.votes:
             return
-        self._cast[self.round, phase] = block_hash
+        self.own.votes[self.round, phase] = block_hash
         vote = draft_vote(
             self.directory,
             validator_id=self.own_id,
@@ -370,15 +365,15 @@ class HeightVoting:
         draft = {"block_hash": hash_, "proposer_id": self.own_id or ""}
         body = draft_proposal(self.directory, candidate, round_=self.round, since=since, **draft)
         self.verdicts[hash_] = True
-        self._proposed[self.round] = None
+        self.own.note_proposed(self.round)
         self._effects.append(PersistProposal(body))
 
     def _note_own_vote(self, vote: Vote) -> None:
-        self._cast.setdefault((round_of(vote), vote.phase), vote.block_hash)
+        self.own.note_vote(vote)
         self.book.add(vote, current=self.round)
 
     def _note_own_proposal(self, body: ProposalBody) -> None:
-        self._proposed[proposal_round(body.proposal)] = None
+        self.own.note_proposed(proposal_round(body.proposal))
         self.verdicts[body.proposal.block_hash] = True
         self.proposals.accept(body)
 
@@ -387,7 +382,7 @@ class HeightVoting:
             return False
         if self.settings.leaseless:
             return message.term == 0
-        return message.term >= self.parent_term
+        return message.term >= self.first.term
 
     def _is_vouched(self, body: ProposalBody) -> bool:
         """True when enough others prevoted the proposal that one of them must have seen its proposer hold the lease."""

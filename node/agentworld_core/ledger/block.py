@@ -11,7 +11,7 @@ from agentworld_core.hashing import content_id
 from agentworld_core.ledger.chain import ChainState, ScheduledDirectory, change_of, governance_of, plan_directory_change
 from agentworld_core.ledger.segments import cut_events, receipts_blob
 from agentworld_core.ledger.snapshot import cut_snapshot
-from agentworld_core.messages import ActionBatch, Receipt, WorldBlock, WorldEvent
+from agentworld_core.messages import ActionBatch, Receipt, Round, WorldBlock, WorldEvent
 from agentworld_core.signing import unsigned
 from agentworld_core.world.kernel import StepInput, step
 from agentworld_core.world.tree import Tree
@@ -68,7 +68,7 @@ class Execution:
             self.chain,
             height=block.height,
             block_hash=block_hash_of(block),
-            term=block.term,
+            round=Round(block.term, block.attempt),
             time_ms=block.timestamp_ms,
             state_root=self.tree.root,
             tree=self.tree,

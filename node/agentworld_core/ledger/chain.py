@@ -16,7 +16,7 @@ from agentworld_core.membership.directory import (
     is_expired,
     usable_governance,
 )
-from agentworld_core.messages import Directory, DirectoryChange, Parameters
+from agentworld_core.messages import Directory, DirectoryChange, Parameters, Round
 from agentworld_core.world.modules.governance import Governance
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import DirectoryRecord, directory_key, read
@@ -36,7 +36,8 @@ class ScheduledDirectory:
 class ChainLinks:
     """The head of a chain without its state: enough to judge who made the next block, and on top of what.
 
-    The directories are in order, oldest first; the last one may not be in force yet.
+    ``round`` is the one in which the head was made. The directories are in order, oldest first; the last one may not be
+    in force yet.
     """
 
     world_id: str
@@ -45,7 +46,7 @@ class ChainLinks:
     height: int
     block_hash: str
     state_root: str
-    term: int
+    round: Round
     time_ms: int
     directories: tuple[ScheduledDirectory, ...]
 
@@ -53,6 +54,11 @@ class ChainLinks:
     def next_height(self) -> int:
         """The height of the block that follows the head."""
         return self.height + 1
+
+    @property
+    def term(self) -> int:
+        """The lease term of the head, below which nothing counts any more."""
+        return self.round.term
 
     @property
     def pending(self) -> ScheduledDirectory | None:

@@ -11,7 +11,7 @@ from agentworld_core.ids import check_id
 from agentworld_core.ledger.chain import ChainState, ScheduledDirectory
 from agentworld_core.ledger.segments import MAX_SEGMENTS
 from agentworld_core.membership.directory import check_first_directory, check_threshold, directory_hash
-from agentworld_core.messages import MAX_ACTIONS_PER_BATCH, Genesis, Parameters
+from agentworld_core.messages import MAX_ACTIONS_PER_BATCH, Genesis, Parameters, Round
 from agentworld_core.world.modules.beginning import check_modules, put_modules
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import (
@@ -101,7 +101,7 @@ def chain_from_genesis(genesis: Genesis, *, sandbox: Sandbox | None = None) -> C
         parameters=genesis.parameters,
         height=0,
         block_hash=genesis_hash(genesis),
-        term=0,
+        round=Round(0, 0),
         time_ms=genesis.created_at_ms,
         state_root=tree.root,
         tree=tree,

@@ -11,7 +11,7 @@ from agentworld_core.ledger.genesis import check_genesis, genesis_hash
 from agentworld_core.ledger.snapshot import Fetch, load_manifest, restore
 from agentworld_core.ledger.validate import check_committed
 from agentworld_core.membership.directory import directory_hash
-from agentworld_core.messages import BlockBundle, Directory, Genesis, SnapshotManifest, WorldBlock
+from agentworld_core.messages import BlockBundle, Directory, Genesis, Round, SnapshotManifest, WorldBlock
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.state import WORLD_KEY, WorldRecord, read, read_meta
 from agentworld_core.world.tree import Tree
@@ -49,7 +49,7 @@ def chain_from_snapshot(
         parameters=genesis.parameters,
         height=block.height,
         block_hash=block_hash_of(block),
-        term=block.term,
+        round=Round(block.term, block.attempt),
         time_ms=block.timestamp_ms,
         state_root=tree.root,
         tree=tree,

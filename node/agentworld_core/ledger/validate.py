@@ -94,7 +94,7 @@ def check_links(chain: ChainLinks, bundle: BlockBundle) -> ChainLinks:
         height=block.height,
         block_hash=block_hash_of(block),
         state_root=block.state_root,
-        term=block.term,
+        round=Round(block.term, block.attempt),
         time_ms=block.timestamp_ms,
         directories=chain.directories if scheduled is None else (*chain.directories, scheduled),
     )

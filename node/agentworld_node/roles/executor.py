@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from agentworld_core.codec import encode
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.ledger.block import Execution, HeaderInput, execute
@@ -85,11 +86,14 @@ class Executor:
         """Returns a signed block and batch for the round with the block's hash, or None when there is nothing to do
         or this node fails.
 
-        Nothing is built by a node that has lost the lease without having noticed, for instance while it was stopped.
+        Nothing is built in an attempt of the lease's holder by a node that has lost the lease without having noticed,
+        for instance while it was stopped.
         """
         chain = self._ledger.chain
         signer = self._keyring.signer_at(height) if height == chain.next_height else None
-        if signer is None or not self.has_work() or not self.may_write():
+        if signer is None or not self.has_work():
+            return None, ""
+        if round_.attempt < HOLDER_ATTEMPTS and not self.may_write():
             return None, ""
         header = HeaderInput(
             height=height,

@@ -157,7 +157,7 @@ class ValidatorRole:
 
     def _next_height(self, certificate: CommitCertificate | None = None) -> HeightStarted:
         chain = self._ledger.chain
-        return HeightStarted(chain.height + 1, chain.directory_at(chain.height + 1), chain.term, certificate)
+        return HeightStarted(chain.height + 1, chain.directory_at(chain.height + 1), chain.round, certificate)
 
     def _height_committed(self, bundle: BlockBundle) -> None:
         self._intake.put_event(self._next_height(bundle.certificate))

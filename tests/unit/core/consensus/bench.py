@@ -40,6 +40,7 @@ from tests.unit.core.membership.worlds import WORLD, first_directory, signer
 
 FOUR = first_directory({"a": 1, "b": 1, "c": 1, "d": 1})
 R = Round
+NOWHERE = R(0, 0)
 E = TypeVar("E")
 
 
@@ -114,7 +115,7 @@ class Bench:
     valid: Callable[[ProposalBody], bool] = lambda _: True
     block_interval_ms: int = 0
     durable: DurableVotes = field(default_factory=DurableVotes)
-    parent_term: int = 0
+    parent_round: Round = NOWHERE
     now_ms: int = 0
 
     def __post_init__(self) -> None:
@@ -137,7 +138,7 @@ class Bench:
         self.start_height(1)
 
     def start_height(self, height: int) -> None:
-        self.give(HeightStarted(height, self.directory, self.parent_term))
+        self.give(HeightStarted(height, self.directory, self.parent_round))
 
     def give(self, event: Event) -> list[Effect]:
         """Gives one event and all automatic answers; returns every effect that came of them."""

@@ -24,7 +24,7 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.evidence import check_equivocation
-from agentworld_core.consensus.voting import OWN_VOTES_KEPT
+from agentworld_core.consensus.own import OWN_VOTES_KEPT
 from agentworld_core.membership.directory import CRASH
 from agentworld_core.messages import PRECOMMIT, PREVOTE
 from agentworld_core.signing import sign
@@ -182,7 +182,7 @@ def test_others_can_vouch_for_a_holder_that_is_not_seen_here() -> None:
 
 @pytest.mark.box("S5.3", "fencing")
 def test_terms_below_the_parents_are_fenced_off() -> None:
-    bench = Bench(parent_term=3, holder="b")
+    bench = Bench(parent_round=R(3, 0), holder="b")
     assert bench.engine.round == R(3, 0)
     assert bench.engine.highest_term == 3
     assert cast(bench.propose(proposal("b", R(1, 0)))) == []
@@ -279,7 +279,7 @@ def test_a_flood_in_our_own_name_takes_no_memory() -> None:
         bench.hear(vote("a", R(1, attempt), PREVOTE, None))
     voting = bench.engine._voting
     assert voting is not None
-    assert len(voting._cast) <= OWN_VOTES_KEPT
+    assert len(voting.own.votes) <= OWN_VOTES_KEPT
 
 
 @pytest.mark.box("S25.1", "contradicting-vote")

@@ -8,7 +8,6 @@ from agentworld_core.consensus.events import (
     BroadcastProposal,
     BroadcastVote,
     BuildCandidate,
-    LeaseObserved,
     SetTimer,
     TimerFired,
     WorkPending,
@@ -85,28 +84,3 @@ def test_blocks_are_paced_only_while_there_is_work() -> None:
     assert idle.effects == []
     idle.now_ms = 1000
     assert only(idle.give(WorkPending(True)), BuildCandidate)
-
-
-@pytest.mark.box("S5.3", "yield")
-def test_a_holder_that_decides_nothing_should_yield_to_others() -> None:
-    bench = Bench(holder="a", auto=False)
-    for attempt in range(3):
-        assert not bench.engine.should_yield
-        bench.hear(*(vote(name, R(1, attempt + 1), PREVOTE, None) for name in "cd"))
-    assert bench.engine.should_yield
-    bench.give(LeaseObserved(1, None))
-    assert not bench.engine.should_yield
-    bench.give(LeaseObserved(2, "a"))
-    assert not bench.engine.should_yield
-
-
-@pytest.mark.box("S5.3", "clock-off")
-@pytest.mark.box("S5.3", "yield")
-def test_a_holder_that_sees_no_work_where_others_do_yields_too() -> None:
-    """Its clock may be an hour behind: then it refuses actions that all others have, as from the future."""
-    bench = Bench(holder="a", work=False)
-    for attempt in range(3):
-        assert not bench.engine.should_yield
-        bench.hear(*(vote(name, R(1, attempt), phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
-        bench.fire("precommit")
-    assert bench.engine.should_yield

@@ -27,7 +27,7 @@ def decided(bench: Bench, height: int = 1) -> CommitCertificate:
     bench.propose(body)
     bench.hear(*(vote(name, R(1, 0), phase, body, height=height) for phase in (PREVOTE, PRECOMMIT) for name in "bc"))
     certificate = only(bench.effects, Commit)[-1].certificate
-    bench.give(HeightStarted(height + 1, FOUR, 1, certificate))
+    bench.give(HeightStarted(height + 1, FOUR, R(1, 0), certificate))
     return certificate
 
 
@@ -66,11 +66,11 @@ class TestDecidedHeights:
         bench = Bench()
         bench.hear(vote("c", R(1, 0), PRECOMMIT, OTHER))
         certificate = decided(Bench())
-        assert accused(bench.give(HeightStarted(2, FOUR, 1, certificate))) == ["c"]
+        assert accused(bench.give(HeightStarted(2, FOUR, R(1, 0), certificate))) == ["c"]
 
     def test_a_vote_that_contradicts_a_certificate_is_evidence_where_nothing_else_was_heard(self) -> None:
         bench = Bench()
-        bench.give(HeightStarted(2, FOUR, 1, decided(Bench())))
+        bench.give(HeightStarted(2, FOUR, R(1, 0), decided(Bench())))
         assert accused(bench.hear(vote("c", R(1, 0), PRECOMMIT, OTHER))) == ["c"]
 
     @pytest.mark.box("S25.1", "bounded")
@@ -125,4 +125,4 @@ class TestPatience:
         bench, timeouts = Bench(), Timeouts()
         bench.give(LeaseObserved(2, "c"))
         bench.give(LeaseObserved(3, "b"))
-        assert self.wait(bench.give(HeightStarted(2, FOUR, 1))) == timeouts.propose(0)
+        assert self.wait(bench.give(HeightStarted(2, FOUR, R(1, 0)))) == timeouts.propose(0)

@@ -62,7 +62,7 @@ def test_nobody_fills_the_memory_and_a_decided_height_is_forgotten() -> None:
     bench = Bench()
     bench.propose(ONE)
     bench.propose(OTHER)
-    bench.give(HeightStarted(2, FOUR, 1))
+    bench.give(HeightStarted(2, FOUR, R(1, 0)))
     assert (bench.engine._offers._seen, bench.engine._offers._reported) == ({}, {})
 
 

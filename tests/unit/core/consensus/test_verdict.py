@@ -241,7 +241,7 @@ def test_a_view_is_a_copy() -> None:
     bench = Bench(holder="a", auto=False)
     before = bench.engine.view()
     bench.give(CandidateBuilt(1, FIRST, candidate("a", FIRST)))
-    bench.give(HeightStarted(2, bench.directory, 1))
+    bench.give(HeightStarted(2, bench.directory, R(1, 0)))
     assert before is not None
     assert before.height == 1
 
