@@ -110,6 +110,7 @@ def _view_document(view: HeightView | None, connected: tuple[str, ...]) -> dict[
         "epoch": view.epoch,
         "round": _round_document(view.round),
         "step": view.step or None,
+        "in_turn": view.in_turn,
         "proposer": view.proposer,
         "may_propose": view.may_propose,
         "proposal": view.proposal,

@@ -139,6 +139,8 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
     if view.proposal is not None:
         return None
     lease = situation.lease
+    if view.in_turn and not situation.leaseless:
+        return NO_PROPOSAL, "nothing came of the attempts of the lease's holder; the validators propose in turn"
     if lease is not None and not situation.leaseless and (trouble := _lease(lease, view)):
         return trouble
     whose = view.may_propose or (None if lease is None else lease.holder)

@@ -35,6 +35,7 @@ class Ballot:
 class HeightView:
     """One height as one node sees it; block hashes are content ids, weights are of the directory in force.
 
+    ``in_turn``: the members propose in turn in this round, since the world has no lease or its holder decided nothing.
     ``step`` is propose, prevote or precommit, empty at a node that does not vote. ``proposer`` is whose proposals
     count in the round, ``may_propose`` whose turn it is now; they differ once a lease is released or has expired.
     ``found_right`` is this node's own verdict on the proposal, None while there is none.
@@ -49,6 +50,7 @@ class HeightView:
     open: bool
     decided: bool
     unknown_decided: str | None
+    in_turn: bool
     proposer: str | None
     may_propose: str | None
     proposal: str | None
@@ -87,6 +89,7 @@ def view_of(voting: HeightVoting) -> HeightView:
         open=voting.opened,
         decided=voting.decided,
         unknown_decided=_unknown_decided(voting),
+        in_turn=voting.proposers.rotates(voting.round),
         proposer=voting.proposers.proposer_of(voting.round, **turn),  # type: ignore[arg-type]
         may_propose=voting.proposers.live(voting.round, **turn),  # type: ignore[arg-type]
         proposal=block_hash,

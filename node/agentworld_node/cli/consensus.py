@@ -90,8 +90,9 @@ def _step(step: str | None) -> str:
 def _proposer(found: Mapping[str, Any]) -> str:
     if found["proposer"] is None:
         return "not known here"
-    gone = found["may_propose"] != found["proposer"]
-    return f"{found['proposer']}{' (its lease is over)' if gone else ''}"
+    if found["may_propose"] != found["proposer"]:
+        return f"{found['proposer']} (its lease is over)"
+    return f"{found['proposer']}{' (the validators propose in turn)' if found['in_turn'] else ''}"
 
 
 def _lease(lease: Mapping[str, Any] | None) -> str:

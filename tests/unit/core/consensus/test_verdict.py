@@ -9,6 +9,7 @@ import pytest
 
 from agentworld_core.consensus import verdict as words
 from agentworld_core.consensus.events import CandidateBuilt, HeightStarted, LeaseObserved
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
 from agentworld_core.consensus.verdict import (
     STALLED_MS,
     LeaseSight,
@@ -105,6 +106,18 @@ def test_the_writer_is_away_or_silent() -> None:
     bench.hear(*(vote(name, FIRST, PRECOMMIT, None) for name in "cd"))
     bench.fire("precommit")
     assert told(bench) == (words.NO_PROPOSAL, "waits for the proposal of b"), "neither is the attempt"
+
+
+def test_when_the_writer_has_had_its_attempts_it_says_that_others_propose() -> None:
+    bench = Bench()
+    for attempt in range(HOLDER_ATTEMPTS + 2):
+        bench.hear(*(vote(name, R(1, attempt), phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
+        bench.fire("precommit")
+    for lease in (LeaseSight(holder="b", term=1, expires_in_ms=9000), LeaseSight(holder=None, term=1)):
+        assert told(bench, lease=lease) == (
+            words.NO_PROPOSAL,
+            "nothing came of the attempts of the lease's holder; the validators propose in turn",
+        )
 
 
 @pytest.mark.box("S5.3", "unknown-holder")
