@@ -28,7 +28,7 @@ from agentworld_core.consensus.events import (
 )
 from agentworld_core.consensus.offers import Offers
 from agentworld_core.consensus.own import Step
-from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers, turns_to_an_honest
 from agentworld_core.consensus.timers import Patience, Timers
 from agentworld_core.consensus.view import HeightView, view_of
 from agentworld_core.consensus.votes import round_of
@@ -92,14 +92,14 @@ class ConsensusEngine:
         """True when this node holds the lease and others had to propose in its place: somebody else should have it.
 
         It may be cut off from the others while it still reaches the lease service. Not before the block of another is
-        decided, or everybody has tried in vain, since a new term ends the attempts of this one.
+        decided, or an honest one has tried in vain, since a new term ends the attempts of this one.
         """
         voting = self._voting
         if voting is None or voting.own_id is None or not self._proposers.holds(voting.own_id, voting.round.term):
             return False
         if voting.round.term == voting.first.term and voting.first.attempt >= HOLDER_ATTEMPTS:
             return True
-        return voting.in_progress and voting.round.attempt >= HOLDER_ATTEMPTS + len(voting.directory.members)
+        return voting.in_progress and voting.round.attempt >= HOLDER_ATTEMPTS + turns_to_an_honest(voting.directory)
 
     def view(self) -> HeightView | None:
         """Returns a picture of the height being decided; None before the first HeightStarted."""
@@ -248,7 +248,7 @@ class ConsensusEngine:
         if voting.book.tally(round_, PRECOMMIT).weight >= voting.book.quorum:
             wanted[f"precommit:{place}"] = timeouts.vote(tries)
         if voting.opened:
-            wanted[f"stall:{place}"] = timeouts.propose(tries) + 2 * timeouts.vote(tries)
+            wanted[f"stall:{place}"] = 2 * (timeouts.propose(tries) + timeouts.vote(tries))
         tick = self._tick(voting)
         wanted[f"rebroadcast:{place}:{tick}"] = timeouts.rebroadcast(tick)
         return wanted

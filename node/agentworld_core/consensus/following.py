@@ -13,18 +13,14 @@ TERM_STEP = 1024
 
 
 class Following:
-    """Whom to follow at one height: each time the next of those ahead, so that who lies leads astray only at times."""
+    """Whom to follow at one height: each time the next of those ahead, so that a liar leads astray only at times."""
 
     def __init__(self, book: VoteBook):
         self._book = book
         self._times = 0
 
-    def needs_others(self, term: int) -> bool:
-        """True when those whose latest vote is of this term are no quorum."""
-        return self._book.weight_in(term) < self._book.quorum
-
     def next_term(self, term: int) -> int | None:
-        """Returns the higher term to go to, None when nobody is known to be in one."""
+        """Returns the higher term to go to when nothing comes of this one, None when nobody is known to be in one."""
         beyond = self._book.terms_beyond(term)
         if not beyond:
             return None

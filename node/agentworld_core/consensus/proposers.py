@@ -5,11 +5,21 @@ A writer that holds the lease and decides nothing would otherwise stop the world
 
 from __future__ import annotations
 
+import itertools
+
+from agentworld_core.membership.directory import quorum_weight, total_weight
 from agentworld_core.messages import Directory, Round
 
 HOLDER_ATTEMPTS = 3
 """So many attempts of a term belong to who holds its lease, the further ones to the members in turn."""
 _TERMS_KEPT = 8
+
+
+def turns_to_an_honest(directory: Directory) -> int:
+    """Returns after how many turns, of a member each, an honest one has had its own: all that may lie, and one more."""
+    spare = total_weight(directory) - quorum_weight(directory)
+    weights = itertools.accumulate(sorted(member.weight for member in directory.members))
+    return sum(1 for weight in weights if weight <= spare) + 1
 
 
 class Proposers:

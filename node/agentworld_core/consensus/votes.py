@@ -199,11 +199,6 @@ class VoteBook:
         latest = [max(self._rounds[name]).term for name in sorted(self._rounds) if self._rounds[name]]
         return [found for found in latest if found > term]
 
-    def weight_in(self, term: int) -> int:
-        """Returns the weight of the members whose latest vote is of this term."""
-        rounds = self._rounds.items()
-        return sum(self._weights[name] for name, known in rounds if known and max(known).term == term)
-
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
         if self._latest is None:

@@ -35,7 +35,7 @@ from agentworld_core.consensus.events import (
 from agentworld_core.consensus.following import Following
 from agentworld_core.consensus.own import OwnWords, Step
 from agentworld_core.consensus.proposals import Proposals
-from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers, turns_to_an_honest
 from agentworld_core.consensus.rebroadcast import what_to_repeat
 from agentworld_core.consensus.verify import proposal_round, valid_round
 from agentworld_core.consensus.votes import VoteBook, round_of
@@ -195,14 +195,14 @@ class HeightVoting:
             self._vote(PRECOMMIT, None)
 
     def on_precommit_timeout(self) -> None:
-        """No block got a quorum of precommits in time: try again, elsewhere once every member has had its turn here."""
+        """No block got a quorum of precommits in time: try again, elsewhere once an honest one has had a turn here."""
         tried = self.round.attempt + 1 - HOLDER_ATTEMPTS
-        if tried <= 0 or tried % len(self.directory.members) or not self._follow():
+        if tried <= 0 or tried % turns_to_an_honest(self.directory) or not self._follow():
             self._enter(Round(self.round.term, self.round.attempt + 1))
 
     def on_stall_timeout(self) -> None:
-        """The round has lasted longer than its timeouts: go where others are, if too few are here for a quorum."""
-        if self.following.needs_others(self.round.term):
+        """The round has lasted far longer than its timeouts: go where others are, if too few vote here to leave it."""
+        if self.book.tally(self.round, PRECOMMIT).weight < self.book.quorum:
             self._follow()
 
     def on_rebroadcast(self, tick: int) -> None:

@@ -7,21 +7,25 @@ import pytest
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import BroadcastProposal, BroadcastVote, BuildCandidate, LeaseObserved
 from agentworld_core.consensus.following import TERM_STEP, Following
-from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, turns_to_an_honest
 from agentworld_core.consensus.votes import VoteBook
-from agentworld_core.messages import PRECOMMIT, PREVOTE, Round
+from agentworld_core.messages import PRECOMMIT, PREVOTE, Round, Vote
 from tests.unit.core.consensus.bench import FOUR, Bench, R, only, proposal, vote
 from tests.unit.core.consensus.test_engine import cast
 from tests.unit.core.membership.worlds import first_directory
 
-MEMBERS = len(FOUR.members)
+TURNS = turns_to_an_honest(FOUR)
 
 
 def attempt_fails(bench: Bench) -> None:
     """All others vote for nothing in the round, and so does this one."""
     round_ = here(bench.engine)
-    bench.hear(*(vote(name, round_, phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
+    bench.hear(*votes_for_none("bcd", round_))
     bench.fire("precommit")
+
+
+def votes_for_none(names: str, round_: Round) -> list[Vote]:
+    return [vote(name, round_, phase, None) for phase in (PREVOTE, PRECOMMIT) for name in names]
 
 
 def here(engine: ConsensusEngine) -> Round:
@@ -113,9 +117,9 @@ def test_a_holder_that_others_had_to_propose_for_should_yield_also_when_nothing_
 
 
 @pytest.mark.box("S5.3", "yield")
-def test_a_holder_keeps_the_lease_while_others_have_their_turn_and_yields_when_all_have_failed() -> None:
+def test_a_holder_keeps_the_lease_while_others_have_their_turn_and_yields_when_they_have_failed() -> None:
     bench = Bench(holder="a", auto=False)
-    for attempt in range(HOLDER_ATTEMPTS + MEMBERS):
+    for attempt in range(HOLDER_ATTEMPTS + TURNS):
         assert not bench.engine.should_yield
         bench.hear(*(vote(name, R(1, attempt + 1), PREVOTE, None) for name in "cd"))
     assert bench.engine.should_yield
@@ -134,6 +138,16 @@ def test_who_does_not_hold_the_lease_has_nothing_to_yield() -> None:
     assert not Bench(parent_round=R(1, 3), holder="a", own=None).engine.should_yield
 
 
+@pytest.mark.parametrize(
+    ("weights", "turns"),
+    [((1,), 1), ((1, 1, 1), 1), ((1, 1, 1, 1), 2), ((1,) * 7, 3), ((1, 1, 1, 10), 4), ((3, 3, 1, 1), 3)],
+    ids=str,
+)
+def test_after_so_many_turns_an_honest_one_has_had_its_own(weights: tuple[int, ...], turns: int) -> None:
+    directory = first_directory({f"v{number}": weight for number, weight in enumerate(weights)})
+    assert turns_to_an_honest(directory) == turns
+
+
 # Validators that have lost each other
 
 
@@ -147,10 +161,10 @@ def test_where_too_few_are_here_it_goes_where_another_is() -> None:
     assert bench.engine.highest_term == 7
 
 
-def test_a_liar_alone_leads_nobody_away_from_a_quorum() -> None:
+def test_a_liar_alone_leads_nobody_away_from_a_round_that_goes_on() -> None:
     bench = Bench(holder="b")
     bench.fire("propose")
-    bench.hear(vote("d", R(7, 2), PREVOTE, None), *(vote(name, R(1, 0), PREVOTE, None) for name in "bc"))
+    bench.hear(vote("d", R(7, 2), PREVOTE, None), *votes_for_none("bc", R(1, 0)))
     bench.fire("stall")
     assert here(bench.engine) == R(1, 0)
 
@@ -182,11 +196,11 @@ def test_of_those_who_are_ahead_each_is_followed_in_turn() -> None:
     assert sorted(following.next_term(1) for _ in range(2)) == [7, 900]  # type: ignore[type-var]
 
 
-def test_when_everybody_has_had_a_turn_in_vain_it_goes_where_another_is() -> None:
+def test_when_an_honest_one_has_had_a_turn_in_vain_it_goes_where_another_is() -> None:
     """A quorum of votes is here, and none for a block: one of those who are here may be the liar."""
     bench = Bench(holder="b")
     bench.hear(vote("d", R(7, 0), PREVOTE, None))
-    for _ in range(HOLDER_ATTEMPTS + MEMBERS):
+    for _ in range(HOLDER_ATTEMPTS + TURNS):
         round_ = here(bench.engine)
         assert round_.term == 1
         if not said(bench, round_):
