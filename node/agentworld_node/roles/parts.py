@@ -13,6 +13,7 @@ from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.fetching import Arrived, Ask, Fetching
 from agentworld_core.consensus.parts import (
     LARGE_BYTES,
+    MAX_PARTS,
     OFFER_BYTES,
     PART_BYTES,
     GetPart,
@@ -64,6 +65,8 @@ class PartExchange:
         if size <= LARGE_BYTES:
             return None
         batch = self._fetching.kept(body.block.action_root) or split(body)
+        if len(batch.ids) > MAX_PARTS:
+            return None
         offer = encode(ProposalOffer(body.proposal, body.block, batch.size, batch.ids))
         if len(offer) > OFFER_BYTES:
             return None
