@@ -26,6 +26,7 @@ from tests.unit.node.material import PARAMETERS, VALIDATORS, Material, agent
 LARGE = dataclasses.replace(PARAMETERS, max_batch_bytes=1024 * 1024, block_interval_ms=300)
 ACTIONS, PAYLOAD = 59, 15_000
 NEAR_LIMIT = 850 * 1024
+OUTCOMES = ("fetched", "refused", "wrong")
 FETCHED = 'agentworld_parts_total{outcome="fetched"}'
 
 
@@ -92,11 +93,16 @@ async def _nothing_was_wrong(world: Cluster) -> None:
 
 
 @asynccontextmanager
-async def in_one_process(material: Material) -> AsyncIterator[dict[str, Node]]:
-    """Nodes with libp2p on loopback in the test's process, so that a test can change what one of them does."""
+async def in_one_process(material: Material, *, old: str = "") -> AsyncIterator[dict[str, Node]]:
+    """Nodes with libp2p on loopback in the test's process, so that a test can change what one of them does.
+
+    An ``old`` one knows nothing of offers and parts, as a node of an earlier version.
+    """
     ports = {name: free_port() for name in material.names}
     material.write_peers(ports)
     nodes = {name: Node(material.config(name, p2p_port=ports[name])) for name in material.names}
+    if old:
+        _forget_offers(nodes[old])
     tasks = [asyncio.create_task(node.run()) for node in nodes.values()]
     try:
         await until(lambda: all(len(node.network.connected()) == len(nodes) - 1 for node in nodes.values()), "all meet")
@@ -105,6 +111,28 @@ async def in_one_process(material: Material) -> AsyncIterator[dict[str, Node]]:
         for node in nodes.values():
             node.stop()
         await asyncio.gather(*tasks)
+
+
+def _forget_offers(node: Node) -> None:
+    subscribe, serve = node.network.subscribe, node.network.serve
+    node.network.subscribe = lambda name, handler: (  # type: ignore[method-assign]
+        (lambda: None) if name.endswith(".offer") else subscribe(name, handler)
+    )
+    node.network.serve = lambda name, handler: (  # type: ignore[method-assign]
+        None if name == GET_PART else serve(name, handler)
+    )
+
+
+async def test_a_node_that_knows_nothing_of_offers_follows_by_certificates(tmp_path: Path) -> None:
+    load = Load()
+    leaseless = dataclasses.replace(LARGE, leaseless=True)
+    async with in_one_process(Material(tmp_path, parameters=leaseless), old="v3") as nodes:
+        async with GatewayClient(f"http://127.0.0.1:{nodes['v0'].http_port}", patience=PATIENCE) as client:
+            for actions in (load.first(), load.next(), load.next()):
+                await _committed(client, actions)
+        await until(lambda: _heads(nodes) == 1, "all have the same head")
+        assert _parts(nodes["v3"], "fetched") == 0
+        assert all(_parts(nodes[name], "fetched") > 0 for name in ("v0", "v1", "v2"))
 
 
 @pytest.mark.box("S25.1", "on-the-wire")
@@ -118,27 +146,29 @@ async def test_one_that_refuses_parts_holds_up_its_own_rounds_alone(tmp_path: Pa
 
         nodes["v3"].network.serve(GET_PART, refuse)
         async with GatewayClient(f"http://127.0.0.1:{nodes['v0'].http_port}", patience=PATIENCE) as client:
-            assert all("error" not in receipt for receipt in await client.submit(load.first(), wait=True))
+            await _committed(client, load.first())
             for _ in range(5):
-                waiting = load.next()
-
-                async def done(actions: list[ActionEnvelope] = waiting) -> bool:
-                    return all(one.get("status") == "committed" for one in await client.submit(actions, wait=True))
-
-                await until(done, "a large block is decided")
+                await _committed(client, load.next())
             height = nodes["v0"].ledger.height
             large = [size for size in await sizes(client, height) if size > LARGE_BYTES]
-        await until(
-            lambda: len({node.ledger.chain.block_hash for node in nodes.values()}) == 1, "all have the same head"
-        )
+        await until(lambda: _heads(nodes) == 1, "all have the same head")
         assert len(large) >= 4
-        outcomes = {
-            outcome: [
-                node.metrics._counters["agentworld_parts_total"].get((("outcome", outcome),), 0)
-                for node in nodes.values()
-            ]
-            for outcome in ("fetched", "refused", "wrong")
-        }
-        assert sum(outcomes["refused"][:3]) > 0, "it was asked, and refused"
-        assert all(count > 0 for count in outcomes["fetched"])
-        assert sum(outcomes["wrong"]) == 0
+        fetched, refused, wrong = ([_parts(node, what) for node in nodes.values()] for what in OUTCOMES)
+        assert sum(refused[:3]) > 0, "it was asked, and refused"
+        assert all(count > 0 for count in fetched)
+        assert sum(wrong) == 0
+
+
+async def _committed(client: GatewayClient, actions: list[ActionEnvelope]) -> None:
+    async def look() -> bool:
+        return all(one.get("status") == "committed" for one in await client.submit(actions, wait=True))
+
+    await until(look, "the actions are committed")
+
+
+def _heads(nodes: dict[str, Node]) -> int:
+    return len({node.ledger.chain.block_hash for node in nodes.values()})
+
+
+def _parts(node: Node, outcome: str) -> int:
+    return node.metrics._counters.get("agentworld_parts_total", {}).get((("outcome", outcome),), 0)

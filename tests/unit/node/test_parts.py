@@ -147,7 +147,8 @@ class TestExchange:
         it.answer("pb", refusing)
         it.exchange.offered("pa", offer)
         await eventually(lambda: it.outcomes().get("refused") == 5)
-        await asyncio.sleep(0.05)
+        with pytest.raises(RequestFailed):  # a round trip, in which a further request would have been sent
+            await it.networks["pa"].request("me", GET_PART, encode(GetPart(WORLD, "a" * 64)), timeout=5)
         assert it.asked == ["pa"] * 4 + ["pb"]
         it.answer("pa", right)
         it.exchange.offered("pa", offer)
