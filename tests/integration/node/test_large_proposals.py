@@ -115,10 +115,10 @@ async def in_one_process(material: Material, *, old: str = "") -> AsyncIterator[
 
 def _forget_offers(node: Node) -> None:
     subscribe, serve = node.network.subscribe, node.network.serve
-    node.network.subscribe = lambda name, handler: (  # type: ignore[method-assign]
+    node.network.subscribe = lambda name, handler: (  # type: ignore[assignment, method-assign]
         (lambda: None) if name.endswith(".offer") else subscribe(name, handler)
     )
-    node.network.serve = lambda name, handler: (  # type: ignore[method-assign]
+    node.network.serve = lambda name, handler: (  # type: ignore[assignment, method-assign]
         None if name == GET_PART else serve(name, handler)
     )
 

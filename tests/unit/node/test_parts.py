@@ -11,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from agentworld_core.codec import encode
-from agentworld_core.consensus.parts import OFFER_BYTES, PART_BYTES, Batch, GetPart, Part, ProposalOffer, batch_of
+from agentworld_core.consensus.parts import (
+    LARGE_BYTES,
+    OFFER_BYTES,
+    PART_BYTES,
+    Batch,
+    GetPart,
+    Part,
+    ProposalOffer,
+    batch_of,
+)
 from agentworld_core.errors import NotFound
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import Round
@@ -174,13 +183,13 @@ class TestExchange:
             take=lambda _peer_id, _data: None,
         )
         body = proposal("a", R(1, 0))
-        assert exchange.offer_of(body, size=parts_module.LARGE_BYTES) is None
-        assert exchange.offer_of(body, size=parts_module.LARGE_BYTES + 1) is not None
+        assert exchange.offer_of(body, size=LARGE_BYTES) is None
+        assert exchange.offer_of(body, size=LARGE_BYTES + 1) is not None
         monkeypatch.setattr(parts_module, "MAX_PARTS", 0)
-        assert exchange.offer_of(body, size=parts_module.LARGE_BYTES + 1) is None
+        assert exchange.offer_of(body, size=LARGE_BYTES + 1) is None
         monkeypatch.setattr(parts_module, "MAX_PARTS", 16)
         monkeypatch.setattr(parts_module, "OFFER_BYTES", 100)
-        assert exchange.offer_of(body, size=parts_module.LARGE_BYTES + 1) is None
+        assert exchange.offer_of(body, size=LARGE_BYTES + 1) is None
 
 
 @pytest.fixture
