@@ -6,6 +6,7 @@ import dataclasses
 
 from agentworld_client.gateway import MAX_ANSWER_BYTES
 from agentworld_core.codec import DEFAULT_LIMIT
+from agentworld_core.consensus.parts import OFFER_BYTES
 from agentworld_core.ledger.segments import SEGMENT_LIMIT
 from agentworld_core.ledger.snapshot import CHUNK_LIMIT, MANIFEST_LIMIT
 from agentworld_core.world.modules.receipts import MAX_RECEIPT_BYTES
@@ -14,7 +15,7 @@ from agentworld_node.api.limits import MAX_BODY_BYTES
 from agentworld_node.ledger_reads import BLOB_LIMIT
 from agentworld_node.ledger_stores import RECORD_LIMIT
 from agentworld_node.network.port import Limits
-from agentworld_node.roles import evidence, gateway, handover, membership, sync, validator
+from agentworld_node.roles import evidence, gateway, handover, membership, parts, sync, validator
 
 GOSSIP, STREAM, HTTP, LOG, BLOB, ACTION = "gossip", "request", "HTTP", "log", "blob", "action"
 _MANY = 8 * membership.MESSAGE_LIMIT
@@ -40,6 +41,13 @@ JOURNEYS: dict[str, tuple[Journey, ...]] = {
         Journey(GOSSIP, "`aw.<world>.consensus.proposal`", "the proposer of a round", validator.PROPOSAL_LIMIT),
         Journey(LOG, "kind 3", "the node itself, before it sends it", RECORD_LIMIT),
     ),
+    "proposal_offer": (
+        Journey(GOSSIP, "`aw.<world>.consensus.offer`", "a validator that has a large proposal", OFFER_BYTES),
+    ),
+    "get_part": (
+        Journey(STREAM, "`/aw/rr/1.0.0/get_part`, question", "a node that got an offer", parts.QUESTION_BYTES),
+    ),
+    "part": (Journey(STREAM, "`/aw/rr/1.0.0/get_part`, answer", "a node that has the batch", parts.ANSWER_BYTES),),
     "vote": (Journey(GOSSIP, "`aw.<world>.consensus.vote`", "a validator", validator.VOTE_LIMIT),),
     "head": (
         Journey(GOSSIP, "`aw.<world>.head`", "every node that has a block", sync.HEAD_LIMIT),

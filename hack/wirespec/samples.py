@@ -14,6 +14,7 @@ from agentworld_core.codec import encode_value
 from agentworld_core.consensus.certificates import certificate_of
 from agentworld_core.consensus.drafts import draft_proposal, draft_vote
 from agentworld_core.consensus.evidence import evidence_of
+from agentworld_core.consensus.parts import GetPart, Part, ProposalOffer, split
 from agentworld_core.hashing import EMPTY_HASH, content_id, digest
 from agentworld_core.ledger.block import Execution, HeaderInput, block_hash_of, execute
 from agentworld_core.ledger.chain import ChainState
@@ -249,6 +250,7 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
     yield from _effect_samples()
     yield "the block proposed again in a later attempt", world.body.proposal
     yield "the whole proposal", world.body
+    yield from _offer_samples(world)
     yield "a prevotes block 1", world.polka[0]
     yield "b prevotes for nothing", world.vote("b", PREVOTE, None)
     yield "a precommits block 1", world.vote("a", PRECOMMIT, world.block_hash)
@@ -272,6 +274,13 @@ def world_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
     yield "a's precommit with its lock", StoredVote(world.vote("a", PRECOMMIT, world.block_hash), lock)
     yield "a's prevote, without a lock", StoredVote(world.polka[0], None)
     yield "the snapshot of height 1 is durable", SnapshotMark(1, world.block_hash, bundle.block.state_root)
+
+
+def _offer_samples(world: SmallWorld) -> Iterator[tuple[str, Any]]:
+    batch = split(world.body)
+    yield "the same proposal as an offer", ProposalOffer(world.body.proposal, world.body.block, batch.size, batch.ids)
+    yield "the only part of its batch, asked for", GetPart(WORLD, batch.ids[0])
+    yield "the answer with the part", Part(batch.parts[0])
 
 
 def _effect_samples() -> Iterator[tuple[str, Any]]:

@@ -15,6 +15,7 @@ TOPICS = (
     "membership.revoke",
     "membership.reconcile",
     "consensus.proposal",
+    "consensus.offer",
     "consensus.vote",
     "consensus.evidence",
 )

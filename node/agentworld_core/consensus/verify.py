@@ -14,7 +14,7 @@ from agentworld_core.consensus.events import ProposalReceived, VoteReceived
 from agentworld_core.errors import HashMismatch, InvalidField, KeyRevoked, StateMismatch, WrongWorld
 from agentworld_core.hashing import content_id
 from agentworld_core.membership.directory import key_in_directory
-from agentworld_core.messages import PRECOMMIT, PREVOTE, Directory, Proposal, ProposalBody, Round, Vote
+from agentworld_core.messages import PRECOMMIT, PREVOTE, Directory, Proposal, ProposalBody, Round, Vote, WorldBlock
 from agentworld_core.signing import verify
 
 
@@ -67,7 +67,17 @@ def verify_proposal(directory: Directory, revoked_key_ids: Collection[str], body
 
     Whether the block is right is for JudgeCandidate, whether it was the proposer's turn is for the engine.
     """
-    proposal, block = body.proposal, body.block
+    verify_offer(directory, revoked_key_ids, body.proposal, body.block)
+    if (body.batch.world_id, body.batch.height) != (body.proposal.world_id, body.proposal.height):
+        raise StateMismatch("is not of the proposal's world and height", field="batch.height", value=body.batch.height)
+    # The proposal signs the block alone: a batch exchanged on the way would make a right block look wrong.
+    action_root = body.block.action_root
+    if content_id(encode(body.batch)) != action_root:
+        raise HashMismatch("is not the content id of the batch", field="block.action_root", value=action_root)
+
+
+def verify_offer(directory: Directory, revoked_key_ids: Collection[str], proposal: Proposal, block: WorldBlock) -> None:
+    """Raises a typed error unless a member signed the proposal and the block is the one, and of the round, it names."""
     _check_place(directory, revoked_key_ids, proposal)
     made_in, last = Round(block.term, block.attempt), proposal_round(proposal)
     valid = valid_round(proposal)
@@ -79,17 +89,12 @@ def verify_proposal(directory: Directory, revoked_key_ids: Collection[str], body
         raise StateMismatch("is not of the proposal's world and height", field="block.height", value=block.height)
     if block.directory_epoch != proposal.directory_epoch:
         raise StateMismatch("is not the proposal's epoch", field="block.directory_epoch", value=block.directory_epoch)
-    if (body.batch.world_id, body.batch.height) != (proposal.world_id, proposal.height):
-        raise StateMismatch("is not of the proposal's world and height", field="batch.height", value=body.batch.height)
     if valid is None and block.proposer_id != proposal.proposer_id:
         raise StateMismatch("is not the proposer", field="block.proposer_id", value=block.proposer_id)
     verify(proposal, key_in_directory(directory, proposal.proposer_id, proposal.key_id).public_key)
     if content_id(encode(block)) != proposal.block_hash:
         raise HashMismatch("is not the content id of the block", field="block_hash", value=proposal.block_hash)
     verify(block, key_in_directory(directory, block.proposer_id, block.key_id).public_key)
-    # The proposal signs the block alone: a batch exchanged on the way would make a right block look wrong.
-    if content_id(encode(body.batch)) != block.action_root:
-        raise HashMismatch("is not the content id of the batch", field="block.action_root", value=block.action_root)
 
 
 def proposal_round(proposal: Proposal) -> Round:

@@ -22,7 +22,7 @@ PEERS_KEPT = 512
 
 @dataclasses.dataclass(frozen=True)
 class ConsensusMessage:
-    """Bytes that a peer has sent on a topic of consensus: ``kind`` is vote or proposal."""
+    """Bytes that a peer has sent on a topic of consensus: ``kind`` is vote, proposal or offer."""
 
     kind: str
     peer_id: str

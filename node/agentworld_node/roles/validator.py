@@ -41,7 +41,8 @@ from agentworld_core.consensus.events import (
     VoteReceived,
     WorkPending,
 )
-from agentworld_core.consensus.verify import receive_proposal, receive_vote
+from agentworld_core.consensus.parts import OFFER_BYTES, ProposalOffer
+from agentworld_core.consensus.verify import receive_proposal, receive_vote, verify_offer
 from agentworld_core.errors import AgentWorldError, KeyRevoked
 from agentworld_core.messages import (
     BlockBundle,
@@ -60,6 +61,7 @@ from agentworld_node.network.port import Network
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.intake import ConsensusMessage, Intake
 from agentworld_node.roles.keyring import NodeKeyring
+from agentworld_node.roles.parts import PartExchange
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +100,14 @@ class ValidatorRole:
         self._proposals: dict[bytes, ProposalBody] = {}
         self._proposal_topic = topic(ledger.genesis.world_id, "consensus.proposal")
         self._vote_topic = topic(ledger.genesis.world_id, "consensus.vote")
+        self._offer_topic = topic(ledger.genesis.world_id, "consensus.offer")
+        self._parts = PartExchange(
+            world_id=ledger.genesis.world_id,
+            network=network,
+            metrics=metrics,
+            admits=self._admits,
+            take=lambda peer, data: self._intake.put_message(ConsensusMessage("proposal", peer, data)),
+        )
         self.on_behind: Callable[[str, int], None] = lambda _peer, _height: None
         self.on_evidence: Callable[[Equivocation], None] = lambda _evidence: None
         self.on_decided: Callable[[int], None] = lambda _height: None
@@ -108,6 +118,8 @@ class ValidatorRole:
         self._tasks = tasks
         self._listen(self._proposal_topic, "proposal")
         self._listen(self._vote_topic, "vote")
+        self._listen(self._offer_topic, "offer")
+        self._parts.start(tasks)
         self._ledger.on_commit(self._height_committed)
         tasks.create_task(self._run(durable), name="consensus")
 
@@ -162,6 +174,7 @@ class ValidatorRole:
     def _height_committed(self, bundle: BlockBundle) -> None:
         self._intake.put_event(self._next_height(bundle.certificate))
         self._proposals.clear()
+        self._parts.decided(bundle.block.height)
         early, self._early = self._early, {}
         for messages in early.values():
             for message in messages:
@@ -172,6 +185,9 @@ class ValidatorRole:
         try:
             if message.kind == "vote":
                 return self._take_vote(message)
+            if message.kind == "offer":
+                await self._take_offer(message)
+                return None
             return await self._take_proposal(message)
         except AgentWorldError as error:
             self._metrics.count("agentworld_messages_refused_total", topic=message.kind, code=error.code)
@@ -205,6 +221,15 @@ class ValidatorRole:
         if body.proposal.term > self._executor.lease_term:
             self.on_unknown_term(body.proposal.term)
         return received if self._is_due(body.proposal.height, message) else None
+
+    async def _take_offer(self, message: ConsensusMessage) -> None:
+        """Has the batch of a large proposal fetched; it comes back as a message, as if it had been sent whole."""
+        offer = decode(ProposalOffer, message.data, limit=OFFER_BYTES)
+        directory = self._directory_for(offer.proposal, message)
+        if directory is None:
+            return
+        await asyncio.to_thread(verify_offer, directory, (), offer.proposal, offer.block)
+        self._parts.offered(message.peer_id, offer)
 
     def _remember(self, data: bytes, body: ProposalBody) -> None:
         self._proposals[data] = body
@@ -259,7 +284,9 @@ class ValidatorRole:
                 case BroadcastProposal(body):
                     data = encode(body)
                     self._remember(data, body)
-                    self._spawn(self._send(self._proposal_topic, data), "send-proposal")
+                    offer = self._parts.offer_of(body, size=len(data))
+                    name, sent = (self._proposal_topic, data) if offer is None else (self._offer_topic, offer)
+                    self._spawn(self._send(name, sent), "send-proposal")
                 case RequestSync(height):
                     self.on_decided(height)
                 case RecordEvidence(evidence):

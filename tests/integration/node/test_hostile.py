@@ -29,6 +29,7 @@ TOPICS = (
     "membership.revoke",
     "consensus.vote",
     "consensus.proposal",
+    "consensus.offer",
     "consensus.evidence",
 )
 
@@ -101,7 +102,7 @@ async def test_garbage_on_every_socket_ends_nothing_and_is_counted(tmp_path: Pat
             for suffix in TOPICS:
                 for data in (b"", b"garbage", os.urandom(2000), bytes(900_000)):
                     await network.publish(topic("aurora", suffix), data)
-            for protocol in ("get_blocks", "get_revocations", "nothing"):
+            for protocol in ("get_blocks", "get_revocations", "get_part", "nothing"):
                 for data in (b"", b"garbage", bytes(1_000_000)):
                     with contextlib.suppress(RequestFailed):
                         await network.request(peer_id("v0"), f"/aw/rr/1.0.0/{protocol}", data, timeout=10)

@@ -27,7 +27,7 @@ from agentworld_core.ledger.errors import DirectoryPending, ExecutionMismatch, H
 from agentworld_core.names import TOPICS
 from agentworld_core.world.modules.errors import SandboxMissing
 from agentworld_node.network.port import PeerUnavailable
-from agentworld_node.roles import evidence, handover, membership, sync
+from agentworld_node.roles import evidence, handover, membership, parts, sync
 from agentworld_node.storage.errors import BlobHashMismatch, BlobNotFound, InvalidBlobHash, StorageFull
 
 
@@ -35,6 +35,7 @@ from agentworld_node.storage.errors import BlobHashMismatch, BlobNotFound, Inval
 def test_requests_of_nodes_have_these_names() -> None:
     used = [
         sync.GET_BLOCKS,
+        parts.GET_PART,
         membership.GET_REVOCATIONS,
         evidence.GET_EVIDENCE,
         handover.GET_WRITER,
@@ -45,6 +46,7 @@ def test_requests_of_nodes_have_these_names() -> None:
     ]
     assert used == [
         "/aw/rr/1.0.0/get_blocks",
+        "/aw/rr/1.0.0/get_part",
         "/aw/rr/1.0.0/get_revocations",
         "/aw/rr/1.0.0/get_evidence",
         "/aw/rr/1.0.0/get_writer",
@@ -66,6 +68,7 @@ def test_there_are_these_topics_and_no_others() -> None:
         "membership.revoke",
         "membership.reconcile",
         "consensus.proposal",
+        "consensus.offer",
         "consensus.vote",
         "consensus.evidence",
     }
