@@ -15,17 +15,9 @@ TERM_STEP = 1024
 class Following:
     """Whom to follow at one height: each time the next of those ahead, so that a liar leads astray only at times."""
 
-    def __init__(self, book: VoteBook, attempts: int):
-        """``attempts``: after so many in vain one of an honest validator was among them."""
+    def __init__(self, book: VoteBook):
         self._book = book
-        self._attempts = attempts
-        self._failed = 0
         self._times = 0
-
-    def is_due(self) -> bool:
-        """Takes in that an attempt came to nothing, in whatever term, and returns whether to look where others are."""
-        self._failed += 1
-        return self._failed % self._attempts == 0
 
     def next_term(self, term: int) -> int | None:
         """Returns the higher term to go to when nothing comes of this one, None when nobody is known to be in one."""

@@ -57,7 +57,7 @@ class HeightVoting:
         own = settings.validator_id
         self.own_id = own if own is not None and find_member(started.directory, own) is not None else None
         self.book = VoteBook(started.directory, own_id=self.own_id)
-        self.following = Following(self.book, HOLDER_ATTEMPTS + turns_to_an_honest(started.directory))
+        self.following = Following(self.book)
         self.proposals = Proposals()
         self.round = max(self.first, Round(proposers.term, 0))
         self.step = Step.PROPOSE
@@ -122,10 +122,8 @@ class HeightVoting:
 
     def on_lease(self) -> None:
         """The lease has changed hands or term: a higher term is a higher round."""
-        if self.decided or self.proposers.term <= self.round.term:
-            return
-        go = self._try_again if self.in_progress else self._enter
-        go(Round(self.proposers.term, 0))
+        if not self.decided and self.proposers.term > self.round.term:
+            self._enter(Round(self.proposers.term, 0))
 
     def on_work(self, pending: bool) -> None:
         """There is, or is no longer, something to put into a block."""
@@ -197,13 +195,15 @@ class HeightVoting:
             self._vote(PRECOMMIT, None)
 
     def on_precommit_timeout(self) -> None:
-        """No block got a quorum of precommits in time: try again."""
-        self._try_again(Round(self.round.term, self.round.attempt + 1))
+        """No block got a quorum of precommits in time: try again, elsewhere once an honest one has had a turn here."""
+        tried = self.round.attempt + 1 - HOLDER_ATTEMPTS
+        if tried <= 0 or tried % turns_to_an_honest(self.directory) or not self._follow():
+            self._enter(Round(self.round.term, self.round.attempt + 1))
 
     def on_stall_timeout(self) -> None:
         """The round has lasted far longer than its timeouts: go where others are, if too few vote here to leave it."""
         if self.book.tally(self.round, PRECOMMIT).weight < self.book.quorum:
-            self._follow(self.round.term)
+            self._follow()
 
     def on_rebroadcast(self, tick: int) -> None:
         """Others may have missed something: say it again."""
@@ -309,12 +309,8 @@ class HeightVoting:
 
     # Parts of the rules
 
-    def _try_again(self, round_: Round) -> None:
-        if not self.following.is_due() or not self._follow(round_.term):
-            self._enter(round_)
-
-    def _follow(self, term_here: int) -> bool:
-        term = self.following.next_term(term_here)
+    def _follow(self) -> bool:
+        term = self.following.next_term(self.round.term)
         if term is not None:
             self._enter(Round(term, 0))
         return term is not None

@@ -192,7 +192,7 @@ def test_of_those_who_are_ahead_each_is_followed_in_turn() -> None:
     book = VoteBook(first_directory(dict.fromkeys("abcdefg", 1)), own_id="a")
     for name, term in (("c", 900), ("d", 7), ("e", 1)):
         book.add(vote(name, R(term, 0), PREVOTE, None), current=R(1, 0))
-    following = Following(book, 3)
+    following = Following(book)
     assert sorted(following.next_term(1) for _ in range(2)) == [7, 900]  # type: ignore[type-var]
 
 
@@ -220,14 +220,3 @@ def test_it_says_again_what_it_has_said_where_it_was_before() -> None:
     bench.fire("propose")
     repeated = only(bench.fire("rebroadcast"), BroadcastVote)
     assert {(item.vote.term, item.vote.phase) for item in repeated} == {(7, PREVOTE)}
-
-
-def test_attempts_in_vain_count_whatever_term_they_were_in() -> None:
-    """A lease that changes hands again and again would else put off that anybody looks where the others are."""
-    bench = Bench(holder="b")
-    bench.hear(vote("d", R(700, 0), PREVOTE, None))
-    for term in range(2, 1 + HOLDER_ATTEMPTS + TURNS):
-        bench.give(LeaseObserved(term, "b"))
-        assert here(bench.engine) == R(term, 0)
-    bench.give(LeaseObserved(1 + HOLDER_ATTEMPTS + TURNS, "b"))
-    assert here(bench.engine) == R(700, 0)
