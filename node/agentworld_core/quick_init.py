@@ -1,8 +1,8 @@
 """A cheaper ``__init__`` for frozen dataclasses with slots, of which a node makes many for every action.
 
-The one that ``dataclasses`` writes sets each field by ``object.__setattr__``, since the class refuses the plain way. This
-one has the new object be of an open class with the same slots while it sets the fields the plain way, which takes a
-third of the time. Nobody else has the object until it is of its own class again, and frozen.
+The one that ``dataclasses`` writes sets each field by ``object.__setattr__``, since the class refuses the plain way.
+This one has the new object be of an open class with the same slots while it sets the fields the plain way, which takes
+a third of the time. Nobody else has the object until it is of its own class again, and frozen.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def quick_init(cls: type[_T]) -> type[_T]:
     quick = names["__init__"]
     quick.__qualname__ = f"{cls.__qualname__}.__init__"
     quick.__annotations__ = dict(cls.__init__.__annotations__)
-    cls.__init__ = quick  # type: ignore[misc]
+    setattr(cls, "__init__", quick)  # noqa: B010 - mypy takes it for a mistake otherwise
     return cls
 
 
