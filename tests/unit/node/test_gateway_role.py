@@ -9,14 +9,22 @@ from pathlib import Path
 import pytest
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, Busy, InvalidSignature, NonceUsed, NotFound, Unauthorized
+from agentworld_core.errors import (
+    AgentWorldError,
+    Busy,
+    HashMismatch,
+    InvalidSignature,
+    NonceUsed,
+    NotFound,
+    Unauthorized,
+)
 from agentworld_core.messages import ActionEnvelope, Actions
 from agentworld_core.names import topic
 from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import gateway as gateway_module
-from agentworld_node.roles import verification
+from agentworld_node.roles import newcomers, verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
@@ -299,11 +307,12 @@ class TestSubmission:
             assert isinstance(known, dict)
             assert isinstance(strange, InvalidSignature)
 
-    async def test_the_index_is_asked_once_about_all_actions_of_a_request(
+    async def test_the_index_is_asked_once_about_those_whose_nonces_are_spent_and_about_nobody_else(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chain = Chain()
-        chain.commit(register("ada"))
+        done = [register("ada"), register("bob")]
+        chain.commit(*done)
         async with rig(tmp_path, chain) as it:
             role = it.gateway()
             await it.apply(*chain.bundles)
@@ -317,9 +326,42 @@ class TestSubmission:
 
             monkeypatch.setattr(index, "_rows", counted)
             results = await role.submit([register(f"a{number}") for number in range(100)])
-            assert all(isinstance(result, dict) for result in results)
-            assert asked == [101]
+            assert all(isinstance(result, dict) and result["status"] == "pooled" for result in results)
+            assert asked == []
+            results = await role.submit([*done, register("eve")])
+            assert [isinstance(result, dict) and result["status"] for result in results] == [
+                "committed",
+                "committed",
+                "pooled",
+            ]
+            assert asked == [3]  # the statement and two ids
             assert it.ledger.committed([register("ada").action_id, "a" * 64]) == {register("ada").action_id}
+
+    async def test_the_id_of_a_committed_action_opens_no_door_to_another(self, tmp_path: Path) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await it.apply(*chain.bundles)
+            forged = dataclasses.replace(move("ada"), action_id=register("ada").action_id)
+            (result,) = await role.submit([forged])
+            assert isinstance(result, HashMismatch)
+            assert len(it.mempool) == 0
+
+    async def test_the_actors_that_are_remembered_are_bounded_and_those_of_the_head(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(newcomers, "ACTORS_KEPT", 10)
+        chain = Chain()
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            for number in range(30):
+                await role.submit([register(f"a{number}")])
+            assert len(role._new._actors) <= 12
+            chain.commit(register("ada"))
+            await it.apply(*chain.bundles)
+            assert role._new.actors().agent("ada") is not None
+            assert role._new.actors() is role._new.actors()
 
 
 class TestOutcome:
