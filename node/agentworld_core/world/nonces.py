@@ -44,6 +44,8 @@ class NonceWindow:
     def use(self, nonce: int) -> NonceWindow:
         """Returns the window with a usable nonce marked as used."""
         low, used, offset = self.low, self.used, nonce - self.low
+        if not offset and not used:
+            return NonceWindow(low + 1)
         if offset < 0 or used >> offset & 1:
             raise ValueError(f"nonce {nonce} is used")
         if offset >= NONCE_WINDOW:
