@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -38,6 +38,7 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.pool_file import Kept
+from agentworld_node.roles.gossip_queue import GossipQueue
 from agentworld_node.roles.newcomers import Newcomers
 from agentworld_node.roles.strikes import Strikes
 from agentworld_node.roles.verification import Judged, Verifier
@@ -53,8 +54,6 @@ REPEAT_BYTES = 1024 * 1024
 DROPPED_KEPT = 4096
 WAITING_ACTIONS = 50_000
 MESSAGE_LIMIT = 1024 * 1024
-QUEUED_MESSAGES = 1024
-QUEUED_BYTES = 16 * 1024 * 1024
 
 _DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, WrongWorld)
 """What no honest node passes on, whatever it knows of the world's state."""
@@ -75,9 +74,7 @@ class GatewayRole:
         self._dropped: OrderedDict[str, AgentWorldError] = OrderedDict()
         self._waiters = Waiters(WAITING_ACTIONS)
         self._liars = Strikes(first=10.0, longest=320.0)
-        self._gossip: deque[tuple[str, bytes]] = deque()
-        self._gossip_bytes = 0
-        self._gossip_filled = asyncio.Event()
+        self._gossip = GossipQueue()
         self.refuse_work: Callable[[], AgentWorldError | None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -253,35 +250,31 @@ class GatewayRole:
     def _on_gossip(self, peer_id: str, payload: bytes) -> None:
         if self._liars.is_struck(peer_id, time.monotonic()):
             self._refused(Busy("the peer has sent what no honest node passes on"))
-        elif len(self._gossip) >= QUEUED_MESSAGES or self._gossip_bytes + len(payload) > QUEUED_BYTES:
+        elif not self._gossip.put(peer_id, payload):
             self._refused(Busy("too many messages wait"))
-        else:
-            self._gossip.append((peer_id, payload))
-            self._gossip_bytes += len(payload)
-            self._gossip_filled.set()
 
     async def _gossip_forever(self) -> None:
         while True:
-            while not self._gossip:
-                self._gossip_filled.clear()
-                await self._gossip_filled.wait()
-            peer_id, payload = self._gossip.popleft()
-            self._gossip_bytes -= len(payload)
-            await self._take_gossip(peer_id, payload)
+            await self._take_gossip(await self._gossip.take())
 
-    async def _take_gossip(self, peer_id: str, payload: bytes) -> None:
-        try:
-            actions = (await asyncio.to_thread(decode, Actions, payload, limit=MESSAGE_LIMIT)).actions
-        except AgentWorldError as error:
-            self._refused(error)
-            self._liars.add(peer_id, time.monotonic())
-            return
+    async def _take_gossip(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        decoded = await asyncio.to_thread(_decode_each, [payload for _, payload in messages])
         height = self._ledger.height
-        fresh = self._new.among(actions)
+        fresh: list[ActionEnvelope] = []
+        origins: list[tuple[int, str]] = []
+        for number, ((peer_id, _), actions) in enumerate(zip(messages, decoded, strict=True)):
+            if isinstance(actions, AgentWorldError):
+                self._refused(actions)
+                self._liars.add(peer_id, time.monotonic())
+                continue
+            new = self._new.among(actions)
+            fresh += new
+            origins += [(number, peer_id)] * len(new)
         verdicts = await self._judge(fresh)
         still = {id(action) for action in self._new.among(fresh, since=height)}
-        for action, verdict in verdicts:
-            if id(action) not in still or action.action_id in self._mempool:
+        lies: set[int] = set()  # the messages of which nothing more is taken
+        for (action, verdict), (number, peer_id) in zip(verdicts, origins, strict=True):
+            if number in lies or id(action) not in still or action.action_id in self._mempool:
                 continue
             try:
                 self._take(action, verdict, source=f"peer {peer_id}")
@@ -289,7 +282,7 @@ class GatewayRole:
                 self._refused(refused)
                 if isinstance(refused, _DISHONEST):
                     self._liars.add(peer_id, time.monotonic())
-                    break
+                    lies.add(number)
         if fresh:
             self.on_change()
 
@@ -362,6 +355,17 @@ class GatewayRole:
         while len(self._dropped) > DROPPED_KEPT:
             self._dropped.popitem(last=False)
         self._waiters.release([action_id])
+
+
+def _decode_each(payloads: Sequence[bytes]) -> list[tuple[ActionEnvelope, ...] | AgentWorldError]:
+    """Returns the actions of each message, or why it cannot be read."""
+    found: list[tuple[ActionEnvelope, ...] | AgentWorldError] = []
+    for payload in payloads:
+        try:
+            found.append(decode(Actions, payload, limit=MESSAGE_LIMIT).actions)
+        except AgentWorldError as error:
+            found.append(error.with_traceback(None))  # which would hold this list, and be a cycle
+    return found
 
 
 def _dropped() -> Busy:

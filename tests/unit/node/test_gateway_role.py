@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import gateway as gateway_module
-from agentworld_node.roles import newcomers, verification
+from agentworld_node.roles import gossip_queue, newcomers, verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
@@ -121,16 +122,56 @@ class TestGossip:
     async def test_what_waits_to_be_judged_is_bounded_in_messages_and_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gateway_module, "QUEUED_BYTES", 1000)
+        monkeypatch.setattr(gossip_queue, "QUEUED_BYTES", 1000)
         async with rig(tmp_path) as it:
             role = it.gateway()
             for _ in range(50):
                 role._on_gossip("peer-x", bytes(300))
             assert len(role._gossip) == 3
             assert it.refused("action") == {"busy": 47}
-            monkeypatch.setattr(gateway_module, "QUEUED_MESSAGES", 2)
+            monkeypatch.setattr(gossip_queue, "QUEUED_MESSAGES", 2)
             role._on_gossip("peer-x", b"")
             assert len(role._gossip) == 3
+
+    @pytest.mark.box("S5.1", "gossip-verified")
+    async def test_what_waits_is_judged_together_and_each_message_for_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            turns: list[int] = []
+            judge = role._judge
+
+            async def counted(actions: Sequence[ActionEnvelope]) -> verification.Judged:
+                turns.append(len(actions))
+                return await judge(actions)
+
+            monkeypatch.setattr(role, "_judge", counted)
+            wrong = dataclasses.replace(register("eve"), signature=bytes(64))
+            role._on_gossip("peer-a", encode(Actions((register("ada"), move("ada")))))
+            role._on_gossip("peer-liar", encode(Actions((register("bob"), wrong, register("dan")))))
+            role._on_gossip("peer-garbage", b"garbage")
+            role._on_gossip("peer-b", encode(Actions((register("ada"), register("fay")))))
+            await eventually(lambda: register("fay").action_id in it.mempool)
+            assert it.mempool.actions() == [register("ada"), move("ada"), register("bob"), register("fay")]
+            assert turns == [7]
+            assert it.refused("action") == {"invalid_signature": 1, "malformed_encoding": 1}
+            sources = {one.action.actor_id: one.source for one in it.mempool.waiting_now()}
+            assert sources == {"ada": "peer peer-a", "bob": "peer peer-liar", "fay": "peer peer-b"}
+            for struck in ("peer-liar", "peer-garbage"):
+                role._on_gossip(struck, encode(Actions((register("guy"),))))
+            assert it.refused("action")["busy"] == 2
+
+    async def test_a_turn_takes_what_fits_beside_the_oldest_and_that_in_any_case(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gossip_queue, "TOGETHER_BYTES", 100)
+        queue = gossip_queue.GossipQueue()
+        for size in (300, 40, 60, 1, 99):
+            assert queue.put("peer", bytes(size))
+        turns = [[len(payload) for _, payload in await queue.take()] for _ in range(3)]
+        assert turns == [[300], [40, 60], [1, 99]]
+        assert (len(queue), queue._bytes) == (0, 0)
 
 
 class TestSubmission:
