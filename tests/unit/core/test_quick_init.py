@@ -80,10 +80,10 @@ def test_what_does_more_than_setting_fields_is_left_alone() -> None:
 
 @pytest.mark.parametrize("cls", [ActionEnvelope, AgentRecord, *schema_table().values()])
 def test_messages_and_records_have_the_signature_of_their_fields(cls: type) -> None:
-    signature = inspect.signature(cls.__init__)
+    signature = inspect.signature(cls)
     fields = dataclasses.fields(cls)
 
-    assert list(signature.parameters) == ["self", *(field.name for field in fields)]
+    assert list(signature.parameters) == [field.name for field in fields]
     for field in fields:
         expected = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
         assert signature.parameters[field.name].default == expected or field.default_factory is not dataclasses.MISSING
