@@ -214,10 +214,10 @@ def _nested(cls: type[Any]) -> FieldCodec:
         lambda value, path: plain_of(value, cls, path),
         lambda plain, path: message_of(cls, plain, path),
     )
-    codec.quick_encode = lambda value: plan_of(cls).to_plain(value)
-    codec.quick_decode = lambda plain: plan_of(cls).build(plain)
+    plan = plan_of(cls)
+    codec.quick_encode, codec.quick_decode = plan.to_plain, plan.build
     codec.message = cls
-    codec.has_value = plan_of(cls).has_values
+    codec.has_value = plan.has_values
     return codec
 
 
@@ -244,7 +244,7 @@ def _one_of(classes: tuple[type[Any], ...]) -> FieldCodec:
 
 def _value_field() -> FieldCodec:
     codec = FieldCodec(checked_value, checked_value)
-    codec.quick_encode = codec.quick_decode = lambda value: quick_value(value, 0)
+    codec.quick_encode = codec.quick_decode = quick_value
     codec.has_value = True
     return codec
 

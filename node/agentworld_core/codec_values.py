@@ -34,7 +34,7 @@ class Refused(Exception):
 _LEAVES = frozenset((str, bytes, bool, type(None)))
 
 
-def quick_value(value: Any, depth: int) -> Any:
+def quick_value(value: Any, depth: int = 0) -> Any:
     """Returns data without a schema, its maps sorted by encoded key; raises Refused for what has no encoding."""
     kind = type(value)
     if depth > MAX_DEPTH:
@@ -54,20 +54,39 @@ def quick_value(value: Any, depth: int) -> Any:
 
 def _quick_map(value: dict[Any, Any], depth: int) -> dict[str, Any]:
     """Returns a map whose values are at this depth; one that was decoded is in order already, as a look at it shows."""
-    ordered = True
+    keys = tuple(value)
+    if keys not in _in_order and not _is_in_order(keys):
+        if depth > MAX_DEPTH:
+            raise Refused
+        return {key: quick_value(value[key], depth) for key in sorted(value, key=_key_order)}
+    if depth > MAX_DEPTH and value:
+        raise Refused
+    return {key: item if type(item) in _LEAVES else quick_value(item, depth) for key, item in value.items()}
+
+
+_in_order: set[tuple[str, ...]] = set()
+_REMEMBERED = 1024
+_REMEMBERED_KEYS = 8
+_REMEMBERED_LENGTH = 64
+
+
+def _is_in_order(keys: tuple[Any, ...]) -> bool:
+    """True for keys in the order of their encodings; raises Refused for what is no key.
+
+    Nearly all maps are of a few kinds, so short keys in order are remembered, as many as there is room for.
+    """
     size, last = -1, ""
-    for key in value:
+    ordered = True
+    for key in keys:
         if type(key) is not str:
             raise Refused
         if ordered:
             length = len(key)
             ordered = key.isascii() and (length > size or (length == size and key > last))
             size, last = length, key
-    if depth > MAX_DEPTH and value:
-        raise Refused
-    if ordered:
-        return {key: item if type(item) in _LEAVES else quick_value(item, depth) for key, item in value.items()}
-    return {key: quick_value(value[key], depth) for key in sorted(value, key=_key_order)}
+    if ordered and len(keys) <= _REMEMBERED_KEYS and size <= _REMEMBERED_LENGTH and len(_in_order) < _REMEMBERED:
+        _in_order.add(keys)
+    return ordered
 
 
 def _key_order(key: str) -> tuple[int, bytes]:

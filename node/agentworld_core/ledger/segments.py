@@ -50,9 +50,9 @@ def cut_events(events: Sequence[WorldEvent], per_segment: int) -> CutJournal:
     index = encode(Journal(segments=tuple(refs)))
     journal_ref = content_id(index)
     blobs[journal_ref] = index
-    return CutJournal(
-        segments=tuple(refs), journal_ref=journal_ref, event_root=content_id(_segment_bytes(encoded)), blobs=blobs
-    )
+    # One segment holds all events, and its id is theirs.
+    event_root = refs[0].content_hash if len(refs) == 1 else content_id(_segment_bytes(encoded))
+    return CutJournal(segments=tuple(refs), journal_ref=journal_ref, event_root=event_root, blobs=blobs)
 
 
 def event_root_of(events: Sequence[WorldEvent]) -> str:

@@ -133,6 +133,9 @@ class Actors:
         self._agents: dict[str, AgentRecord | None] = {}
         self._nonces: dict[tuple[str, bytes], NonceWindow] = {}
 
+    def __len__(self) -> int:
+        return len(self._agents) + len(self._nonces)
+
     def agent(self, actor_id: str) -> AgentRecord | None:
         """Returns the actor's record, None when it is not registered."""
         if actor_id not in self._agents:

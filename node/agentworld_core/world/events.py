@@ -62,7 +62,8 @@ def apply_event(draft: Draft, event: WorldEvent) -> None:
     if event.kind != STEP_STARTED and event.tick != meta.tick:
         raise StateMismatch(f"the tick is {meta.tick}", field="tick", value=event.tick)
     apply(draft, event, event.payload)
-    meta = existing(draft, META_KEY, Meta)
+    if event.kind == STEP_STARTED:  # the only one that changes the other counters
+        meta = existing(draft, META_KEY, Meta)
     draft.put(META_KEY, Meta(meta.tick, meta.time_ms, next_event=event.event_id + 1))
 
 
@@ -132,9 +133,10 @@ def _nonces_used(draft: Draft, _event: WorldEvent, payload: dict[str, Value]) ->
             case [str(actor_id), str(key_id), int(nonce)]:
                 key = nonce_key(actor_id, key_id)
                 window = draft.record(key, NonceWindow) or NonceWindow()
-                if not window.usable(nonce):
-                    raise StateMismatch("has been used before", field="payload.used", value=nonce)
-                draft.put(key, window.use(nonce))
+                try:
+                    draft.put(key, window.use(nonce))
+                except ValueError:
+                    raise StateMismatch("has been used before", field="payload.used", value=nonce) from None
             case _:
                 raise MalformedEncoding("must be [actor, key, nonce]", field="payload.used")
 

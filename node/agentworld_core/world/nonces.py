@@ -10,6 +10,7 @@ import dataclasses
 
 from agentworld_core.codec import Value
 from agentworld_core.errors import MalformedEncoding
+from agentworld_core.quick_init import quick_init
 
 NONCE_WINDOW = 4096
 MAX_NONCE = 2**63 - 1
@@ -27,6 +28,7 @@ def fields_of(value: Value, names: tuple[str, ...]) -> tuple[Value, ...]:
     return (None,) * len(names)
 
 
+@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class NonceWindow:
     """The used nonces of one actor and key: all below ``low``, and ``low + i`` for each bit i of ``used``."""
@@ -42,6 +44,8 @@ class NonceWindow:
     def use(self, nonce: int) -> NonceWindow:
         """Returns the window with a usable nonce marked as used."""
         low, used, offset = self.low, self.used, nonce - self.low
+        if not offset and not used:
+            return NonceWindow(low + 1)
         if offset < 0 or used >> offset & 1:
             raise ValueError(f"nonce {nonce} is used")
         if offset >= NONCE_WINDOW:

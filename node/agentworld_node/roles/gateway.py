@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -31,14 +31,15 @@ from agentworld_core.errors import (
 from agentworld_core.messages import ActionEnvelope, Actions, BlockBundle
 from agentworld_core.names import topic
 from agentworld_core.ordering.mempool import Mempool
-from agentworld_core.world.actions import AGENT_REGISTER, Actors, check_actor
-from agentworld_core.world.state import agent_key
+from agentworld_core.world.actions import AGENT_REGISTER, check_actor
 from agentworld_node.api.documents import receipt_document
 from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.pool_file import Kept
+from agentworld_node.roles.gossip_queue import GossipQueue
+from agentworld_node.roles.newcomers import Newcomers
 from agentworld_node.roles.strikes import Strikes
 from agentworld_node.roles.verification import Judged, Verifier
 from agentworld_node.roles.waiters import Waiters
@@ -53,8 +54,6 @@ REPEAT_BYTES = 1024 * 1024
 DROPPED_KEPT = 4096
 WAITING_ACTIONS = 50_000
 MESSAGE_LIMIT = 1024 * 1024
-QUEUED_MESSAGES = 1024
-QUEUED_BYTES = 16 * 1024 * 1024
 
 _DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, WrongWorld)
 """What no honest node passes on, whatever it knows of the world's state."""
@@ -70,13 +69,12 @@ class GatewayRole:
         self._metrics = metrics
         self._topic = topic(ledger.genesis.world_id, "action")
         self._verified = Verifier(ledger.genesis.world_id, workers=workers)
+        self._new = Newcomers(ledger=ledger, mempool=mempool)
         self._own: OrderedDict[str, float] = OrderedDict()
         self._dropped: OrderedDict[str, AgentWorldError] = OrderedDict()
         self._waiters = Waiters(WAITING_ACTIONS)
         self._liars = Strikes(first=10.0, longest=320.0)
-        self._gossip: deque[tuple[str, bytes]] = deque()
-        self._gossip_bytes = 0
-        self._gossip_filled = asyncio.Event()
+        self._gossip = GossipQueue()
         self.refuse_work: Callable[[], AgentWorldError | None] = lambda: None
         self.on_change: Callable[[], None] = lambda: None
 
@@ -108,10 +106,10 @@ class GatewayRole:
         fresh: list[ActionEnvelope] = []
         refusal = self.refuse_work()
         height = self._ledger.height
-        unknown = self._unknown(actions) if refusal is None else []
+        unknown = self._new.among(actions) if refusal is None else []
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
         # Asked again: it may have been committed, or have come by gossip, while it was judged.
-        still = {id(action) for action in self._unknown(unknown, since=height)}
+        still = {id(action) for action in self._new.among(unknown, since=height)}
         for action in actions:
             is_new = id(action) in still and action.action_id not in self._mempool
             known = None if is_new else self._known(action.action_id)
@@ -142,9 +140,9 @@ class GatewayRole:
     async def take_up(self, kept: Sequence[Kept]) -> list[Kept]:
         """Judges actions that waited here before a restart like those of others; returns those that found no room."""
         height = self._ledger.height
-        unknown = self._unknown([one.action for one in kept])
+        unknown = self._new.among([one.action for one in kept])
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
-        still = {id(action) for action in self._unknown(unknown, since=height)}
+        still = {id(action) for action in self._new.among(unknown, since=height)}
         again: list[Kept] = []
         held_up: set[str] = set()  # whoever has one that found no room: the rest comes after it
         for one in kept:
@@ -201,16 +199,6 @@ class GatewayRole:
             return receipt_document(receipt)
         return {"action_id": action_id, "status": "pooled"} if action_id in self._mempool else None
 
-    def _unknown(self, actions: Sequence[ActionEnvelope], *, since: int | None = None) -> list[ActionEnvelope]:
-        """Returns the actions that neither wait nor are committed; none of those that were unknown at height ``since``
-        can be committed as long as that is the height.
-        """
-        fresh = [action for action in actions if action.action_id not in self._mempool]
-        if since == self._ledger.height or not fresh:
-            return fresh
-        committed = self._ledger.committed([action.action_id for action in fresh])
-        return [action for action in fresh if action.action_id not in committed]
-
     def _is_settled(self, action_id: str) -> bool:
         return action_id not in self._mempool
 
@@ -229,15 +217,15 @@ class GatewayRole:
         """Returns each action with why it is refused, or None; nothing of it is done on the event loop."""
         if not actions:
             return []
-        state = self._ledger.chain.tree
+        actors = self._new.actors()
         registering = {action.actor_id for action in actions if action.action_kind == AGENT_REGISTER}
         for actor_id in sorted({action.actor_id for action in actions} - registering):
             # Of those whom the state knows it does not matter what else waits, which may be much.
-            if state.get(agent_key(actor_id)) is None and any(
+            if actors.agent(actor_id) is None and any(
                 waiting.action_kind == AGENT_REGISTER for waiting in self._mempool.of_actor(actor_id)
             ):
                 registering.add(actor_id)
-        return await self._verified.judge(actions, Actors(state), registering)
+        return await self._verified.judge(actions, actors, registering)
 
     def _take(self, action: ActionEnvelope, error: AgentWorldError | None, *, source: str, waited_ms: int = 0) -> None:
         if error is not None:
@@ -262,35 +250,31 @@ class GatewayRole:
     def _on_gossip(self, peer_id: str, payload: bytes) -> None:
         if self._liars.is_struck(peer_id, time.monotonic()):
             self._refused(Busy("the peer has sent what no honest node passes on"))
-        elif len(self._gossip) >= QUEUED_MESSAGES or self._gossip_bytes + len(payload) > QUEUED_BYTES:
+        elif not self._gossip.put(peer_id, payload):
             self._refused(Busy("too many messages wait"))
-        else:
-            self._gossip.append((peer_id, payload))
-            self._gossip_bytes += len(payload)
-            self._gossip_filled.set()
 
     async def _gossip_forever(self) -> None:
         while True:
-            while not self._gossip:
-                self._gossip_filled.clear()
-                await self._gossip_filled.wait()
-            peer_id, payload = self._gossip.popleft()
-            self._gossip_bytes -= len(payload)
-            await self._take_gossip(peer_id, payload)
+            await self._take_gossip(await self._gossip.take())
 
-    async def _take_gossip(self, peer_id: str, payload: bytes) -> None:
-        try:
-            actions = (await asyncio.to_thread(decode, Actions, payload, limit=MESSAGE_LIMIT)).actions
-        except AgentWorldError as error:
-            self._refused(error)
-            self._liars.add(peer_id, time.monotonic())
-            return
+    async def _take_gossip(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        decoded = await asyncio.to_thread(_decode_each, [payload for _, payload in messages])
         height = self._ledger.height
-        fresh = self._unknown(actions)
+        fresh: list[ActionEnvelope] = []
+        origins: list[tuple[int, str]] = []
+        for number, ((peer_id, _), actions) in enumerate(zip(messages, decoded, strict=True)):
+            if isinstance(actions, AgentWorldError):
+                self._refused(actions)
+                self._liars.add(peer_id, time.monotonic())
+                continue
+            new = self._new.among(actions)
+            fresh += new
+            origins += [(number, peer_id)] * len(new)
         verdicts = await self._judge(fresh)
-        still = {id(action) for action in self._unknown(fresh, since=height)}
-        for action, verdict in verdicts:
-            if id(action) not in still or action.action_id in self._mempool:
+        still = {id(action) for action in self._new.among(fresh, since=height)}
+        lies: set[int] = set()  # the messages of which nothing more is taken
+        for (action, verdict), (number, peer_id) in zip(verdicts, origins, strict=True):
+            if number in lies or id(action) not in still or action.action_id in self._mempool:
                 continue
             try:
                 self._take(action, verdict, source=f"peer {peer_id}")
@@ -298,7 +282,7 @@ class GatewayRole:
                 self._refused(refused)
                 if isinstance(refused, _DISHONEST):
                     self._liars.add(peer_id, time.monotonic())
-                    break
+                    lies.add(number)
         if fresh:
             self.on_change()
 
@@ -345,11 +329,11 @@ class GatewayRole:
 
     def _drop_stale(self, actors: Iterable[str]) -> None:
         """Drops waiting actions of these actors whose nonce or key the new state refuses for good."""
-        state = Actors(self._ledger.chain.tree)
+        now = self._new.actors()
         for actor_id in sorted(actors):
             for action in self._mempool.of_actor(actor_id):
                 try:
-                    check_actor(state, action, register_pending=True)
+                    check_actor(now, action, register_pending=True)
                 except AgentWorldError as error:
                     log.info("action %s can no longer be committed: %s", action.action_id, error)
                     self._drop(action.action_id, error)
@@ -371,6 +355,17 @@ class GatewayRole:
         while len(self._dropped) > DROPPED_KEPT:
             self._dropped.popitem(last=False)
         self._waiters.release([action_id])
+
+
+def _decode_each(payloads: Sequence[bytes]) -> list[tuple[ActionEnvelope, ...] | AgentWorldError]:
+    """Returns the actions of each message, or why it cannot be read."""
+    found: list[tuple[ActionEnvelope, ...] | AgentWorldError] = []
+    for payload in payloads:
+        try:
+            found.append(decode(Actions, payload, limit=MESSAGE_LIMIT).actions)
+        except AgentWorldError as error:
+            found.append(error.with_traceback(None))  # which would hold this list, and be a cycle
+    return found
 
 
 def _dropped() -> Busy:

@@ -9,6 +9,7 @@ from typing import Any
 import cbor2
 import pytest
 
+from agentworld_core import codec_values
 from agentworld_core.codec import decode, encode, encode_nested, encode_value, encode_with, schema_table
 from agentworld_core.codec_plans import message_of, plain_of, plan_of
 from agentworld_core.codec_values import MAX_DEPTH, Refused, checked_value, quick_value
@@ -20,6 +21,24 @@ from tests.unit.core.test_codec import action
 from tests.unit.core.world.agents import register
 
 KEYS = ("b", "a", "aa", "é", "Z", "", "ab", "ключ", "e\u0301", "a" * 24, "10", "9", "😀")
+
+
+def test_the_kinds_of_maps_that_are_remembered_are_few_small_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    remembered: set[tuple[str, ...]] = set()
+    monkeypatch.setattr(codec_values, "_in_order", remembered)
+    for number in range(3000):
+        quick_value({f"key-{number:05}": 1})
+    assert len(remembered) == codec_values._REMEMBERED
+    remembered.clear()
+    for value in ({"b": 1, "a": 2}, {"x" * 65: 1}, {f"k{number}": 1 for number in range(9)}, {"é": 1}):
+        for _ in range(2):
+            assert list(quick_value(value)) == list(checked_value(value, "value"))
+    assert remembered == set()
+    with pytest.raises(Refused):
+        quick_value({1: 1})
+    for _ in range(2):
+        assert encode_value({"a": [], "to": {"a": 1}}) == cbor2.dumps({"a": [], "to": {"a": 1}})
+    assert remembered == {("a", "to"), ("a",)}
 
 
 def test_maps_are_sorted_alike_in_whatever_order_they_come():

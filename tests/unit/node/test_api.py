@@ -300,7 +300,7 @@ class TestWaiting:
                 request.cancel()
             await asyncio.gather(*requests, return_exceptions=True)
         await eventually(lambda: len(stuck.node.gateway._waiters) == 0)
-        assert stuck.node.gateway._waiters._futures == {}
+        assert stuck.node.gateway._waiters._groups == {}
 
     @pytest.mark.box("S7.1", "load")
     async def test_a_node_that_is_full_or_stopping_takes_nothing(self, stuck: RunningNode) -> None:

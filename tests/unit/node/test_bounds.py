@@ -115,7 +115,7 @@ class TestWaiters:
         assert not waiting.done()
         waiters.release(["y", "unknown"])
         await waiting
-        assert (len(waiters), waiters._futures) == (0, {})
+        assert (len(waiters), waiters._groups) == (0, {})
 
     async def test_what_was_settled_before_is_not_waited_for(self) -> None:
         waiters = Waiters(10)
@@ -130,7 +130,19 @@ class TestWaiters:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        assert (len(waiters), waiters._futures) == (0, {})
+        assert (len(waiters), waiters._groups) == (0, {})
+
+    async def test_each_wakes_with_its_own_last_action(self) -> None:
+        waiters = Waiters(10)
+        both = asyncio.create_task(waiters.wait(["x", "y", "x"], settled=lambda _: False, seconds=60))
+        one = asyncio.create_task(waiters.wait(["x"], settled=lambda _: False, seconds=60))
+        await asyncio.sleep(0)
+        waiters.release(["x"])
+        await one
+        assert not both.done()
+        waiters.release(["y"])
+        await both
+        assert (len(waiters), waiters._groups) == (0, {})
 
     async def test_more_than_the_limit_are_answered_at_once(self) -> None:
         waiters = Waiters(2)

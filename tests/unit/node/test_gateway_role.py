@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError, Busy, InvalidSignature, NonceUsed, NotFound, Unauthorized
+from agentworld_core.errors import (
+    AgentWorldError,
+    Busy,
+    HashMismatch,
+    InvalidSignature,
+    NonceUsed,
+    NotFound,
+    Unauthorized,
+)
 from agentworld_core.messages import ActionEnvelope, Actions
 from agentworld_core.names import topic
 from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import gateway as gateway_module
-from agentworld_node.roles import verification
+from agentworld_node.roles import gossip_queue, newcomers, verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
@@ -113,16 +122,56 @@ class TestGossip:
     async def test_what_waits_to_be_judged_is_bounded_in_messages_and_bytes(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(gateway_module, "QUEUED_BYTES", 1000)
+        monkeypatch.setattr(gossip_queue, "QUEUED_BYTES", 1000)
         async with rig(tmp_path) as it:
             role = it.gateway()
             for _ in range(50):
                 role._on_gossip("peer-x", bytes(300))
             assert len(role._gossip) == 3
             assert it.refused("action") == {"busy": 47}
-            monkeypatch.setattr(gateway_module, "QUEUED_MESSAGES", 2)
+            monkeypatch.setattr(gossip_queue, "QUEUED_MESSAGES", 2)
             role._on_gossip("peer-x", b"")
             assert len(role._gossip) == 3
+
+    @pytest.mark.box("S5.1", "gossip-verified")
+    async def test_what_waits_is_judged_together_and_each_message_for_itself(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with rig(tmp_path) as it:
+            role = it.gateway()
+            turns: list[int] = []
+            judge = role._judge
+
+            async def counted(actions: Sequence[ActionEnvelope]) -> verification.Judged:
+                turns.append(len(actions))
+                return await judge(actions)
+
+            monkeypatch.setattr(role, "_judge", counted)
+            wrong = dataclasses.replace(register("eve"), signature=bytes(64))
+            role._on_gossip("peer-a", encode(Actions((register("ada"), move("ada")))))
+            role._on_gossip("peer-liar", encode(Actions((register("bob"), wrong, register("dan")))))
+            role._on_gossip("peer-garbage", b"garbage")
+            role._on_gossip("peer-b", encode(Actions((register("ada"), register("fay")))))
+            await eventually(lambda: register("fay").action_id in it.mempool)
+            assert it.mempool.actions() == [register("ada"), move("ada"), register("bob"), register("fay")]
+            assert turns == [7]
+            assert it.refused("action") == {"invalid_signature": 1, "malformed_encoding": 1}
+            sources = {one.action.actor_id: one.source for one in it.mempool.waiting_now()}
+            assert sources == {"ada": "peer peer-a", "bob": "peer peer-liar", "fay": "peer peer-b"}
+            for struck in ("peer-liar", "peer-garbage"):
+                role._on_gossip(struck, encode(Actions((register("guy"),))))
+            assert it.refused("action")["busy"] == 2
+
+    async def test_a_turn_takes_what_fits_beside_the_oldest_and_that_in_any_case(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(gossip_queue, "TOGETHER_BYTES", 100)
+        queue = gossip_queue.GossipQueue()
+        for size in (300, 40, 60, 1, 99):
+            assert queue.put("peer", bytes(size))
+        turns = [[len(payload) for _, payload in await queue.take()] for _ in range(3)]
+        assert turns == [[300], [40, 60], [1, 99]]
+        assert (len(queue), queue._bytes) == (0, 0)
 
 
 class TestSubmission:
@@ -299,11 +348,12 @@ class TestSubmission:
             assert isinstance(known, dict)
             assert isinstance(strange, InvalidSignature)
 
-    async def test_the_index_is_asked_once_about_all_actions_of_a_request(
+    async def test_the_index_is_asked_once_about_those_whose_nonces_are_spent_and_about_nobody_else(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chain = Chain()
-        chain.commit(register("ada"))
+        done = [register("ada"), register("bob")]
+        chain.commit(*done)
         async with rig(tmp_path, chain) as it:
             role = it.gateway()
             await it.apply(*chain.bundles)
@@ -317,9 +367,42 @@ class TestSubmission:
 
             monkeypatch.setattr(index, "_rows", counted)
             results = await role.submit([register(f"a{number}") for number in range(100)])
-            assert all(isinstance(result, dict) for result in results)
-            assert asked == [101]
+            assert all(isinstance(result, dict) and result["status"] == "pooled" for result in results)
+            assert asked == []
+            results = await role.submit([*done, register("eve")])
+            assert [isinstance(result, dict) and result["status"] for result in results] == [
+                "committed",
+                "committed",
+                "pooled",
+            ]
+            assert asked == [3]  # the statement and two ids
             assert it.ledger.committed([register("ada").action_id, "a" * 64]) == {register("ada").action_id}
+
+    async def test_the_id_of_a_committed_action_opens_no_door_to_another(self, tmp_path: Path) -> None:
+        chain = Chain()
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            await it.apply(*chain.bundles)
+            forged = dataclasses.replace(move("ada"), action_id=register("ada").action_id)
+            (result,) = await role.submit([forged])
+            assert isinstance(result, HashMismatch)
+            assert len(it.mempool) == 0
+
+    async def test_the_actors_that_are_remembered_are_bounded_and_those_of_the_head(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(newcomers, "ACTORS_KEPT", 10)
+        chain = Chain()
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway()
+            for number in range(30):
+                await role.submit([register(f"a{number}")])
+            assert len(role._new._actors) <= 12
+            chain.commit(register("ada"))
+            await it.apply(*chain.bundles)
+            assert role._new.actors().agent("ada") is not None
+            assert role._new.actors() is role._new.actors()
 
 
 class TestOutcome:
