@@ -31,7 +31,6 @@ from agentworld_core.ids import (
     key_id_match,
     kind_match,
 )
-from agentworld_core.quick_init import quick_init
 
 Value: TypeAlias = codec_values.Value
 DEFAULT_LIMIT = 4 * 1024 * 1024
@@ -116,7 +115,7 @@ def message(number: int, name: str, *, keeps_encoding: bool = False) -> Callable
         base: Any = cls
         if keeps_encoding:
             base = type(cls.__name__, (_Keeping,), {k: v for k, v in vars(cls).items() if k not in _OWN_STORAGE})
-        declared: Any = quick_init(dataclasses.dataclass(frozen=True, slots=True)(base))
+        declared: Any = dataclasses.dataclass(frozen=True, slots=True)(base)
         if number in _registry:
             raise ValueError(f"schema number {number} is taken by {_registry[number].__name__}")
         declared.SCHEMA_NUMBER = number

@@ -10,7 +10,6 @@ import dataclasses
 
 from agentworld_core.codec import Value
 from agentworld_core.errors import MalformedEncoding
-from agentworld_core.quick_init import quick_init
 
 NONCE_WINDOW = 4096
 MAX_NONCE = 2**63 - 1
@@ -28,7 +27,6 @@ def fields_of(value: Value, names: tuple[str, ...]) -> tuple[Value, ...]:
     return (None,) * len(names)
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class NonceWindow:
     """The used nonces of one actor and key: all below ``low``, and ``low + i`` for each bit i of ``used``."""

@@ -25,7 +25,6 @@ import cbor2
 
 from agentworld_core.codec import Value, encode_value
 from agentworld_core.errors import MalformedEncoding
-from agentworld_core.quick_init import quick_init
 from agentworld_core.world.nonces import NonceWindow, fields_of, of_size
 
 META_KEY = b"meta"
@@ -87,7 +86,6 @@ class Record(Protocol):
 _R = TypeVar("_R", bound=Record)
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class Meta:
     """The counters of the world."""
@@ -107,7 +105,6 @@ class Meta:
         raise MalformedEncoding("is not the meta record", field="meta")
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class WorldRecord:
     """Which world this is; it binds the state root to the genesis document."""
@@ -126,7 +123,6 @@ class WorldRecord:
         raise MalformedEncoding("is not the world record", field="world")
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class AgentRecord:
     """An agent: the key that signs for it, where it stands, and the mailbox ``mail_first <= sequence < mail_next``."""
@@ -155,7 +151,6 @@ class AgentRecord:
         raise MalformedEncoding("is not an agent record", field="agent")
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class MailRecord:
     """A message in a mailbox and the tick at which it arrived."""
@@ -175,7 +170,6 @@ class MailRecord:
         raise MalformedEncoding("is not a mail record", field="mail")
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class ObjectRecord:
     """An object: who may change it, how often that happened, and what it holds."""
@@ -195,7 +189,6 @@ class ObjectRecord:
         raise MalformedEncoding("is not an object record", field="object")
 
 
-@quick_init
 @dataclasses.dataclass(frozen=True, slots=True)
 class DirectoryRecord:
     """The unsigned id of a directory epoch and the first height that it governs."""
