@@ -54,6 +54,9 @@ def check_head(head: WorldHeadAnnounce, directory: Directory) -> None:
     ):
         if stated != expected:
             raise StateMismatch(f"must be {expected}", field=field, value=stated)
+    if head.term > certificate.term:
+        # That of the block, which may have been decided in a later one only.
+        raise StateMismatch(f"must be at most {certificate.term}", field="term", value=head.term)
     check_certificate(certificate, directory)
     verify(head, key_in_directory(directory, head.announcer_id, head.key_id).public_key)
 

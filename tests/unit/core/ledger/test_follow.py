@@ -131,6 +131,12 @@ def test_a_member_must_have_signed_the_head():
         check_head(head, CHAIN.state.directory_at(6))
 
 
+def test_the_term_of_a_head_is_none_above_that_of_its_certificate():
+    head = sign(dataclasses.replace(make_head(NEXT), term=NEXT.certificate.term + 1), signer("a"))
+    with pytest.raises(StateMismatch, match="term"):
+        check_head(head, CHAIN.state.directory_at(6))
+
+
 def test_a_certificate_of_another_world_is_refused():
     block = resign(dataclasses.replace(NEXT.block, world_id="borealis"), "a")
     head = make_head(BlockBundle(block=block, batch=NEXT.batch, certificate=make_certificate(block)))
