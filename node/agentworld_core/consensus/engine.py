@@ -94,8 +94,13 @@ class ConsensusEngine:
         It may be cut off from the others while it still reaches the lease service. Not before the block of another is
         decided, or an honest one has tried in vain, since a new term ends the attempts of this one.
         """
-        voting = self._voting
-        if voting is None or voting.own_id is None or not self._proposers.holds(voting.own_id, voting.round.term):
+        voting, term = self._voting, self._proposers.term
+        if voting is None or voting.own_id is None or not self._proposers.holds(voting.own_id, term):
+            return False
+        if voting.following.left is not None and term <= voting.following.left:
+            # Were it to take the lease anew above its round, a liar that leads it could end all attempts of the others.
+            return True
+        if voting.round.term != term:
             return False
         if voting.round.term == voting.first.term and voting.first.attempt >= HOLDER_ATTEMPTS:
             return True

@@ -64,6 +64,7 @@ class Fetching:
         self._kept: dict[str, Batch] = {}
         self._liars: dict[str, None] = {}
         self._busy: Counter[str] = Counter()
+        self._silent: dict[str, None] = {}
 
     @property
     def held_bytes(self) -> int:
@@ -138,12 +139,16 @@ class Fetching:
         if fetch is None:
             return []
         fetch.gave[ask.peer_id] = None
+        self._silent.pop(ask.peer_id, None)
         fetch.parts[ask.index] = data
         return self._assembled(ask.key, fetch) if len(fetch.parts) == len(fetch.sizes) else []
 
     def failed(self, ask: Ask) -> None:
         """Takes in that a peer did not answer in time, or has not got the part."""
         fetch = self._ended(ask)
+        self._silent[ask.peer_id] = None
+        while len(self._silent) > LIARS_KEPT:
+            del self._silent[next(iter(self._silent))]
         if fetch is not None:
             fetch.refused[ask.peer_id] = None
 
@@ -166,7 +171,8 @@ class Fetching:
         chosen = offered if offered and not fetch.refused else [*offered, *(p for p in willing if p not in offered)]
         known = {peer for peer in chosen if peer in fetch.offers or peer in fetch.gave}
         free = [peer for peer in chosen if self._busy[peer] < (UNDER_WAY_PER_PEER if peer in known else 1)]
-        return min(free, key=lambda peer: (peer not in known, self._busy[peer]), default=None)
+        # Who gave nothing last time is asked after all others, also at later heights: each silence costs a deadline.
+        return min(free, key=lambda peer: (peer in self._silent, peer not in known, self._busy[peer]), default=None)
 
     def _make_room(self, peer_id: str) -> None:
         mine = [key for key, fetch in self._fetches.items() if peer_id in fetch.offers]
@@ -203,7 +209,8 @@ class Fetching:
             raise HashMismatch("are not the batch of the block", field="parts", value=fetch.block.action_root)
         self.keep(fetch.block.action_root, batch_of(fetch.block, encoded))
         first: dict[bytes, Arrived] = {}
-        for peer_id, offer in fetch.offers.items():
+        # In the name of one that gave parts, since it waits among the messages of that peer.
+        for peer_id, offer in sorted(fetch.offers.items(), key=lambda item: item[0] not in fetch.gave):
             data = whole(offer, encoded)
             first.setdefault(data, Arrived(peer_id, data))
         return list(first.values())

@@ -140,7 +140,7 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
         return None
     lease = situation.lease
     if view.in_turn and not situation.leaseless:
-        return NO_PROPOSAL, "nothing came of the attempts of the lease's holder; the validators propose in turn"
+        return _turns(lease)
     if lease is not None and not situation.leaseless and (trouble := _lease(lease, view)):
         return trouble
     whose = view.may_propose or (None if lease is None else lease.holder)
@@ -153,6 +153,15 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
             return NO_PROPOSAL, "this node had no block in time; the next attempt follows"
         return BUILDING, "this node builds the next block"
     return NO_PROPOSAL, f"waits for the proposal of {whose or 'the writer'}"
+
+
+def _turns(lease: LeaseSight | None) -> tuple[str, str]:
+    in_turn = "; the validators propose in turn"
+    if lease is not None and not lease.answers:
+        return LEASE_UNREACHABLE, "the store of the writer lease does not answer this node" + in_turn
+    if lease is not None and lease.holder is None:
+        return NO_WRITER, "nobody holds the writer lease" + in_turn
+    return NO_PROPOSAL, "nothing came of the attempts of the lease's holder" + in_turn
 
 
 def _lease(lease: LeaseSight, view: HeightView) -> tuple[str, str] | None:

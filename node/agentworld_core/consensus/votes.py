@@ -199,6 +199,16 @@ class VoteBook:
         latest = [max(self._rounds[name]).term for name in sorted(self._rounds) if self._rounds[name]]
         return [found for found in latest if found > term]
 
+    def term_of_others(self) -> int:
+        """Returns the highest term that an honest one of the others must have reached, 0 where votes do not tell."""
+        others = [(max(rounds).term, name) for name, rounds in self._rounds.items() if rounds and name != self._own_id]
+        weight = 0
+        for term, name in sorted(others, reverse=True):
+            weight += self._weights[name]
+            if weight >= self.honest:
+                return term
+        return 0
+
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
         if self._latest is None:

@@ -57,9 +57,9 @@ class HeightVoting:
         own = settings.validator_id
         self.own_id = own if own is not None and find_member(started.directory, own) is not None else None
         self.book = VoteBook(started.directory, own_id=self.own_id)
-        self.following = Following(self.book)
         self.proposals = Proposals()
         self.round = max(self.first, Round(proposers.term, 0))
+        self.following = Following(self.book, self.round.term)
         self.step = Step.PROPOSE
         self.locked: LockedValue | None = None
         self.valid: LockedValue | None = None

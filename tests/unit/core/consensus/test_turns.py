@@ -184,7 +184,22 @@ def test_a_term_that_is_far_away_is_come_near_in_steps() -> None:
     bench.fire("stall")
     assert here(bench.engine) == R(1 + TERM_STEP, 0)
     bench.fire("stall")
+    assert here(bench.engine) == R(1 + TERM_STEP, 0), "nobody else has come along"
+    bench.hear(vote("c", R(1 + TERM_STEP, 0), PREVOTE, None))
+    bench.fire("stall")
     assert here(bench.engine) == R(1 + 2 * TERM_STEP, 0)
+
+
+def test_a_holder_that_has_gone_where_another_is_gives_the_lease_up_instead_of_taking_it_anew() -> None:
+    """It may be cut off from all but a liar, and each new term would end the attempts of the others."""
+    bench = Bench(holder="a")
+    bench.hear(vote("d", R(700, 0), PREVOTE, None))
+    assert not bench.engine.should_yield
+    bench.fire("stall")
+    assert here(bench.engine) == R(700, 0)
+    assert bench.engine.should_yield
+    bench.give(LeaseObserved(701, "a"))
+    assert not bench.engine.should_yield
 
 
 def test_of_those_who_are_ahead_each_is_followed_in_turn() -> None:
@@ -192,7 +207,7 @@ def test_of_those_who_are_ahead_each_is_followed_in_turn() -> None:
     book = VoteBook(first_directory(dict.fromkeys("abcdefg", 1)), own_id="a")
     for name, term in (("c", 900), ("d", 7), ("e", 1)):
         book.add(vote(name, R(term, 0), PREVOTE, None), current=R(1, 0))
-    following = Following(book)
+    following = Following(book, 1)
     assert sorted(following.next_term(1) for _ in range(2)) == [7, 900]  # type: ignore[type-var]
 
 

@@ -113,11 +113,18 @@ def test_when_the_writer_has_had_its_attempts_it_says_that_others_propose() -> N
     for attempt in range(HOLDER_ATTEMPTS + 2):
         bench.hear(*(vote(name, R(1, attempt), phase, None) for phase in (PREVOTE, PRECOMMIT) for name in "bcd"))
         bench.fire("precommit")
-    for lease in (LeaseSight(holder="b", term=1, expires_in_ms=9000), LeaseSight(holder=None, term=1)):
-        assert told(bench, lease=lease) == (
-            words.NO_PROPOSAL,
-            "nothing came of the attempts of the lease's holder; the validators propose in turn",
-        )
+    held = LeaseSight(holder="b", term=1, expires_in_ms=9000)
+    free = dataclasses.replace(held, holder=None, expires_in_ms=None)
+    for lease, state, cause in (
+        (held, words.NO_PROPOSAL, "nothing came of the attempts of the lease's holder"),
+        (free, words.NO_WRITER, "nobody holds the writer lease"),
+        (
+            dataclasses.replace(free, answers=False),
+            words.LEASE_UNREACHABLE,
+            "the store of the writer lease does not answer this node",
+        ),
+    ):
+        assert told(bench, lease=lease) == (state, f"{cause}; the validators propose in turn")
 
 
 @pytest.mark.box("S5.3", "unknown-holder")
