@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 FOREIGN_TERM = 10_000
 FLOOD = 40
+WHISPERED_TERM = 2**40
 
 
 class Twin(SimNode):
@@ -144,6 +145,12 @@ class Liar:
         return Round(chain.term, self.rng.randrange(3))
 
     # The lies
+
+    def _whispers(self) -> None:
+        chain, victim = self._chain(), self.world.honest[0]
+        directory = chain.keyring.at(chain.height + 1)
+        vote = self._vote(directory, chain.height + 1, Round(WHISPERED_TERM, 0), None)
+        self.world.net.send(self.end, victim.end, ("vote", encode(vote)))
 
     def _withheld_votes(self) -> None:
         """The twins see to it."""

@@ -22,7 +22,7 @@ from agentworld_core.consensus.events import (
     ProposalDurable,
     VoteDurable,
 )
-from agentworld_core.consensus.following import Following
+from agentworld_core.consensus.following import TERM_STEP, Following
 from agentworld_core.consensus.proposers import Proposers
 from agentworld_core.consensus.verify import verify_vote
 from agentworld_core.errors import StateMismatch
@@ -61,6 +61,7 @@ from tests.simulation.storms import (
     four_and_a_liar,
     four_and_a_rare_twin,
     four_and_a_revoked_twin,
+    four_and_a_whisperer,
     four_and_a_writer_that_is_silent,
     four_in_a_disaster,
     four_in_a_noise,
@@ -242,6 +243,17 @@ def never_rotate(patch: pytest.MonkeyPatch) -> None:
 
 def follow_nobody(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Following, "next_term", lambda *_: None)
+
+
+def follow_without_end(patch: pytest.MonkeyPatch) -> None:
+    """Goes on to where the liar is from wherever it has got to."""
+
+    def farther(self: Following, term: int) -> int | None:
+        beyond = self._book.terms_beyond(term)
+        self._times += 1
+        return min(beyond[self._times % len(beyond)], term + TERM_STEP) if beyond else None
+
+    patch.setattr(Following, "next_term", farther)
 
 
 def never_repeat(patch: pytest.MonkeyPatch) -> None:
@@ -523,6 +535,7 @@ BUGS = (
     Bug("lets lower terms pass", ("I1",), patch=no_fencing, where=four_in_a_disaster),
     Bug("leaves all attempts to the holder", ("LIVE",), patch=never_rotate, where=four_and_a_writer_that_is_silent),
     Bug("follows nobody", ("LIVE",), patch=follow_nobody, where=four_and_a_lease_that_is_lost),
+    Bug("follows without end", ("LIVE",), patch=follow_without_end, where=four_and_a_whisperer),
     Bug("never says anything again", ("LIVE",), patch=never_repeat, where=four_in_a_storm),
     Bug("takes votes of other heights", ("I3", "I4"), TakesVotesOfOtherHeights, where=four_in_a_storm),
     Bug("verifies no signatures", ("I3",), patch=verify_nothing, where=four_and_a_liar("forged-names")),

@@ -41,10 +41,17 @@ LIES = {
     "conflicting-proposals": "proposes other blocks to other nodes in one round",
     "invalid-blocks": "proposes blocks with a wrong parent, root, term, directory or action",
     "false-certificates": "offers blocks with certificates that lack a vote, repeat one, or are of another block",
+    "whispers": "votes in a term far away, and lets one validator alone hear it",
     "withheld-votes": "votes for no block",
     "keeps-the-lease": "never gives the lease up, and proposes nothing while it holds it",
 }
 """What a malicious validator does besides running twice with one key, which all of them do."""
+
+
+RECOVERY_MS = 60_000
+"""After healing an action must be committed by all within so much."""
+AMONG_LIARS_MS = 120_000
+"""The same where malicious validators go on lying: they cost attempts, each of ten seconds once timeouts have grown."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Scenario:
     drift: float = 0.02
     every_ms: tuple[int, int] = (100, 2500)
     chaos_ms: int = 12_000
+    recovery_ms: int = RECOVERY_MS
     leaseless: bool = False
     block_interval_ms: int = 0
     pauses_between_actions: tuple[int, ...] = (50, 400, 3000)
@@ -140,9 +148,11 @@ def draw(rng: random.Random) -> Scenario:
         faults.pop(
             "wall-clock", None
         )  # or those whose clock is wrong could become a quorum, and their time the world's
+    lies = _subset(rng, list(LIES), 0.5) if faulty and rng.random() < 0.6 else {}
     return plain.with_(
         faulty=faulty,
-        lies=_subset(rng, list(LIES), 0.5) if faulty and rng.random() < 0.6 else {},
+        lies=lies,
+        recovery_ms=AMONG_LIARS_MS if lies else RECOVERY_MS,
         faults=faults,
         weather=_draw_weather(rng) if rng.random() < 0.8 else CALM,
         torn_writes=rng.random() < 0.7,

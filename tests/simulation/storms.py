@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agentworld_core.membership.directory import BYZANTINE
-from tests.simulation.scenario import CALM, Scenario, Weather
+from tests.simulation.scenario import AMONG_LIARS_MS, CALM, RECOVERY_MS, Scenario, Weather
 from tests.simulation.world import Adjust
 
 
@@ -33,6 +33,7 @@ def four_in_a_storm(scenario: Scenario) -> Scenario:
         fault_model=BYZANTINE,
         faulty=(),
         lies={},
+        recovery_ms=RECOVERY_MS,
         weather=Weather(loss=0.2, slow=0.3, garble=0.02),
         faults={"crash": 1.0, "lease-away": 0.7, "lease-lost": 0.3, "split": 0.5},
         drift=0.02,
@@ -84,6 +85,14 @@ def four_and_a_writer_that_is_silent(scenario: Scenario) -> Scenario:
     """Four validators, one of which proposes nothing and keeps the lease once it has it."""
     lying = four_and_a_liar("keeps-the-lease")(scenario)
     return lying.with_(leaseless=False, faults={"lease-lost": 1.0, "crash": 1.0})
+
+
+def four_and_a_whisperer(scenario: Scenario) -> Scenario:
+    """Four validators, one of which votes for no block and leads another one astray while that one is cut off."""
+    lying = four_and_a_liar("whispers", "withheld-votes")(scenario)
+    return lying.with_(
+        leaseless=False, faults={"isolate": 1.0}, weather=CALM, every_ms=(2000, 6000), recovery_ms=AMONG_LIARS_MS
+    )
 
 
 def four_and_a_lease_that_is_lost(scenario: Scenario) -> Scenario:

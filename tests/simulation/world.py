@@ -25,7 +25,6 @@ from tests.simulation.scenario import CALM, Scenario, draw
 from tests.unit.core.membership.worlds import first_directory
 
 T = TypeVar("T")
-RECOVERY_MS = 60_000
 RETRIED_AT_ONCE = 4
 JOINERS = ("j1", "j2")
 Adjust = Callable[[Scenario], Scenario]
@@ -156,6 +155,7 @@ class World:
     def _require_progress(self) -> None:
         """After healing, an action handed in to one honest node must be committed by all of them in time."""
         healed = self.kernel.now
+        within = self.scenario.recovery_ms
         last = action("last", 0)
         self.clients.by_id[last.action_id] = last
 
@@ -172,8 +172,8 @@ class World:
             return all(keys == known[0] for keys in known) and self.oracles.accusations.all_named(self.honest)
 
         submit()
-        if not self.kernel.run(healed + RECOVERY_MS, done=done):
+        if not self.kernel.run(healed + within, done=done):
             state = [f"{node.end}:{node.chain.height} in {node.engine.round}" for node in self.honest]
             raise Violation("LIVE", f"no progress after healing: {', '.join(state)}")
-        self.kernel.run(healed + RECOVERY_MS, done=informed)
+        self.kernel.run(healed + within, done=informed)
         self.kernel.note("world", "recovered", f"after {self.kernel.now - healed} ms")

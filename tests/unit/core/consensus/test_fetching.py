@@ -102,6 +102,25 @@ class TestAsking:
         assert [fetching.part(part) for part in batch.ids] == list(batch.parts)
         assert fetching.part("a" * 64) is None
 
+    def test_who_did_not_answer_is_asked_after_all_others_also_for_later_batches(self) -> None:
+        """Each silence costs a deadline, and a liar may offer again and again what it does not give."""
+        fetching = Fetching()
+        (first, batch), (second, _) = offered(1), offered(2)
+        for peer_id in ("pa", "pb"):
+            fetching.offer(peer_id, first)
+        asks = fetching.asks(PEERS)
+        for ask in asks:
+            if ask.peer_id == "pa":
+                fetching.failed(ask)
+        give(fetching, batch, [ask for ask in asks if ask.peer_id == "pb"])
+        fetching.offer("pa", first)
+        assert {ask.peer_id for ask in fetching.asks(("pa", "pb"))} == {"pb"}
+        for peer_id in ("pa", "pb"):
+            fetching.offer(peer_id, second)
+        again = [ask.peer_id for ask in fetching.asks(("pa", "pb"))]
+        assert again.count("pb") >= UNDER_WAY_PER_PEER - len(batch.ids) // 2
+        assert again[0] == "pb"
+
     def test_several_who_offered_share_the_work(self) -> None:
         fetching = Fetching()
         offer, batch = offered()
