@@ -19,6 +19,8 @@ from agentworld_core.signing import add_signature
 from agentworld_core.topology.node_config import LeaseConfig
 from agentworld_node.cli import writer as writer_commands
 from agentworld_node.cli.app import FAILED, app
+from agentworld_node.roles import handover
+from agentworld_node.roles.handover import PREPARE_WRITER
 from tests.unit.node.material import VALIDATORS, Material, now_ms, registrations, signer
 from tests.unit.node.running import MemoryWorld, eventually, memory_world
 
@@ -103,7 +105,8 @@ async def test_any_node_takes_the_wish_and_the_world_goes_on_at_once(world: Memo
 
 
 @pytest.mark.box("S27.3", "not-auto-added")
-async def test_what_may_not_be_is_refused_with_a_reason(world: MemoryWorld) -> None:
+async def test_what_may_not_be_is_refused_with_a_reason(world: MemoryWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "CATCH_UP_SECONDS", 0.0)
     writer = world.writer() or ""
     target, away, slow = others(world)
     assert "not a validator" in await refusal(world, "g0", wish("g0", 1))
@@ -120,6 +123,24 @@ async def test_what_may_not_be_is_refused_with_a_reason(world: MemoryWorld) -> N
     ledger = world.nodes[writer].node.ledger
     ledger.chain = dataclasses.replace(ledger.chain, height=7)
     assert "7 blocks behind" in await refusal(world, writer, wish(slow, 1))
+
+
+async def test_a_target_that_is_a_few_blocks_behind_is_waited_for(world: MemoryWorld) -> None:
+    writer, slow = world.writer() or "", others(world)[0]
+    ledger = world.nodes[writer].node.ledger
+    at_first, heights = ledger.chain, []
+    role = world.nodes[slow].node.handover
+
+    async def catches_up(peer_id: str, payload: bytes) -> bytes:
+        heights.append(ledger.chain.height)
+        if len(heights) == 3:
+            ledger.chain = at_first
+        return await role._serve_prepare(peer_id, payload)
+
+    world.nodes[slow].network.serve(PREPARE_WRITER, catches_up)
+    ledger.chain = dataclasses.replace(at_first, height=at_first.height + 7)
+    assert await ask(world, writer, wish(slow, 1)) == {"holder_id": slow, "term": 2}
+    assert len(heights) == 3
 
 
 async def test_a_clean_stop_tells_the_others_that_the_lease_is_free(world: MemoryWorld) -> None:
