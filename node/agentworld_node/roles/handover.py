@@ -42,7 +42,7 @@ WHOLE_SECONDS = 15.0
 BLOCKS_BEHIND = 2
 """As many blocks the target may be behind: it has them before it proposes."""
 CATCH_UP_SECONDS = 2.0
-"""For so long it is asked again: where blocks come quickly, everybody is a few behind at times."""
+"""For so long it is asked again: where blocks come quickly, everybody is behind for a moment at times."""
 ASK_AGAIN_SECONDS = 0.1
 
 
@@ -148,13 +148,13 @@ class HandOver:
 
     async def _check_ready(self, target: str, peer_id: str, wish: WriterTransfer) -> None:
         until = time.monotonic() + CATCH_UP_SECONDS
-        while (behind := await self._blocks_behind(target, peer_id, wish)) > BLOCKS_BEHIND:
+        while (unready := await self._unready(target, peer_id, wish)) is not None:
             if time.monotonic() >= until:
-                raise NotAvailable(f"is {behind} blocks behind", field="target_id", value=target, remedy="wait for it")
+                raise unready
             await asyncio.sleep(ASK_AGAIN_SECONDS)
 
-    async def _blocks_behind(self, target: str, peer_id: str, wish: WriterTransfer) -> int:
-        """Returns how many blocks of this node the target has not got; raises NotAvailable where it cannot write."""
+    async def _unready(self, target: str, peer_id: str, wish: WriterTransfer) -> NotAvailable | None:
+        """Returns why the target cannot write now, None when it can; raises NotAvailable when it does not answer."""
         try:
             answer = await self._network.request(peer_id, PREPARE_WRITER, encode(wish), timeout=ASK_SECONDS)
         except AgentWorldError as error:
@@ -166,8 +166,11 @@ class HandOver:
             ) from error
         ready = decode(Readiness, answer, limit=MESSAGE_LIMIT)
         if ready.reason is not None:
-            raise NotAvailable(f"cannot write now: {ready.reason}", field="target_id", value=target)
-        return self._ledger.height - ready.height
+            return NotAvailable(f"cannot write now: {ready.reason}", field="target_id", value=target)
+        behind = self._ledger.height - ready.height
+        if behind > BLOCKS_BEHIND:
+            return NotAvailable(f"is {behind} blocks behind", field="target_id", value=target, remedy="wait for it")
+        return None
 
     async def _finish_block(self) -> None:
         """Lets the block that this node has proposed be decided; nothing is lost when that takes too long."""
