@@ -10,6 +10,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
 from tests.integration.blackbox.history import Block, History, Read, Trouble
 
 CHECKS = {
@@ -21,7 +22,7 @@ CHECKS = {
     "BACK": "a node showed a head that is lower, or of a lower term, than one it had shown before",
     "GAP": "a follower was handed blocks that do not follow each other",
     "LINK": "a block does not follow its parent",
-    "STALE": "a block has a lower term than its parent, or one term has two proposers",
+    "STALE": "a block has a lower term than its parent, or a term two holders, or one that writes after the turns began",
     "UNEQUAL": "nodes have different ledgers in the end",
     "REPLAY": "replay from outside gives another head",
     "STUCK": "no action was acknowledged in time after all was healed",
@@ -139,17 +140,19 @@ def _gaps(follows: Mapping[str, Sequence[Read]]) -> Iterator[Violation]:
 
 
 def _chain(ledger: Sequence[Block]) -> Iterator[Violation]:
-    proposers: dict[int, str] = {}
+    holders: dict[int, str] = {}
     for height, block in enumerate(ledger, 1):
         if block.height != height:
             yield Violation("LINK", f"height {block.height} stands in the place of {height}")
-        if proposers.setdefault(block.term, block.proposer) != block.proposer:
-            yield Violation("STALE", f"height {height}: {block.proposer} in the term of {proposers[block.term]}")
+        if block.attempt < HOLDER_ATTEMPTS and holders.setdefault(block.term, block.proposer) != block.proposer:
+            yield Violation("STALE", f"height {height}: {block.proposer} in the term of {holders[block.term]}")
     for parent, block in itertools.pairwise(ledger):
         if block.parent_hash != parent.block_hash:
             yield Violation("LINK", f"height {block.height} names another parent")
         if block.term < parent.term:
             yield Violation("STALE", f"height {block.height}: term {block.term} after {parent.term}")
+        if block.term == parent.term and block.attempt < HOLDER_ATTEMPTS <= parent.attempt:
+            yield Violation("STALE", f"height {block.height}: {block.proposer} after others had proposed in its term")
 
 
 def _equal(ledgers: Mapping[str, Sequence[Block]]) -> Iterator[Violation]:

@@ -41,6 +41,7 @@ class Block:
     parent_hash: str
     state_root: str
     term: int
+    attempt: int
     proposer: str
     actions: tuple[str, ...]
 

@@ -23,6 +23,7 @@ def block(height: int, **changes: object) -> Block:
         parent_hash=f"hash-{height - 1}",
         state_root=f"root-{height}",
         term=1 + height // 5,
+        attempt=0,
         proposer=NODES[height // 5 % 4],
         actions=(f"a{height}", f"b{height}"),
     )
@@ -140,6 +141,10 @@ def two_writers(history: History) -> None:
     everywhere(history, 12, proposer="v1")
 
 
+def after_the_turns(history: History) -> None:
+    everywhere(history, 11, proposer="v1", attempt=3)
+
+
 def behind(history: History) -> None:
     del history.ledgers["v3"][-1]
 
@@ -183,6 +188,7 @@ MISTAKES: list[tuple[Callable[[History], None], set[str]]] = [
     (hole, {"LINK", "LOST"}),
     (fenced_off, {"STALE"}),
     (two_writers, {"STALE"}),
+    (after_the_turns, {"STALE"}),
     (behind, {"UNEQUAL"}),
     (replayed_to_another_root, {"REPLAY"}),
     (not_replayed, {"REPLAY"}),
@@ -198,6 +204,13 @@ def checks_of(history: History) -> set[str]:
 
 def test_a_right_history_has_no_violation() -> None:
     assert judge(right(), patience=PATIENCE) == []
+
+
+def test_where_the_holder_decides_nothing_others_may_propose() -> None:
+    history = right()
+    for height, proposer in ((12, "v1"), (13, "v3"), (14, "v0")):
+        everywhere(history, height, proposer=proposer, attempt=3)
+    assert judge(history, patience=PATIENCE) == []
 
 
 @pytest.mark.parametrize(("plant", "checks"), MISTAKES, ids=[plant.__name__ for plant, _ in MISTAKES])

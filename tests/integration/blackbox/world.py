@@ -93,6 +93,7 @@ class MachineCluster(Cluster):
                             parent_hash=block.prev_block_hash,
                             state_root=block.state_root,
                             term=block.term,
+                            attempt=block.attempt,
                             proposer=block.proposer_id,
                             actions=tuple(action.action_id for action in bundle.batch.actions),
                         )
