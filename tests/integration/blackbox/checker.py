@@ -22,7 +22,7 @@ CHECKS = {
     "BACK": "a node showed a head that is lower, or of a lower term, than one it had shown before",
     "GAP": "a follower was handed blocks that do not follow each other",
     "LINK": "a block does not follow its parent",
-    "STALE": "a block has a lower term than its parent, or a term two holders, or one that writes after the turns began",
+    "STALE": "a block has a lower term than its parent, or a term two holders, or one who writes after turns began",
     "UNEQUAL": "nodes have different ledgers in the end",
     "REPLAY": "replay from outside gives another head",
     "STUCK": "no action was acknowledged in time after all was healed",
