@@ -1,8 +1,8 @@
 """What a world bears while actions flow: the world goes on, or stops safely and comes back by itself.
 
 A world of its own, with a short lease, on two Kubernetes nodes: three validators on the first, and ``edge`` alone on
-the second, which can be lost. E2E_API_SERVER_SECONDS (60 is what is promised) says how long the API server is away at least;
-it stays away until validators have made blocks in turn.
+the second, which can be lost. E2E_API_SERVER_SECONDS says how long the API server is away at least, 60 is what is
+promised; it stays away until validators have made blocks in turn.
 """
 
 from __future__ import annotations
