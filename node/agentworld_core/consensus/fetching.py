@@ -21,7 +21,7 @@ UNDER_WAY_PER_PEER = 8
 FETCHES_PER_PEER = 2
 """So many batches that a peer has offered are being fetched; a newer offer pushes out the oldest of the same peer."""
 KEPT_PER_PROPOSER = 2
-LIARS_KEPT = 1024
+PEERS_REMEMBERED = 1024
 
 Key: TypeAlias = tuple[str, int, tuple[str, ...]]
 
@@ -146,9 +146,7 @@ class Fetching:
     def failed(self, ask: Ask) -> None:
         """Takes in that a peer did not answer in time, or has not got the part."""
         fetch = self._ended(ask)
-        self._silent[ask.peer_id] = None
-        while len(self._silent) > LIARS_KEPT:
-            del self._silent[next(iter(self._silent))]
+        _remember(self._silent, ask.peer_id)
         if fetch is not None:
             fetch.refused[ask.peer_id] = None
 
@@ -191,9 +189,7 @@ class Fetching:
         return fetch
 
     def _distrust(self, peer_id: str) -> None:
-        self._liars[peer_id] = None
-        while len(self._liars) > LIARS_KEPT:
-            del self._liars[next(iter(self._liars))]
+        _remember(self._liars, peer_id)
         for key, fetch in list(self._fetches.items()):
             fetch.offers.pop(peer_id, None)
             if not fetch.offers:
@@ -214,3 +210,10 @@ class Fetching:
             data = whole(offer, encoded)
             first.setdefault(data, Arrived(peer_id, data))
         return list(first.values())
+
+
+def _remember(peers: dict[str, None], peer_id: str) -> None:
+    """Adds a peer; the oldest makes room for it."""
+    peers[peer_id] = None
+    while len(peers) > PEERS_REMEMBERED:
+        del peers[next(iter(peers))]

@@ -156,19 +156,23 @@ def _writer(situation: Situation, view: HeightView) -> tuple[str, str] | None:
 
 
 def _turns(lease: LeaseSight | None) -> tuple[str, str]:
-    in_turn = "; the validators propose in turn"
-    if lease is not None and not lease.answers:
-        return LEASE_UNREACHABLE, "the store of the writer lease does not answer this node" + in_turn
-    if lease is not None and lease.holder is None:
-        return NO_WRITER, "nobody holds the writer lease" + in_turn
-    return NO_PROPOSAL, "nothing came of the attempts of the lease's holder" + in_turn
+    state, cause = NO_PROPOSAL, "nothing came of the attempts of the lease's holder"
+    if lease is not None:
+        state, cause = _no_holder(lease) or (state, cause)
+    return state, f"{cause}; the validators propose in turn"
 
 
-def _lease(lease: LeaseSight, view: HeightView) -> tuple[str, str] | None:
+def _no_holder(lease: LeaseSight) -> tuple[str, str] | None:
     if not lease.answers:
         return LEASE_UNREACHABLE, "the store of the writer lease does not answer this node"
     if lease.holder is None:
         return NO_WRITER, "nobody holds the writer lease"
+    return None
+
+
+def _lease(lease: LeaseSight, view: HeightView) -> tuple[str, str] | None:
+    if trouble := _no_holder(lease):
+        return trouble
     if lease.holder not in [item.validator_id for item in view.ballots]:
         says = f"the writer lease names {lease.holder}, which is no validator; one takes it once it has expired"
         return UNKNOWN_WRITER, says

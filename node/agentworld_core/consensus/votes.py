@@ -201,13 +201,8 @@ class VoteBook:
 
     def term_of_others(self) -> int:
         """Returns the highest term that an honest one of the others must have reached, 0 where votes do not tell."""
-        others = [(max(rounds).term, name) for name, rounds in self._rounds.items() if rounds and name != self._own_id]
-        weight = 0
-        for term, name in sorted(others, reverse=True):
-            weight += self._weights[name]
-            if weight >= self.honest:
-                return term
-        return 0
+        reached = self._reached_by(self.honest, without=self._own_id)
+        return 0 if reached is None else reached.term
 
     def latest_honest_round(self) -> Round | None:
         """Returns the highest round that at least one honest validator must have reached, as far as votes tell."""
@@ -241,8 +236,9 @@ class VoteBook:
                 if len(rounds) > 1:
                     del rounds[round_]
 
-    def _reached_by(self, needed: int) -> Round | None:
-        latest = sorted(((max(rounds), name) for name, rounds in self._rounds.items() if rounds), reverse=True)
+    def _reached_by(self, needed: int, *, without: str | None = None) -> Round | None:
+        known = [(max(rounds), name) for name, rounds in self._rounds.items() if rounds and name != without]
+        latest = sorted(known, reverse=True)
         weight = 0
         for round_, name in latest:
             weight += self._weights[name]
