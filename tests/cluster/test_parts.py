@@ -9,11 +9,13 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
-from localcluster import cli, images, kind, slots
+from localcluster import cli, images, kind, pki, slots
 from localcluster import node as nodes
 from localcluster.commands import ClusterError, uninterrupted, wait_until
 from localcluster.node import Node, together
@@ -272,3 +274,18 @@ def test_a_device_that_goes_by_itself_is_removed_and_one_that_stays_is_told(
     else:
         with pytest.raises(ClusterError):
             nodes.remove_device("aw0n1")
+
+
+def test_nodes_made_side_by_side_get_certificates_with_numbers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    there, addresses = folders("test-a"), Addresses(1)
+    pki.create(there, addresses)
+    with ThreadPoolExecutor(MAX_NODES) as pool:
+        list(pool.map(lambda node: pki.create_node(there, addresses, node), range(1, MAX_NODES + 1)))
+    certificates = [x509.load_pem_x509_certificate(path.read_bytes()) for path in there.pki.glob("*.crt")]
+    assert len({certificate.serial_number for certificate in certificates}) == len(certificates) > MAX_NODES
+    authority = x509.load_pem_x509_certificate((there.pki / "ca.crt").read_bytes())
+    for certificate in certificates:
+        certificate.verify_directly_issued_by(authority)

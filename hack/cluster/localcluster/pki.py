@@ -2,6 +2,7 @@
 
 import base64
 import json
+import secrets
 from pathlib import Path
 
 from .commands import run
@@ -72,7 +73,9 @@ def _certificate(pki: Path, name: str, subject: str, alternatives: list[str]) ->
     lines = ["keyUsage=critical,digitalSignature", "extendedKeyUsage=serverAuth,clientAuth"]
     lines += ["subjectAltName=" + ",".join(alternatives)] if alternatives else []
     extensions.write_text("\n".join(lines) + "\n")
-    signer: list[str | Path] = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-CAcreateserial", "-days", _DAYS]
+    # a serial number of its own: the file in which openssl counts them is not safe when nodes are made side by side
+    serial = hex(secrets.randbits(128) | 1 << 127)
+    signer: list[str | Path] = ["-CA", pki / "ca.crt", "-CAkey", pki / "ca.key", "-set_serial", serial, "-days", _DAYS]
     run(["openssl", "x509", "-req", "-in", request, *signer, "-extfile", extensions, "-out", certificate])
     request.unlink()
     extensions.unlink()
