@@ -1,31 +1,34 @@
-"""B7: the lease in a file against etcd, the time to the first fenced write after a kill, and failovers by the thousand.
+"""B7: leases in a file and on Kubernetes against etcd, the time to the first fenced write after a kill, and failovers.
 
-etcd is one member with its data on the same disk, asked through its JSON gateway. Both sides do what makes the same
-promise: to take a lease, or to take it over, is durable; a renewal is on neither side. The write after a failover is
-one record of the log under the new term on our side, and a put after the compare-and-swap on etcd's.
+etcd has its data on the same disk and is asked through its JSON gateway. Both sides do what makes the same promise: to
+take a lease, or to take it over, is durable. A renewal of the file and of etcd is not; on Kubernetes it is another
+write of the object, through an API server over the very etcd that is the peer. The write after a failover is one record
+of the log under the new term on our side, and a put after the compare-and-swap on etcd's.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
+import itertools
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
-from agentworld_node.lease.file import FileLeaseStore
+from agentworld_node.lease.port import LeaseStore
 from agentworld_node.storage.wal import WriteAheadLog
+from tests.bench.apiserver import ApiServer
 from tests.bench.etcd_peer import Etcd, EtcdClient, EtcdMissing
 from tests.bench.failovers import simulate
 from tests.bench.harness import Case, LeftOut, Setting
-from tests.bench.lease_holder import KEY, TIMINGS, TTL_SECONDS, file_loop
+from tests.bench.lease_holder import KEY, TIMINGS, TTL_SECONDS, lease_loop, open_store
 
 SEED = 20_250_107
 HOLDER = "tests.bench.lease_holder"
@@ -35,12 +38,16 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     """Yields latencies, the time to the first fenced write, and simulated failovers."""
     yield _failovers(setting)
     try:
-        with tempfile.TemporaryDirectory(dir=setting.folder) as folder, Etcd(Path(folder)) as etcd:
-            yield from _latencies(setting, Path(folder), etcd.client())
-            yield _takeover(Path(folder), etcd)
+        for members in (1, 3):
+            with tempfile.TemporaryDirectory(dir=setting.folder) as name, ExitStack() as stack:
+                folder = Path(name)
+                etcd = stack.enter_context(Etcd(folder, members=members))
+                if members == 1:
+                    yield from _against(setting, etcd, "lease in a file", _Files(folder))
+                kubernetes = stack.enter_context(ApiServer(folder, etcd))
+                yield from _against(setting, etcd, "Lease of Kubernetes", _Objects(kubernetes))
     except EtcdMissing as missing:
-        yield LeftOut(id="B7", case="lease against etcd", reason=str(missing))
-    yield LeftOut(id="B7", case="a Lease of Kubernetes", reason="no API server is started for a benchmark")
+        yield LeftOut(id="B7", case="leases against etcd", reason=str(missing))
 
 
 def _failovers(setting: Setting) -> Case:
@@ -63,35 +70,76 @@ def _failovers(setting: Setting) -> Case:
     )
 
 
-def _latencies(setting: Setting, folder: Path, etcd: EtcdClient) -> Iterator[Case]:
-    rounds = setting.size(60, 3)
-    for name, ours, theirs in (
-        ("take a free lease", _File(folder, "acquire").acquire, _Remote(etcd, "acquire").acquire),
-        ("renew", _File(folder, "renew").renew, _Remote(etcd, "renew").renew),
-        ("take over by compare-and-swap", _File(folder, "swap").swap, _Remote(etcd, "swap").swap),
+class _Places(Protocol):
+    """Where leases of ours are kept: every name is one that nobody has ever held."""
+
+    def make(self, name: str) -> Sequence[str]:
+        """Makes room for a lease and returns the words that name it to ``lease_holder.open_store``."""
+        ...
+
+
+class _Files:
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def make(self, name: str) -> Sequence[str]:
+        return ["file", str(self._folder / f"{name}.json")]
+
+
+class _Objects:
+    def __init__(self, server: ApiServer):
+        self._server = server
+
+    def make(self, name: str) -> Sequence[str]:
+        self._server.make_lease(name)
+        return ["kubernetes", str(self._server.kubeconfig), name]
+
+
+def _against(setting: Setting, etcd: Etcd, ours: str, places: _Places) -> Iterator[Case]:
+    """Latencies and the time of a takeover; on Kubernetes with three members the lease is replicated, as etcd's is."""
+    members = len(etcd.ports)
+    peer, goal = ("etcd, one member", 0.6) if members == 1 else (f"etcd, {members} members", 1.0)
+    where = "" if members == 1 else f" over {members} members"
+    rounds, kills = setting.size(60, 3), setting.size(3, 1)
+    mine = [_Ours(open_store(places.make(name))) for name in ("acquire", "renew", "swap")]
+    remote = _Remote(etcd.client(), ours.replace(" ", "-"))
+    for name, step, other in (
+        ("take a free lease", mine[0].acquire, remote.acquire),
+        ("renew", mine[1].renew, remote.renew),
+        ("take over by compare-and-swap", mine[2].swap, remote.swap),
     ):
         yield Case(
             id="B7",
-            case=f"lease in a file, p50: {name}",
-            peer="etcd, one member",
-            ours=lambda step=ours: _p50(step, rounds),  # type: ignore[misc]
-            theirs=lambda step=theirs: _p50(step, rounds),  # type: ignore[misc]
-            goal=0.6,
+            case=f"{ours}{where}, p50: {name}",
+            peer=peer,
+            ours=lambda step=step: _p50(step, rounds),  # type: ignore[misc]
+            theirs=lambda step=other: _p50(step, rounds),  # type: ignore[misc]
+            goal=goal,
             kind="cost",
         )
+    numbers = itertools.count()
+    yield Case(
+        id="B7",
+        case=f"{ours}{where}: kill of the holder to the first fenced write, {TTL_SECONDS} s leases",
+        peer=f"{peer}, equal timers",
+        ours=lambda: _p50(lambda: _killed(setting.folder, places.make(f"killed-{next(numbers)}")), kills),
+        theirs=lambda: _p50(lambda: _killed_etcd(etcd), kills),
+        goal=1.0,
+        kind="cost",
+    )
 
 
 def _p50(step: Callable[[], float], rounds: int) -> float:
     return statistics.median(step() for _ in range(rounds))
 
 
-class _File:
-    """The lease in a file, driven as a node drives it: read, then write what it expects."""
+class _Ours:
+    """A lease of ours, driven as a node drives it: each write says which record it expects."""
 
-    def __init__(self, folder: Path, name: str):
-        self._store = FileLeaseStore(folder / f"{name}.json")
+    def __init__(self, store: LeaseStore):
+        self._store = store
         self._loop = asyncio.new_event_loop()
-        self._record: LeaseRecord | None = None
+        self._record = self._loop.run_until_complete(store.read())
 
     def acquire(self) -> float:
         took = self._timed("one", self._term() + 1)
@@ -99,7 +147,7 @@ class _File:
         return took
 
     def renew(self) -> float:
-        if self._record is None:
+        if self._term() == 0:
             self._timed("one", 1)
         return self._timed("one", self._term())
 
@@ -154,19 +202,6 @@ class _Remote:
         return took
 
 
-def _takeover(folder: Path, etcd: Etcd) -> Case:
-    """The holder, a process, is killed; both sides have a contender that waits for the lease to expire."""
-    return Case(
-        id="B7",
-        case=f"kill of the holder to the first fenced write, {TTL_SECONDS} s leases",
-        peer="etcd at equal timers",
-        ours=lambda: _killed_file(Path(tempfile.mkdtemp(dir=folder))),
-        theirs=lambda: _killed_etcd(etcd),
-        goal=1.0,
-        kind="cost",
-    )
-
-
 @contextmanager
 def _holder(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that holds the lease by the time this yields; killed at the latest at the end."""
@@ -184,17 +219,23 @@ def _holder(*words: str) -> Iterator[subprocess.Popen[bytes]]:
             process.stdout.close()
 
 
-def _killed_file(folder: Path) -> float:
-    path = folder / "lease.json"
+def _killed(folder: Path, where: Sequence[str]) -> float:
+    """The holder, a process, is killed; a contender waits for the lease to expire, as on the other side."""
 
     async def contend(process: subprocess.Popen[bytes], wal: WriteAheadLog) -> float:
-        loop = file_loop(path, "contender")
+        loop = lease_loop(open_store(where), "contender")
+        held, seen = asyncio.Event(), asyncio.Event()
+
+        def look(_term: int, holder: str | None) -> None:
+            seen.set()
+            if holder == "contender":
+                held.set()
+
+        loop.on_view = look
         running = asyncio.create_task(loop.run())
-        await asyncio.sleep(TIMINGS.retry_ms / 1000)  # it has seen the record by then
+        await seen.wait()
         process.send_signal(signal.SIGKILL)
         killed = time.perf_counter()
-        held = asyncio.Event()
-        loop.on_view = lambda _term, holder: held.set() if holder == "contender" else None
         await held.wait()
         assert loop.is_held
         wal.append(1, str(loop.view[0]).encode())
@@ -204,18 +245,17 @@ def _killed_file(folder: Path) -> float:
         await asyncio.gather(running, return_exceptions=True)
         return took
 
-    with _holder("file", str(path)) as process:
-        wal = WriteAheadLog.open(folder / "wal")
+    with _holder(*where) as process, tempfile.TemporaryDirectory(dir=folder) as log:
+        wal = WriteAheadLog.open(Path(log) / "wal")
         try:
             return asyncio.run(contend(process, wal))
         finally:
             wal.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _killed_etcd(etcd: Etcd) -> float:
     client = etcd.client()
-    with _holder("etcd", str(etcd.port)) as process:
+    with _holder("etcd", str(etcd.ports[0])) as process:
         mine = client.grant(3_600)
         process.send_signal(signal.SIGKILL)
         killed = time.perf_counter()

@@ -1,4 +1,4 @@
-"""etcd as a peer: one member on loopback, spoken to through its JSON gateway over one connection that stays open."""
+"""etcd as a peer: one member or three on loopback, spoken to through its JSON gateway on connections kept open."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.bench.processes import end_all, free_ports, wait_for
 
 
 class EtcdMissing(Exception):
-    """There is no etcd here, and why."""
+    """There is no etcd here, or no API server over it, and why."""
 
 
 class EtcdClient:
@@ -77,48 +77,61 @@ class EtcdClient:
 
 
 class Etcd:
-    """A member of its own with its data on the disk that is measured; ended on exit."""
+    """One member or three, each with its data on the disk that is measured; ended on exit."""
 
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._binary = _find()
+    def __init__(self, folder: Path, *, members: int = 1):
+        self._folder = folder / f"etcd-{members}"
+        self._names = [f"member-{number}" for number in range(members)]
+        binary = find_binary("etcd")
+        if binary is None:
+            raise EtcdMissing("etcd is not installed, and `make cluster-build` has not built it")
+        self._binary = binary
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
-        self.port, peer = free_ports(2)
-        client, own = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{peer}"
-        with (self._folder / "etcd.log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [self._binary, "--name=one", f"--data-dir={self._folder / 'etcd'}", "--log-level=error",
-                 f"--listen-client-urls={client}", f"--advertise-client-urls={client}", f"--listen-peer-urls={own}",
-                 f"--initial-advertise-peer-urls={own}", f"--initial-cluster=one={own}"],
-                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
-            )  # fmt: skip
+        self._folder.mkdir()
+        count = len(self._names)
+        free = free_ports(2 * count)
+        self.ports, peers = free[:count], free[count:]
+        own = [f"http://127.0.0.1:{port}" for port in peers]
+        everyone = ",".join(f"{name}={url}" for name, url in zip(self._names, own, strict=True))
         try:
-            wait_for(EtcdClient(self.port).is_healthy, "etcd takes requests")
+            for name, port, url in zip(self._names, self.ports, own, strict=True):
+                self._processes.append(self._start(name, f"http://127.0.0.1:{port}", url, everyone))
+            for port in self.ports:
+                wait_for(EtcdClient(port).is_healthy, "etcd takes requests")
         except BaseException:
-            end_all([self._process])
+            end_all(self._processes)
             raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        end_all([self._process])
+        end_all(self._processes)
+
+    def _start(self, name: str, client: str, peer: str, everyone: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            return subprocess.Popen(
+                [self._binary, f"--name={name}", f"--data-dir={self._folder / name}", "--log-level=error",
+                 f"--listen-client-urls={client}", f"--advertise-client-urls={client}",
+                 f"--listen-peer-urls={peer}", f"--initial-advertise-peer-urls={peer}",
+                 f"--initial-cluster={everyone}"],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
 
     def client(self) -> EtcdClient:
-        """Returns a connection of its own."""
-        return EtcdClient(self.port)
+        """Returns a connection of its own to the first member."""
+        return EtcdClient(self.ports[0])
 
 
 def _coded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def _find() -> str:
-    """Returns the path of etcd: installed, or built for the local cluster."""
-    installed = shutil.which("etcd")
+def find_binary(name: str) -> str | None:
+    """Returns the path of a program: installed, or built for the local cluster."""
+    installed = shutil.which(name)
     if installed:
         return installed
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agent-world/cluster"
-    built = sorted(cache.glob("*/bin/etcd"), key=lambda path: path.stat().st_mtime)
-    if not built:
-        raise EtcdMissing("etcd is not installed, and `make cluster-build` has not built it")
-    return str(built[-1])
+    built = sorted(cache.glob(f"*/bin/{name}"), key=lambda path: path.stat().st_mtime)
+    return str(built[-1]) if built else None
