@@ -37,6 +37,7 @@ from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.offload import SMALL_BYTES, offload
 from agentworld_node.pool_file import Kept
 from agentworld_node.roles.gossip_queue import GossipQueue
 from agentworld_node.roles.newcomers import Newcomers
@@ -214,7 +215,7 @@ class GatewayRole:
     # Judging
 
     async def _judge(self, actions: Sequence[ActionEnvelope]) -> Judged:
-        """Returns each action with why it is refused, or None; nothing of it is done on the event loop."""
+        """Returns each action with why it is refused, or None."""
         if not actions:
             return []
         actors = self._new.actors()
@@ -258,7 +259,8 @@ class GatewayRole:
             await self._take_gossip(await self._gossip.take())
 
     async def _take_gossip(self, messages: Sequence[tuple[str, bytes]]) -> None:
-        decoded = await asyncio.to_thread(_decode_each, [payload for _, payload in messages])
+        payloads = [payload for _, payload in messages]
+        decoded = await offload(sum(map(len, payloads)) <= SMALL_BYTES, _decode_each, payloads)
         height = self._ledger.height
         fresh: list[ActionEnvelope] = []
         origins: list[tuple[int, str]] = []

@@ -1,4 +1,4 @@
-"""Judges actions off the event loop: signatures in a number of threads at once, then what the state says of them.
+"""Judges actions, many off the event loop: signatures in a number of threads at once, then what the state says of them.
 
 The check of a signature lets other threads run, so that the threads do get as many cores as there are.
 """
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.world.actions import Actors, check_envelope, check_prospects, envelope_id
+from agentworld_node.offload import SMALL_BYTES
 
 Judged = list[tuple[ActionEnvelope, AgentWorldError | None]]
 
@@ -23,6 +24,8 @@ MOST_WORKERS = 8
 """So many threads unless a node is told otherwise; a pod sees all cores of its machine, whatever it may use."""
 _PIECE = 8
 """Fewer actions are not worth another thread."""
+_FEW = 4
+"""So many small ones, some 0.1 ms each, are judged at once: the way to a thread and back would cost more."""
 
 
 def worker_count(setting: int) -> int:
@@ -59,6 +62,8 @@ class Verifier:
         loop = asyncio.get_running_loop()
         pieces = self._pieces(actions)
         try:
+            if len(actions) <= _FEW and sum(len(action.payload_cbor) for action in actions) <= SMALL_BYTES:
+                return self._judge_all(actions, actors, registering)
             if len(pieces) == 1:
                 return await loop.run_in_executor(self._threads, self._judge_all, actions, actors, registering)
             checks = [loop.run_in_executor(self._threads, self._check_signatures, piece) for piece in pieces]
