@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import random
 import signal
 import statistics
 import subprocess
@@ -24,7 +25,7 @@ from typing import Protocol
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 from agentworld_node.lease.port import LeaseStore
 from agentworld_node.storage.wal import WriteAheadLog
-from tests.bench.apiserver import ApiServer
+from tests.bench.apiserver import LeaseServer
 from tests.bench.etcd_peer import Etcd, EtcdClient, EtcdMissing
 from tests.bench.failovers import simulate
 from tests.bench.harness import Case, LeftOut, Setting
@@ -32,6 +33,7 @@ from tests.bench.lease_holder import KEY, TIMINGS, TTL_SECONDS, lease_loop, open
 
 SEED = 20_250_107
 HOLDER = "tests.bench.lease_holder"
+_chance = random.Random(SEED)
 
 
 def cases(setting: Setting) -> Iterator[Case | LeftOut]:
@@ -44,7 +46,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
                 etcd = stack.enter_context(Etcd(folder, members=members))
                 if members == 1:
                     yield from _against(setting, etcd, "lease in a file", _Files(folder))
-                kubernetes = stack.enter_context(ApiServer(folder, etcd))
+                kubernetes = stack.enter_context(LeaseServer(folder, etcd))
                 yield from _against(setting, etcd, "Lease of Kubernetes", _Objects(kubernetes))
     except EtcdMissing as missing:
         yield LeftOut(id="B7", case="leases against etcd", reason=str(missing))
@@ -87,7 +89,7 @@ class _Files:
 
 
 class _Objects:
-    def __init__(self, server: ApiServer):
+    def __init__(self, server: LeaseServer):
         self._server = server
 
     def make(self, name: str) -> Sequence[str]:
@@ -209,8 +211,6 @@ def _holder(*words: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
-        # So that the kill comes anywhere between two renewals, and not always right after one.
-        time.sleep(TIMINGS.retry_ms / 1000 * (1 + time.time() % 1))
         yield process
     finally:
         process.kill()
@@ -219,21 +219,20 @@ def _holder(*words: str) -> Iterator[subprocess.Popen[bytes]]:
             process.stdout.close()
 
 
+def _until_the_kill() -> float:
+    """Seconds after which it comes anywhere between two renewals, of which the contender has seen one at least."""
+    return TIMINGS.retry_ms / 1000 * (2 + _chance.random())
+
+
 def _killed(folder: Path, where: Sequence[str]) -> float:
     """The holder, a process, is killed; a contender waits for the lease to expire, as on the other side."""
 
     async def contend(process: subprocess.Popen[bytes], wal: WriteAheadLog) -> float:
         loop = lease_loop(open_store(where), "contender")
-        held, seen = asyncio.Event(), asyncio.Event()
-
-        def look(_term: int, holder: str | None) -> None:
-            seen.set()
-            if holder == "contender":
-                held.set()
-
-        loop.on_view = look
+        held = asyncio.Event()
+        loop.on_view = lambda _term, holder: held.set() if holder == "contender" else None
         running = asyncio.create_task(loop.run())
-        await seen.wait()
+        await asyncio.sleep(_until_the_kill())
         process.send_signal(signal.SIGKILL)
         killed = time.perf_counter()
         await held.wait()
@@ -257,6 +256,7 @@ def _killed_etcd(etcd: Etcd) -> float:
     client = etcd.client()
     with _holder("etcd", str(etcd.ports[0])) as process:
         mine = client.grant(3_600)
+        time.sleep(_until_the_kill())
         process.send_signal(signal.SIGKILL)
         killed = time.perf_counter()
         while not client.create(KEY, "contender", mine):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import http.client
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Self
 
 from tests.bench.processes import end_all, free_ports, wait_for
+from tests.chart.api_server import programs
 
 
 class EtcdMissing(Exception):
@@ -82,10 +82,7 @@ class Etcd:
     def __init__(self, folder: Path, *, members: int = 1):
         self._folder = folder / f"etcd-{members}"
         self._names = [f"member-{number}" for number in range(members)]
-        binary = find_binary("etcd")
-        if binary is None:
-            raise EtcdMissing("etcd is not installed, and `make cluster-build` has not built it")
-        self._binary = binary
+        self._binary = _find()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -127,11 +124,9 @@ def _coded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def find_binary(name: str) -> str | None:
-    """Returns the path of a program: installed, or built for the local cluster."""
-    installed = shutil.which(name)
-    if installed:
-        return installed
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agent-world/cluster"
-    built = sorted(cache.glob(f"*/bin/{name}"), key=lambda path: path.stat().st_mtime)
-    return str(built[-1]) if built else None
+def _find() -> str:
+    """Returns the path of etcd: installed, or built for the local cluster."""
+    installed, built = shutil.which("etcd"), programs()
+    if installed is None and built is None:
+        raise EtcdMissing("etcd is not installed, and `make cluster-build` has not built it")
+    return installed or f"{built}/etcd"

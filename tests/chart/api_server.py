@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,21 @@ def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 @contextlib.contextmanager
 def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
     """Runs an API server as long as the block; raises with the end of its log when it does not come up."""
-    etcd, peer, port = free_port(), free_port(), free_port()
-    token = secrets.token_hex(16)
+    etcd_url, peer_url = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
+    storage = [
+        f"{bin_folder}/etcd", "--name=e", f"--data-dir={home / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
+        f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
+        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
+        f"--initial-cluster=e={peer_url}",
+    ]  # fmt: skip
+    with _running(storage, home / "etcd.log"), api_server_over([etcd_url], bin_folder, home) as api:
+        yield api
+
+
+@contextlib.contextmanager
+def api_server_over(etcd_urls: Sequence[str], bin_folder: Path, home: Path) -> Iterator[ApiServer]:
+    """Runs an API server that keeps its objects in an etcd that is there; raises as ``api_server`` does."""
+    port, token = free_port(), secrets.token_hex(16)
     (home / "tokens.csv").write_text(f"{token},admin,1,system:masters\n")
     key = home / "service-accounts.key"
     key.write_bytes(
@@ -118,15 +131,8 @@ def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
             Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
         )
     )
-    peer_url, etcd_url = f"http://127.0.0.1:{peer}", f"http://127.0.0.1:{etcd}"
-    storage = [
-        f"{bin_folder}/etcd", "--name=e", f"--data-dir={home / 'etcd'}", "--unsafe-no-fsync", "--log-level=error",
-        f"--listen-client-urls={etcd_url}", f"--advertise-client-urls={etcd_url}",
-        f"--listen-peer-urls={peer_url}", f"--initial-advertise-peer-urls={peer_url}",
-        f"--initial-cluster=e={peer_url}",
-    ]  # fmt: skip
     server = [
-        f"{bin_folder}/kube-apiserver", f"--etcd-servers={etcd_url}", "--bind-address=127.0.0.1",
+        f"{bin_folder}/kube-apiserver", f"--etcd-servers={','.join(etcd_urls)}", "--bind-address=127.0.0.1",
         f"--secure-port={port}", "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
         f"--cert-dir={home / 'certificates'}", f"--token-auth-file={home / 'tokens.csv'}", "--authorization-mode=RBAC",
         "--service-account-issuer=https://tests", f"--service-account-key-file={key}",
@@ -134,7 +140,7 @@ def api_server(bin_folder: Path, home: Path) -> Iterator[ApiServer]:
         "--disable-admission-plugins=ServiceAccount",
     ]  # fmt: skip
     log = home / "kube-apiserver.log"
-    with _running(storage, home / "etcd.log"), _running(server, log) as process:
+    with _running(server, log) as process:
         api = ApiServer(f"https://127.0.0.1:{port}", token)
         _wait_until_ready(api, process, log)
         yield api

@@ -25,7 +25,7 @@ PATHS = {
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "CustomResourceDefinition": "/apis/apiextensions.k8s.io/v1/customresourcedefinitions",
 }
-LEASES = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "update", "patch"]}
+LEASES = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "watch", "update", "patch"]}
 
 
 def place(manifest: dict[str, Any]) -> str:

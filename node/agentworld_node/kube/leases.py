@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
+import functools
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,8 +24,14 @@ from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
 REQUEST_SECONDS = 4.0
+WATCH_SECONDS = 30.0
+"""How long a watch may be silent before it is begun anew, should the other end be gone without a word."""
 CLIENT_SECONDS = 300.0
 """How long a client is used: the token of a pod is exchanged by the kubelet, and pykube reads it only once."""
+TROUBLE = (pykube.exceptions.PyKubeError, requests.RequestException, OSError, KeyError, ValueError)
+"""What calls raise when the API server refuses, does not answer, or is not configured."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +65,18 @@ class KubernetesLeases:
             client.api.raise_for_status(response)
             return dict(response.json())
 
+    def watch(self, name: str) -> Iterator[None]:
+        """Yields once for the Lease as it is and once for every change, until the API server ends it.
+
+        Raises one of ``TROUBLE`` when it is refused, or silent for longer than a watch may be.
+        """
+        api = pykube.HTTPClient(self._configure(), timeout=WATCH_SECONDS)
+        with api.session:
+            kind = pykube.object_factory(api, "coordination.k8s.io/v1", "Lease")
+            named = kind.objects(api, namespace=self._namespace).filter(field_selector={"metadata.name": name})
+            for _ in named.watch():
+                yield
+
     @contextmanager
     def _client(self) -> Iterator[_Client]:
         """Lends the client of this thread, as sessions are not safe to share; one that failed is made anew."""
@@ -80,6 +100,7 @@ class KubernetesLeaseStore:
         self._leases = leases
         self._name = name
         self._last: dict[str, Any] | None = None
+        self._watch: LeaseWatch | None = None
 
     async def read(self) -> LeaseRecord | None:
         """Returns the record; NotAvailable when the API server or the object is not there."""
@@ -99,6 +120,55 @@ class KubernetesLeaseStore:
             return None
         self._last = stored
         return record_of(stored)
+
+    async def changed(self) -> None:
+        """Returns when the API server tells of the Lease, which it does not when the node may not watch it."""
+        if self._watch is None:
+            self._watch = LeaseWatch(functools.partial(self._leases.watch, self._name))
+        try:
+            await self._watch.next()
+        except asyncio.CancelledError:
+            self._watch.stop()
+            self._watch = None
+            raise
+
+
+class LeaseWatch:
+    """Follows a Lease in a thread of its own, which ends by itself some time after it has been stopped."""
+
+    def __init__(self, watch: Callable[[], Iterator[None]]):
+        self._watch = watch
+        self._loop = asyncio.get_running_loop()
+        self._changed = asyncio.Event()
+        self._stopped = threading.Event()
+        # A daemon: nobody waits for a read that may last as long as nothing happens.
+        threading.Thread(target=self._run, name="lease-watch", daemon=True).start()
+
+    async def next(self) -> None:
+        """Returns when something has been told since the last call."""
+        await self._changed.wait()
+        self._changed.clear()
+
+    def stop(self) -> None:
+        """Tells nothing more."""
+        self._stopped.set()
+
+    def _run(self) -> None:
+        told = False
+        while not self._stopped.is_set():
+            try:
+                for _ in self._watch():
+                    told = False
+                    if self._stopped.is_set():
+                        return
+                    self._loop.call_soon_threadsafe(self._changed.set)
+            except TROUBLE as error:
+                if not told:
+                    log.info("the Lease cannot be watched, and is only read from time to time: %s", error)
+                told = True
+            except RuntimeError:
+                return  # the event loop has ended
+            self._stopped.wait(REQUEST_SECONDS)
 
 
 async def renew_heartbeat(leases: KubernetesLeases, name: str, holder: str, *, duration_seconds: int) -> None:
@@ -140,7 +210,7 @@ def lease_body(body: dict[str, Any], wanted: LeaseWrite, *, now: str) -> dict[st
 async def _in_thread(function: Any, *arguments: Any) -> Any:
     try:
         return await asyncio.to_thread(function, *arguments)
-    except (pykube.exceptions.PyKubeError, requests.RequestException, OSError, KeyError, ValueError) as error:
+    except TROUBLE as error:
         raise NotAvailable(f"the Kubernetes API refused or did not answer: {error}") from error
 
 

@@ -18,6 +18,8 @@ from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
 VERSIONS_KEPT = 8
+LOOK_SECONDS = 0.1
+"""How often the folder is looked at for a version that somebody has written; a look is one ``stat``."""
 _READ_ATTEMPTS = 16
 
 
@@ -26,6 +28,7 @@ class FileLeaseStore:
 
     def __init__(self, path: Path):
         self._path = path
+        self._looked = 0
 
     async def read(self) -> LeaseRecord | None:
         """Returns the record, None before the first write; NotAvailable when it cannot be read."""
@@ -34,6 +37,21 @@ class FileLeaseStore:
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
         """Writes the record if its version is still the expected one; a new holder or term is durable then."""
         return await asyncio.to_thread(self._guarded_write, wanted)
+
+    async def changed(self) -> None:
+        """Returns when the folder has changed since the last call."""
+        while True:
+            found = self._changed_at()
+            if found != self._looked:
+                self._looked = found
+                return
+            await asyncio.sleep(LOOK_SECONDS)
+
+    def _changed_at(self) -> int:
+        try:
+            return self._path.parent.stat().st_mtime_ns
+        except OSError:
+            return self._looked  # reading says what is wrong with it
 
     def _guarded_read(self) -> LeaseRecord | None:
         try:

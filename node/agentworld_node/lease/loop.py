@@ -64,12 +64,26 @@ class LeaseLoop:
         )
 
     def poke(self) -> None:
-        """Reads the lease again now: somebody spoke of a term that is not known here."""
+        """Reads the lease again now: it was written, or somebody spoke of a term that is not known here."""
         self._poke.set()
 
     async def run(self) -> None:
         """Runs until it is cancelled."""
         self._viewed_at = self._now()
+        watching = asyncio.create_task(self._watch(), name="lease-watch")
+        try:
+            await self._take_turns()
+        finally:
+            watching.cancel()
+
+    async def _watch(self) -> None:
+        """Reads what others write when they write it, so that their lease is not waited for longer than it lasts."""
+        while True:
+            await self._store.changed()
+            if self._holder != self._node_id:
+                self._poke.set()
+
+    async def _take_turns(self) -> None:
         while True:
             self._poke.clear()
             pause = await self._turn()
@@ -81,7 +95,7 @@ class LeaseLoop:
             except TimeoutError:
                 self._report()
             else:
-                # However often somebody speaks of new terms, the store is asked only so often.
+                # However often the lease is written or spoken of, the store is asked only so often.
                 await asyncio.sleep(SHORTEST_PAUSE_MS / 1000)
 
     async def release(self) -> None:
@@ -170,7 +184,7 @@ class LeaseLoop:
         self._deadline = asyncio.get_running_loop().call_later((left + 1) / 1000, self._report)
 
     def _until(self, when_ms: int) -> int:
-        # Watchers look as often as the holder renews, so that a release or a new term is seen at once, not at expiry.
+        # Watchers also look as often as the holder renews: the store may not tell them of every change.
         return min(max(when_ms - self._now(), SHORTEST_PAUSE_MS), self._timings.retry_ms)
 
     def _report(self) -> None:

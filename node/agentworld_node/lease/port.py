@@ -14,6 +14,13 @@ class LeaseStore(Protocol):
         """Returns the record, None when nobody has ever held the lease."""
         ...
 
+    async def changed(self) -> None:
+        """Returns when somebody may have written the record since the last call; waits for as long as that takes.
+
+        It may miss a write and never fails: who waits for it also reads at times of its own.
+        """
+        ...
+
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
         """Writes the record and returns it as stored, or None when it had changed since it was read."""
         ...

@@ -1,4 +1,4 @@
-"""What a node may do at the API server: renew the writer's Lease and its own heartbeat, by name, and nothing else."""
+"""What a node may do at the API server: read and renew the writer's Lease and its own, by name, and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def node_access(topology: Topology, node: NodePlan) -> list[Object]:
                     "apiGroups": ["coordination.k8s.io"],
                     "resources": ["leases"],
                     "resourceNames": [names.sequencer_lease(world.name), node.name],
-                    "verbs": ["get", "update", "patch"],
+                    "verbs": ["get", "watch", "update", "patch"],
                 }
             ],
         },

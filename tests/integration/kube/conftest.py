@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import pytest
 from tests.chart.api_server import ApiServer, api_server, programs
 
 NAMESPACE = "default"
+VERBS = ("get", "watch", "update")
+"""What a node uses of its rights on Leases."""
 LEASES = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
 
 
@@ -51,8 +53,8 @@ class Kubernetes:
         assert answer.code == 200, answer.message
         return answer.body
 
-    def token_for(self, account: str, *, leases: list[str]) -> str:
-        """The token of a service account that may read and replace these Leases, and nothing else."""
+    def token_for(self, account: str, *, leases: list[str], verbs: Sequence[str] = VERBS) -> str:
+        """The token of a service account with the rights of a node on these Leases, and no others."""
         base = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
         rbac = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{NAMESPACE}"
         rules = [
@@ -60,7 +62,7 @@ class Kubernetes:
                 "apiGroups": ["coordination.k8s.io"],
                 "resources": ["leases"],
                 "resourceNames": leases,
-                "verbs": ["get", "update"],
+                "verbs": list(verbs),
             }
         ]
         subject = {"kind": "ServiceAccount", "name": account, "namespace": NAMESPACE}

@@ -117,7 +117,7 @@ async def test_nodes_hand_the_lease_from_one_to_the_other(kubernetes: Kubernetes
                 await task
 
 
-async def test_a_node_needs_get_and_update_on_its_own_leases_and_can_do_no_more(
+async def test_a_node_needs_get_watch_and_update_on_its_own_leases_and_can_do_no_more(
     kubernetes: Kubernetes, name: str
 ) -> None:
     kubernetes.make_lease("aurora-0-heartbeat")
@@ -137,6 +137,51 @@ async def test_a_node_needs_get_and_update_on_its_own_leases_and_can_do_no_more(
     ):
         with pytest.raises(NotAvailable, match="forbidden"):
             await call
+    await asyncio.to_thread(next, mine.watch(name))
+    for other in ("somebody-elses", ""):
+        with pytest.raises(pykube.exceptions.HTTPError, match="forbidden"):
+            await asyncio.to_thread(next, mine.watch(other))
+
+
+async def test_a_node_is_told_what_others_write_at_once(kubernetes: Kubernetes, name: str) -> None:
+    ours, watching = store(kubernetes, name), store(kubernetes, name)
+    record = await ours.read()
+    await watching.changed()  # the Lease as it is
+    for term in range(1, 4):
+        assert record is not None
+        told = asyncio.create_task(watching.changed())
+        record = await ours.write(wanted("v0", term, record.version))
+        await told
+        assert await watching.read() == record
+    told = asyncio.create_task(watching.changed())
+    await asyncio.sleep(0)
+    told.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await told
+
+
+async def test_without_the_right_to_watch_the_lease_is_still_kept(
+    kubernetes: Kubernetes, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    token = kubernetes.token_for("older-role", leases=[name], verbs=["get", "update"])
+    loop = LeaseLoop(
+        node_id="v0",
+        store=KubernetesLeaseStore(leases(kubernetes, token), name),
+        timings=TIMINGS,
+        wanted=lambda: True,
+        term_floor=lambda: 0,
+    )
+    running = asyncio.create_task(loop.run())
+    try:
+        await eventually(lambda: "cannot be watched" in caplog.text, what="the message")
+        version = kubernetes.lease(name)["metadata"]["resourceVersion"]
+        await eventually(lambda: kubernetes.lease(name)["metadata"]["resourceVersion"] != version, what="a renewal")
+        assert loop.is_held
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
 
 
 async def test_what_is_not_there_is_told(kubernetes: Kubernetes) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
-from agentworld_node.lease.file import VERSIONS_KEPT, FileLeaseStore
+from agentworld_node.lease.file import LOOK_SECONDS, VERSIONS_KEPT, FileLeaseStore
 
 ROOT = Path(__file__).parents[3]
 
@@ -100,6 +100,25 @@ async def test_what_cannot_be_read_or_written_is_not_available(path: Path, tmp_p
         await FileLeaseStore(path).read()
     with pytest.raises(NotAvailable):
         await FileLeaseStore(path).write(wanted("a", 1, None))
+
+
+async def test_what_another_writes_is_noticed_once(path: Path) -> None:
+    watching = FileLeaseStore(path)
+    await watching.changed()  # so that it knows the folder
+    noticed = asyncio.create_task(watching.changed())
+    await asyncio.sleep(0)
+    assert not noticed.done()
+    assert await FileLeaseStore(path).write(wanted("a", 1, None)) is not None
+    await noticed
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2 * LOOK_SECONDS):
+            await watching.changed()
+
+
+async def test_a_folder_that_is_gone_is_no_change(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(2 * LOOK_SECONDS):
+            await FileLeaseStore(tmp_path / "nowhere" / "lease.json").changed()
 
 
 @pytest.mark.box("S5.3", "term-never-twice", "compare-and-swap")

@@ -24,9 +24,21 @@ class Shelf:
     def __init__(self) -> None:
         self.record: LeaseRecord | None = None
         self.writes: list[tuple[float, LeaseRecord]] = []
+        self.watched = True
+        self._changed = asyncio.Event()
 
     def store(self) -> Store:
         return Store(self)
+
+    def put(self, record: LeaseRecord) -> None:
+        self.record = record
+        self.writes.append((asyncio.get_running_loop().time(), record))
+        if self.watched:
+            self._changed.set()
+            self._changed = asyncio.Event()
+
+    async def changed(self) -> None:
+        await self._changed.wait()
 
 
 class Store:
@@ -61,9 +73,11 @@ class Store:
             return None
         version = str(len(self.shelf.writes) + 1)
         record = LeaseRecord(holder=wanted.holder, term=wanted.term, duration_ms=wanted.duration_ms, version=version)
-        self.shelf.record = record
-        self.shelf.writes.append((asyncio.get_running_loop().time(), record))
+        self.shelf.put(record)
         return record
+
+    async def changed(self) -> None:
+        await self.shelf.changed()
 
 
 class Candidate:
@@ -363,5 +377,48 @@ def test_pokes_read_at_once_and_however_many_there_are_only_so_often() -> None:
         assert watching.loop.view == (1, None)
         await holding.stop()
         await watching.stop()
+
+    run_virtually(scenario())
+
+
+def test_what_others_write_is_read_at_once_and_what_one_writes_oneself_is_not() -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        holding, watching = Candidate("a", shelf).start(), Candidate("b", shelf)
+        watching.wanted = False
+        watching.start()
+        await watch([holding, watching], 5)
+        renewals = len(shelf.writes)
+        read, own = watching.store.reads, holding.store.reads
+        await watch([holding, watching], 5)
+        renewals = len(shelf.writes) - renewals
+        assert renewals <= watching.store.reads - read <= 2 * renewals + 1
+        assert holding.store.reads - own <= renewals + 1
+        before = asyncio.get_running_loop().time()
+        await holding.loop.release()
+        await asyncio.sleep(0.1)
+        assert watching.views[-1][1:] == (1, None)
+        assert watching.views[-1][0] - before < 0.1
+        await holding.stop()
+        await watching.stop()
+
+    run_virtually(scenario())
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_lease_that_lapses_is_taken_a_duration_after_its_last_renewal_was_seen(watched: bool) -> None:
+    async def scenario() -> None:
+        shelf = Shelf()
+        shelf.watched = watched
+        first, second = Candidate("a", shelf).start(), Candidate("b", shelf)
+        await watch([first], 1.2)
+        second.start()
+        await watch([first, second], 5)
+        await first.stop()
+        last = max(time for time, record in shelf.writes if record.holder == "a")
+        await watch([second], DURATION + 2 * RETRY)
+        taken = next(time for time, term, name in second.views if (term, name) == (2, "b"))
+        assert DURATION <= taken - last <= DURATION + (0.06 if watched else RETRY + 0.06)
+        await second.stop()
 
     run_virtually(scenario())

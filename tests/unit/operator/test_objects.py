@@ -112,7 +112,7 @@ def test_a_node_may_only_renew_two_leases_by_name() -> None:
             "apiGroups": ["coordination.k8s.io"],
             "resources": ["leases"],
             "resourceNames": ["aurora-sequencer", "aurora-2"],
-            "verbs": ["get", "update", "patch"],
+            "verbs": ["get", "watch", "update", "patch"],
         }
     ]
     assert binding["subjects"][0]["name"] == "aurora-2"
