@@ -6,20 +6,22 @@ without signatures does, a guard by action id and an append, in pipelines of 256
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import random
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agentworld_core.errors import AgentWorldError
+from agentworld_core.codec import decode, encode
+from agentworld_core.errors import InvalidSignature
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.ordering.batch import BatchLimits
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
 from agentworld_core.signing import signed_bytes, verify_bytes
-from agentworld_core.world.actions import check_admission, make_action, sign_action
+from agentworld_core.world.actions import Actors, make_action, sign_action
 from agentworld_core.world.tree import Tree
+from agentworld_node.roles.verification import Judged, Verifier
 from tests.bench.harness import Case, LeftOut, Setting, cpu, wall
 from tests.bench.material import agent_signer, state_of
 from tests.bench.redis_peer import Redis, RedisMissing
@@ -33,6 +35,7 @@ ZIPF = 1.2
 def cases(setting: Setting) -> Iterator[Case | LeftOut]:
     """Yields admission without and with signatures, with two workers, and into a full mempool."""
     signed = _actions(setting.size(2_000, 40))
+    encoded = [encode(action) for action in signed]
     known = state_of(0, base=Tree.empty(), actors=SENDERS)
     covered = [(action.public_key, action.signature, signed_bytes(action)) for action in signed]
     arrivals = _with_duplicates(signed)
@@ -54,7 +57,7 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
         id="B6",
         case="admission with signatures",
         peer="bare verify",
-        ours=lambda: cpu(lambda: _judge_and_admit(known, signed), items=len(signed)),
+        ours=_on_arrival(encoded, lambda new: cpu(lambda: _judge_and_admit(known, new), items=len(new))),
         theirs=lambda: cpu(lambda: _verify(covered), items=len(signed)),
         goal=0.9,
         check=lambda: _wrong_signatures(known, signed),
@@ -63,8 +66,8 @@ def cases(setting: Setting) -> Iterator[Case | LeftOut]:
         id="B6",
         case="judging in two threads",
         peer="in one",
-        ours=lambda: wall(lambda: _judge_in_threads(known, signed, 2), items=len(signed)),
-        theirs=lambda: wall(lambda: _judge_in_threads(known, signed, 1), items=len(signed)),
+        ours=_on_arrival(encoded, lambda new: wall(lambda: _judge(known, new, 2), items=len(new))),
+        theirs=_on_arrival(encoded, lambda new: wall(lambda: _judge(known, new, 1), items=len(new))),
         goal=1.7,
     )
     yield from _growth(setting)
@@ -193,24 +196,30 @@ def _admit(pool: Mempool, actions: Sequence[ActionEnvelope]) -> int:
     return sum([pool.add(action) for action in actions])
 
 
-def _judge(known: Tree, actions: Sequence[ActionEnvelope]) -> None:
-    for action in actions:
-        check_admission(known, action, world_id=WORLD)
+def _on_arrival(encoded: Sequence[bytes], measure: Callable[[Sequence[ActionEnvelope]], float]) -> Callable[[], float]:
+    """A side that gets actions as they are when they have come in and been decoded: nothing else is known of them."""
+    return lambda: measure([decode(ActionEnvelope, data) for data in encoded])
+
+
+def _judge(known: Tree, actions: Sequence[ActionEnvelope], threads: int) -> Judged:
+    """Judges as a node does that has so many threads for it, and has seen none of the actions before."""
+
+    async def judge() -> Judged:
+        verifier = Verifier(WORLD, workers=threads)
+        try:
+            return await verifier.judge(actions, Actors(known), set())
+        finally:
+            verifier.close()
+
+    return asyncio.run(judge())
 
 
 def _judge_and_admit(known: Tree, actions: Sequence[ActionEnvelope]) -> Mempool:
     pool = _pool()
-    for action in actions:
-        check_admission(known, action, world_id=WORLD)
+    for action, error in _judge(known, actions, 1):
+        assert error is None, error
         pool.add(action)
     return pool
-
-
-def _judge_in_threads(known: Tree, actions: Sequence[ActionEnvelope], threads: int) -> None:
-    share = -(-len(actions) // threads)
-    with ThreadPoolExecutor(max_workers=threads) as workers:
-        parts = [actions[start : start + share] for start in range(0, len(actions), share)]
-        list(workers.map(lambda part: _judge(known, part), parts))
 
 
 def _verify(covered: Sequence[tuple[bytes, bytes, bytes]]) -> None:
@@ -234,8 +243,5 @@ def _wrong_signatures(known: Tree, actions: Sequence[ActionEnvelope]) -> str | N
             "signature": actions[1].signature,
         }
     )
-    try:
-        check_admission(known, forged, world_id=WORLD)
-    except AgentWorldError:
-        return None
-    return "a forged signature was admitted"
+    ((_, error),) = _judge(known, [forged], 1)
+    return None if isinstance(error, InvalidSignature) else f"a forged signature was admitted: {error}"
