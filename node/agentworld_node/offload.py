@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 SMALL_BYTES = 4 * 1024
-"""What decoding and checking of so many bytes takes, a millisecond at most, may keep the event loop waiting.
+"""What it takes to decode and check so many bytes, a few milliseconds at worst, may keep the event loop waiting.
 
 To hand work to a thread and to be woken by its end costs some 0.2 ms of processor time, and more of waiting.
 """

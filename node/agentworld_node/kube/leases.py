@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime
-import functools
 import logging
 import threading
 import time
@@ -124,7 +123,7 @@ class KubernetesLeaseStore:
     async def changed(self) -> None:
         """Returns when the API server tells of the Lease, which it does not when the node may not watch it."""
         if self._watch is None:
-            self._watch = LeaseWatch(functools.partial(self._leases.watch, self._name))
+            self._watch = LeaseWatch(self._name, self._leases.watch)
         try:
             await self._watch.next()
         except asyncio.CancelledError:
@@ -136,7 +135,8 @@ class KubernetesLeaseStore:
 class LeaseWatch:
     """Follows a Lease in a thread of its own, which ends by itself some time after it has been stopped."""
 
-    def __init__(self, watch: Callable[[], Iterator[None]]):
+    def __init__(self, name: str, watch: Callable[[str], Iterator[None]]):
+        self._name = name
         self._watch = watch
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
@@ -154,21 +154,30 @@ class LeaseWatch:
         self._stopped.set()
 
     def _run(self) -> None:
-        told = False
+        said = False
         while not self._stopped.is_set():
+            heard = False
             try:
-                for _ in self._watch():
-                    told = False
-                    if self._stopped.is_set():
+                for _ in self._watch(self._name):
+                    heard = True
+                    if not self._tell():
                         return
-                    self._loop.call_soon_threadsafe(self._changed.set)
-            except TROUBLE as error:
-                if not told:
-                    log.info("the Lease cannot be watched, and is only read from time to time: %s", error)
-                told = True
-            except RuntimeError:
-                return  # the event loop has ended
+            except (*TROUBLE, AttributeError, RuntimeError, TypeError) as error:  # pykube takes any line for an object
+                if not (heard or said or self._stopped.is_set()):
+                    log.info("Lease %s cannot be watched, and is only read from time to time: %s", self._name, error)
+                    said = True
+            said = said and not heard
             self._stopped.wait(REQUEST_SECONDS)
+
+    def _tell(self) -> bool:
+        """False when nobody is there to be told any more."""
+        if self._stopped.is_set():
+            return False
+        try:
+            self._loop.call_soon_threadsafe(self._changed.set)
+        except RuntimeError:
+            return False  # the event loop has ended
+        return True
 
 
 async def renew_heartbeat(leases: KubernetesLeases, name: str, holder: str, *, duration_seconds: int) -> None:

@@ -18,8 +18,8 @@ from agentworld_core.errors import NotAvailable
 from agentworld_core.ordering.lease import LeaseRecord, LeaseWrite
 
 VERSIONS_KEPT = 8
-LOOK_SECONDS = 0.1
-"""How often the folder is looked at for a version that somebody has written; a look is one ``stat``."""
+LOOK_SECONDS = 0.2
+"""How often the folder is looked at for a version that somebody has written."""
 _READ_ATTEMPTS = 16
 
 
@@ -41,7 +41,7 @@ class FileLeaseStore:
     async def changed(self) -> None:
         """Returns when the folder has changed since the last call."""
         while True:
-            found = self._changed_at()
+            found = await asyncio.to_thread(self._changed_at)
             if found != self._looked:
                 self._looked = found
                 return

@@ -164,6 +164,7 @@ class ValidatorRole:
             event = await self._receive(item) if isinstance(item, ConsensusMessage) else item
             if event is not None:
                 self._do(self._engine.step(self._now(), event))
+            await asyncio.sleep(0)  # so that a queue which a peer has filled holds nobody else up
 
     def _now(self) -> int:
         return int(asyncio.get_running_loop().time() * 1000)

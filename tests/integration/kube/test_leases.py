@@ -174,7 +174,7 @@ async def test_without_the_right_to_watch_the_lease_is_still_kept(
     )
     running = asyncio.create_task(loop.run())
     try:
-        await eventually(lambda: "cannot be watched" in caplog.text, what="the message")
+        await eventually(lambda: f"{name} cannot be watched" in caplog.text, what="the message")
         version = kubernetes.lease(name)["metadata"]["resourceVersion"]
         await eventually(lambda: kubernetes.lease(name)["metadata"]["resourceVersion"] != version, what="a renewal")
         assert loop.is_held

@@ -104,6 +104,7 @@ async def test_what_cannot_be_read_or_written_is_not_available(path: Path, tmp_p
 
 async def test_what_another_writes_is_noticed_once(path: Path) -> None:
     watching = FileLeaseStore(path)
+    os.utime(path.parent, ns=(1, 1))  # not a moment ago, which a coarse clock could take for the time of the write
     await watching.changed()  # so that it knows the folder
     noticed = asyncio.create_task(watching.changed())
     await asyncio.sleep(0)

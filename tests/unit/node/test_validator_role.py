@@ -19,6 +19,7 @@ from agentworld_core.signing import sign
 from agentworld_node.network.memory import MemoryNetwork
 from agentworld_node.roles import executor as executor_module
 from agentworld_node.roles import validator as validator_module
+from agentworld_node.roles.intake import ConsensusMessage
 from tests.unit.node.material import Material, agent, member, next_epoch, registrations, revocation, signer
 from tests.unit.node.running import MemoryWorld, RunningNode, eventually, memory_world
 
@@ -171,6 +172,21 @@ class TestMessages:
             await task
         for node in world.nodes.values():
             assert len(node.node.validator._intake) <= 300
+
+    @pytest.mark.box("S25.1", "oversized")
+    @pytest.mark.parametrize("kind", ["vote", "proposal", "offer"])
+    async def test_a_queue_that_a_member_has_filled_keeps_no_other_task_waiting(
+        self, world: MemoryWorld, fourth: Fourth, kind: str
+    ) -> None:
+        intake = world.nodes["v0"].node.validator._intake
+        await eventually(lambda: len(intake) == 0)
+        for _ in range(200):
+            intake.put_message(ConsensusMessage(kind, fourth.network.peer_id, bytes(2_000)))
+        turns = 0
+        while len(intake) > 0:
+            await asyncio.sleep(0)
+            turns += 1
+        assert turns >= 200
 
     @pytest.mark.box("S25.1", "future-height")
     async def test_what_is_said_of_the_height_after_next_is_kept_for_it_in_bounds(
