@@ -313,7 +313,9 @@ class Ledger(LedgerRetention):
     async def _write_snapshot(self, block: WorldBlock) -> None:
         """Makes everything up to this block durable and notes it, so that a restart begins here."""
         try:
-            await self._write(lambda: self._make_durable(block))
+            # Before the turn to write, for which the next block waits.
+            hashes = await asyncio.to_thread(self._owed_by_snapshot, block.height)
+            await self._write(lambda: self._make_durable(block, hashes))
             mark = SnapshotMark(block.height, content_id(encode(block)), block.state_root)
             await self._append(SNAPSHOT, encode(mark))
             self._marked = max(self._marked, block.height)
@@ -323,15 +325,16 @@ class Ledger(LedgerRetention):
             # The ledger has failed, and whoever waits for that hears of it.
             log.error("the snapshot of height %d failed: %s", block.height, error)  # noqa: TRY400
 
-    def _make_durable(self, block: WorldBlock) -> None:
-        index, blobs = self._stores.index, self._stores.blobs
-        previous = max((item.height for item in index.snapshots()), default=0)
-        hashes: list[str] = []
-        for height in range(previous + 1, block.height + 1):
-            hashes += self._blobs_of(height)
-        blobs.sync([*hashes, *self._snapshot_blobs(block.height)])
-        index.put_snapshot(SnapshotEntry(block.height, block.state_root))
-        index.checkpoint()
+    def _owed_by_snapshot(self, height: int) -> list[str]:
+        """Returns the content ids of what a snapshot makes durable: that of its state, and all since the one before."""
+        previous = max((item.height for item in self._stores.index.snapshots()), default=0)
+        hashes = [item for past in range(previous + 1, height + 1) for item in self._blobs_of(past)]
+        return [*hashes, *self._snapshot_blobs(height)]
+
+    def _make_durable(self, block: WorldBlock, hashes: list[str]) -> None:
+        self._stores.blobs.sync(hashes)
+        self._stores.index.put_snapshot(SnapshotEntry(block.height, block.state_root))
+        self._stores.index.checkpoint()
 
     async def _retire_snapshots(self) -> None:
         """Removes what only old snapshots need as soon as nobody holds the pins; no commit waits for that."""
@@ -366,10 +369,9 @@ class Ledger(LedgerRetention):
 
     def _blobs_of(self, height: int) -> list[str]:
         """Returns the content ids of everything that belongs to a committed block."""
-        entry, bundle = self._entry(height), self.bundle(height)
-        if entry is None or bundle is None:
+        entry, block = self._entry(height), self.block(height)
+        if entry is None or block is None:
             raise StateMismatch("the index lacks a committed height", field="height", value=height)
-        block = bundle.block
         segments = [segment.content_hash for segment in block.segments]
         hashes = [entry.block_hash, entry.batch_hash, entry.certificate_hash]
         return [*hashes, block.journal_ref, *segments, block.receipts_root]

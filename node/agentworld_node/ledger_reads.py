@@ -74,6 +74,11 @@ class LedgerReads:
         """Returns the directory that governs a height, of those that are settled."""
         return self.chain.directory_at(height)
 
+    def block(self, height: int) -> WorldBlock | None:
+        """Returns the block of a height without the cost of decoding its batch, None when it is not committed here."""
+        parts = self._parts(height)
+        return None if parts is None else decode(WorldBlock, parts[0], limit=BLOB_LIMIT)
+
     def bundle(self, height: int) -> BlockBundle | None:
         """Returns the block of a height with its batch and certificate, None when this node has not committed it."""
         parts = self._parts(height)

@@ -87,8 +87,8 @@ class LedgerRetention(LedgerReads):
 
     def _snapshot_blobs(self, height: int) -> list[str]:
         """Returns the content ids of a block's snapshot, its manifest first; only that when it is damaged or gone."""
-        bundle = self.bundle(height)
-        reference = None if bundle is None else bundle.block.snapshot_ref
+        block = self.block(height)
+        reference = None if block is None else block.snapshot_ref
         if reference is None:
             return []
         try:

@@ -8,6 +8,7 @@ import errno
 import os
 import shutil
 import sqlite3
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -510,6 +511,32 @@ class TestRetention:
         assert len(old) > 1
         assert [blob for blob in old if again._stores.blobs.has(blob)] == []
         again.close()
+
+    async def test_blocks_are_committed_while_it_is_looked_up_what_a_snapshot_makes_durable(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        looking, go_on = threading.Event(), threading.Event()
+        read = FileBlobStore.get
+
+        def slowly(store: FileBlobStore, blob_hash: str) -> bytes:
+            looking.set()
+            go_on.wait()
+            return read(store, blob_hash)
+
+        try:
+            monkeypatch.setattr(FileBlobStore, "get", slowly)
+            for bundle in chain.bundles[:3]:
+                await ledger.apply(bundle)
+            await eventually(looking.is_set, what="the snapshot of height 3")
+            await ledger.apply(chain.bundles[3])
+            assert ledger.height == 4
+            assert ledger._stores.index.snapshots() == []
+        finally:
+            go_on.set()
+        await ledger.settle()
+        assert [item.height for item in ledger._stores.index.snapshots()] == [3]
+        ledger.close()
 
     async def test_an_old_snapshot_that_cannot_be_read_is_dropped_as_well(self, tmp_path: Path, chain: Chain) -> None:
         ledger = Ledger.open(tmp_path, chain.genesis)
