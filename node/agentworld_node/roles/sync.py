@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.errors import AgentWorldError, StateMismatch, WrongWorld
 from agentworld_core.ledger.block import Execution
 from agentworld_core.ledger.errors import HeadConflict
+from agentworld_core.ledger.follow import check_head
 from agentworld_core.ledger.validate import check_alone
 from agentworld_core.messages import BlockBundle, Blocks, Directory, GetBlocks, WorldBlock, WorldHeadAnnounce
 from agentworld_core.names import protocol, topic
@@ -127,7 +127,7 @@ class Synchronizer:
                 raise StateMismatch(
                     "is not in force at this height", field="directory_epoch", value=head.directory_epoch
                 )
-            check_proof(head, directory)
+            check_head(head, directory)
             self._heard = True
             self.notice_decided(head.height)
         self.notice(peer_id, head.height)
@@ -138,7 +138,7 @@ class Synchronizer:
         known = self._ledger.block_hash(head.height)
         if known == head.block_hash and self._heard:
             return
-        check_proof(head, self._ledger.directory_at(head.height))
+        check_head(head, self._ledger.directory_at(head.height))
         self._heard = True
         if known is not None and known != head.block_hash and self.conflict is None:
             self.conflict = HeadConflict(head, first=None, known_hash=known)
@@ -248,20 +248,6 @@ class Synchronizer:
 
     def _is_struck(self, peer_id: str) -> bool:
         return self._liars.is_struck(peer_id, _now()) or self._silent.is_struck(peer_id, _now())
-
-
-def check_proof(head: WorldHeadAnnounce, directory: Directory) -> None:
-    """Raises a typed error unless the head's certificate proves that this directory's quorum committed its block."""
-    certificate = head.certificate
-    for field, stated, expected in (
-        ("directory_epoch", head.directory_epoch, directory.epoch),
-        ("certificate.world_id", certificate.world_id, head.world_id),
-        ("certificate.height", certificate.height, head.height),
-        ("certificate.block_hash", certificate.block_hash, head.block_hash),
-    ):
-        if stated != expected:
-            raise StateMismatch(f"must be {expected}", field=field, value=stated)
-    check_certificate(certificate, directory)
 
 
 async def _nothing_judged(_block: WorldBlock) -> Execution | None:

@@ -250,6 +250,56 @@ class TestWrongPeers:
         assert caught.group_contains(StorageFailed)
 
 
+class TestHeads:
+    @pytest.mark.box("29.7", "best", "known", "others")
+    @pytest.mark.box("S25.2", "never-lower")
+    async def test_of_many_heads_the_best_is_followed_and_known_and_older_ones_are_nothing(
+        self, tmp_path: Path
+    ) -> None:
+        chain = grown(6)
+        heads = [make_head(bundle) for bundle in chain.bundles]
+        async with rig(tmp_path, chain) as it:
+            await it.apply(*chain.bundles[:5])
+            role = start(it)
+            server = Server(await it.peer("peer-a"), chain.bundles)
+            await eventually(lambda: server.asked)
+            await eventually(lambda: it.ledger.height == 6)
+            server.asked.clear()
+            chain.commit()
+            server.bundles.append(chain.bundles[-1])
+            for head in (*heads[3:], dataclasses.replace(heads[5], world_id="mars"), make_head(chain.bundles[-1])):
+                await server.announce(head)
+            await eventually(lambda: it.ledger.height == 7)
+            for head in (*heads[3:], make_head(chain.bundles[-1])):
+                await server.announce(head)
+            await eventually(lambda: it.network.counters()["delivered"] >= 9)
+            assert set(server.asked) <= {7, 8}
+            assert it.refused("head") == {"wrong_world": 1}
+            assert (it.ledger.height, role.conflict) == (7, None)
+
+    @pytest.mark.box("29.7", "conflict", "ties")
+    @pytest.mark.box("S8.2", "no-way-back")
+    @pytest.mark.box("S3.3", "fork")
+    @pytest.mark.box("S25.2", "two-heads")
+    async def test_of_two_certified_blocks_of_one_height_one_is_followed_and_the_other_told(
+        self, tmp_path: Path
+    ) -> None:
+        chain = grown(5)
+        first, second = chain.propose(), chain.propose(proposer="b")
+        async with rig(tmp_path, chain) as it:
+            await it.apply(*chain.bundles)
+            role = start(it)
+            server = Server(await it.peer("peer-a"), [*chain.bundles, first])
+            for bundle in (first, second):
+                await server.announce(make_head(bundle))
+            await eventually(lambda: it.ledger.height == 6)
+            assert role.conflict is None
+            await server.announce(make_head(second, timestamp_ms=1))
+            await eventually(lambda: role.conflict is not None)
+            assert it.ledger.chain.block_hash == make_head(first).block_hash
+            assert it.metrics.total("agentworld_evidence_total") == 1
+
+
 class TestLiars:
     def forged(self, chain: Chain, **changes: object) -> WorldHeadAnnounce:
         return dataclasses.replace(make_head(chain.bundles[-1]), **changes)  # type: ignore[arg-type]
