@@ -22,7 +22,7 @@ from tests.e2e.kube import Cluster, Namespace, RunningWorld, wait_until, world
 from tests.e2e.test_world import in_sync, verify
 from tests.e2e.traffic import BATCH, Traffic
 
-API_SERVER_SECONDS = float(os.environ.get("E2E_API_SERVER_SECONDS", "20"))
+API_SERVER_SECONDS = float(os.environ.get("E2E_API_SERVER_SECONDS", "60"))
 LEASE_SECONDS = 8
 """Long enough to be kept on a machine that is busy with other things."""
 PATIENCE_SECONDS = 180
