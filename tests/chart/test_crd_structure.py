@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.chart.crd import FILES, ROOT, Schema, crd, defaulted, nodes, refusals, schema, version
+from agentworld_core.codec import encode
+from agentworld_core.messages import Equivocation, Proposal
+from tests.chart.crd import FILES, ROOT, Schema, crd, defaulted, nodes, refusals, schema, stored, version
 
 KINDS = list(FILES)
 DURATION = "A duration such as 500ms, 15s, 1m30s or 24h."
@@ -150,6 +153,32 @@ def test_validators_of_a_world_and_by_hand_are_described_alike() -> None:
     template = schema("World")["properties"]["spec"]["properties"]["validators"]["properties"]["template"]
     by_hand = schema("Validator")["properties"]["spec"]["properties"]
     assert {name: by_hand[name] for name in template["properties"]} == template["properties"]
+
+
+def test_the_largest_proof_fits_into_both_rows_of_evidence() -> None:
+    top = 2**64 - 1
+    signed = Proposal("w" * 63, top, top, top, top, top, "f" * 64, top, "v" * 63, "a" * 32, b"s" * 64)
+    proof = base64.b64encode(encode(Equivocation(signed, signed))).decode()
+    row = {"hash": "f" * 64, "proof": proof}
+    metadata = {"name": "aurora", "namespace": "default"}
+    manifests: list[Any] = [
+        {"kind": "World", "spec": {}, "status": {"evidence": [{**row, "validator": "v"}]}},
+        {"kind": "Validator", "spec": {"world": "aurora"}, "status": {"evidence": [row]}},
+    ]
+    for manifest in manifests:
+        manifest |= {"apiVersion": "agentworld.dev/v1alpha1", "metadata": metadata}
+        assert stored(manifest)["status"]["evidence"][0]["proof"] == proof, "it is not pruned"
+        assert refusals(manifest) == []
+        manifest["status"]["evidence"][0]["proof"] = "no base64"
+        assert any("evidence[0].proof" in refusal for refusal in refusals(manifest))
+
+
+def test_rows_of_evidence_are_described_alike() -> None:
+    rows = [
+        schema(kind)["properties"]["status"]["properties"]["evidence"]["items"]["properties"]
+        for kind in ("World", "Validator")
+    ]
+    assert {name: child for name, child in rows[0].items() if name != "validator"} == rows[1]
 
 
 def test_subresources() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import json
 from pathlib import Path
@@ -139,6 +140,7 @@ class TestShown:
             assert (await invoke("show", "ffff" + key, "--gateway", node.url)).exit_code == FAILED
             assert (await invoke("show", key, "--save", tmp_path, "--gateway", node.url)).exit_code == FAILED
             genesis = node.node.ledger.genesis_hash
+            await self.of_a_status(found, tmp_path, source=node.url, facts=row | {"epoch": 1, "genesis": genesis})
 
         checked = await invoke("check", saved, "--genesis", genesis, "--output", "json")
         assert json.loads(checked.output) == row | {"epoch": 1, "genesis": genesis}
@@ -153,3 +155,21 @@ class TestShown:
         assert (await invoke("check", tmp_path / "nothing")).exit_code == FAILED
         saved.write_bytes(b"garbage")
         assert (await invoke("check", saved)).exit_code == FAILED
+
+    async def of_a_status(self, found: Equivocation, folder: Path, *, source: str, facts: dict[str, object]) -> None:
+        """The messages alone are judged by the directories of a source, which is believed as little as a file."""
+        alone, forged = folder / "alone", folder / "forged"
+        alone.write_bytes(base64.b64encode(encode(found)))
+        genesis = facts["genesis"]
+        checked = await invoke("check", alone, "--source", source, "--genesis", genesis, "--output", "json")
+        assert json.loads(checked.output) == facts
+        unpinned = await invoke("check", alone, "--source", source)
+        assert "as the source says" in " ".join(unpinned.output.split())
+        assert (await invoke("check", alone, "--source", source, "--genesis", "0" * 64)).exit_code == NOT_VERIFIED
+        bad = dataclasses.replace(found, first=dataclasses.replace(found.first, height=6))
+        forged.write_bytes(encode(bad))
+        assert (await invoke("check", forged, "--source", source)).exit_code == NOT_VERIFIED
+        later = dataclasses.replace(found, first=dataclasses.replace(found.first, directory_epoch=2**60))
+        forged.write_bytes(encode(later))
+        assert (await invoke("check", forged, "--source", source)).exit_code == FAILED
+        assert (await invoke("check", alone, "--source", folder / "none")).exit_code == FAILED

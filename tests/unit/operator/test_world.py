@@ -1,11 +1,13 @@
 """From a manifest to a running world, and back: the whole reconciler against an API server and nodes in memory."""
 
 import base64
+import copy
 import json
 from typing import Any
 
 import pytest
 
+from agentworld_core.codec import encode
 from agentworld_core.consensus.drafts import draft_vote
 from agentworld_core.consensus.evidence import evidence_id, evidence_of
 from agentworld_core.consensus.verdict import Verdict
@@ -465,7 +467,7 @@ async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
     assert row.pop("observedTime")
     assert row == {
         "hash": evidence_id(found), "height": 9, "term": 1, "attempt": 0, "phase": "precommit",
-        "secondBlockHash": "a" * 64,
+        "secondBlockHash": "a" * 64, "proof": base64.b64encode(encode(found)).decode(),
     }  # fmt: skip
     (shown,) = harness.world["evidence"]
     assert {key: shown[key] for key in (*row, "validator")} == row | {"validator": "aurora-2"}
@@ -478,6 +480,23 @@ async def test_evidence_of_two_votes_is_shown_and_told_once() -> None:
     harness.nodes.proofs = []
     await harness.once()
     assert harness.kube.writes[before:] == [], "what was shown stays"
+
+
+@pytest.mark.box("S25.3", "cheat-shown")
+async def test_a_row_of_an_operator_that_showed_no_proof_gets_one_and_is_told_no_second_time() -> None:
+    harness = await running(4)
+    found = voted_twice(harness, "aurora-2")
+    harness.nodes.proofs = [found]
+    await harness.settle()
+    shown = copy.deepcopy([harness.status("Validator", "aurora-2")["evidence"], harness.world["evidence"]])
+    told = len(harness.events("Equivocation"))
+    for kind, name in (("Validator", "aurora-2"), ("World", "aurora")):
+        for row in harness.kube.read(kind, name)["status"]["evidence"]:
+            del row["proof"]
+    harness.restart()
+    await harness.settle()
+    assert [harness.status("Validator", "aurora-2")["evidence"], harness.world["evidence"]] == shown
+    assert len(harness.events("Equivocation")) == told
 
 
 @pytest.mark.box("S25.3", "cheat-shown")
