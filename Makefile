@@ -103,7 +103,7 @@ blackbox: setup ## Real processes under faults, and a judge: MINUTES=30 SEED=1 N
 
 .PHONY: handover
 handover: COUNT = 50
-handover: setup ## How long no block comes when the writer is transferred and when it is killed, COUNT=50 times each
+handover: setup ## How long no block comes when the writer is transferred, stopped (SIGTERM) and killed, COUNT=50 times each
 	@$(BIN)/python -m tests.integration.blackbox --handover $(COUNT) --minutes $(MINUTES) --seed $(or $(SEED),1) --nodes $(NODES) $(ARGS)
 
 .PHONY: chart

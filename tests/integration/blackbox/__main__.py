@@ -53,7 +53,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=4, help="validators (default: 4)")
     parser.add_argument("--clients", type=int, default=6, help="agents that act (default: 6)")
     parser.add_argument("--patience", type=float, default=30.0, help="seconds in which it has to be well again")
-    parser.add_argument("--handover", type=int, default=0, metavar="COUNT", help="transfers and crashes of the writer")
+    parser.add_argument("--handover", type=int, default=0, metavar="COUNT", help="transfers, stops and crashes")
     parser.add_argument("--folder", type=Path, default=BUILD, help="where runs have their folders")
     parser.add_argument("--keep", action="store_true", help="keep logs and history of a run without violations too")
     options = parser.parse_args(arguments)
@@ -74,10 +74,11 @@ async def run(path: Path, options: argparse.Namespace) -> int:
     say(f"seed {options.seed}, {options.nodes} validators, {options.clients} clients, load {os.getloadavg()[0]:.1f}")
     async with running(path, setup) as world:
         say("all are ready")
-        figures: list[str] = []
+        measured: list[handover.Measured] = []
         if options.handover:
-            figures = await handover.run(
-                world, count=options.handover, until_time=time.monotonic() + 60 * options.minutes, say=say
+            until_time = time.monotonic() + 60 * options.minutes
+            measured = await handover.run(
+                world, count=options.handover, until_time=until_time, lease=setup.lease, say=say
             )
         else:
             await storm(world, options, say)
@@ -89,9 +90,7 @@ async def run(path: Path, options: argparse.Namespace) -> int:
     violations = judge(world.history, patience=options.patience)
     for violation in violations:
         print(f"VIOLATION {violation}")
-    if figures:
-        figures.append(f"handover: stale writes accepted: {sum(v.check == 'STALE' for v in violations)}")
-    print("\n".join(figures or table(world)))
+    print("\n".join([*handover.table(measured), handover.verdict(violations)] if measured else table(world)))
     print("memory and disk, MiB: " + ", ".join(f"{name} {rss}/{disk}" for name, (rss, disk) in used.items()))
     print("answers other than a commit: " + ", ".join(f"{k} {v}" for k, v in sorted(world.clients.refusals.items())))
     print(summary(world, options, violations=len(violations), seconds=time.monotonic() - began))

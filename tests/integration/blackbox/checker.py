@@ -28,7 +28,7 @@ CHECKS = {
     "STUCK": "no action was acknowledged in time after all was healed",
     "UNREADY": "a node was not ready in time after all was healed",
     "SILENT": "a node without room for data did not say so",
-    "EXIT": "a node ended that nobody had told to",
+    "EXIT": "a node ended that nobody had told to, or did not end well that was told to",
     "TRACE": "a node's log holds an error that nobody expected",
     "ACCUSED": "an honest validator is accused of having voted twice",
 }

@@ -144,6 +144,12 @@ class Running:
         self.unready = why
         return why if ready else None
 
+    async def flows(self) -> None:
+        """Returns when every client had an answer again, or nearly."""
+        acks = self.history.acknowledged
+        enough = len(acks) + 10
+        await until(lambda: len(acks) >= enough, "actions flow")
+
     async def finish(self, *, seconds: float) -> None:
         """Ends the load, lets all nodes come to one head, and takes down what is left in the end."""
         self.clients.ended.set()
