@@ -198,6 +198,7 @@ class Node:
             async with asyncio.TaskGroup() as tasks:
                 self._start_tasks(tasks)
                 await self.stopping.wait()
+                await self.handover.finish()
                 await self._hand_over(STOP_SECONDS)
                 raise _Stopped
         except* _Stopped:

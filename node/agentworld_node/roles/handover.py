@@ -108,6 +108,16 @@ class HandOver:
         answer = await self._network.request(peer_id, TRANSFER_WRITER, encode(wish), timeout=WHOLE_SECONDS)
         return decode(Writer, answer, limit=MESSAGE_LIMIT)
 
+    async def finish(self) -> None:
+        """Begins no more blocks, and returns when the one under way is decided, or nothing of it has come for too long.
+
+        Members that went to the next term with half of its votes would have to find each other again.
+        """
+        self.under_way = True
+        view = self._around.view()
+        if view is not None and view.proposal is not None and view.proposer == self._around.node_id:
+            await self._ledger.wait_height(view.height, seconds=FINISH_SECONDS)
+
     async def tell_all(self) -> None:
         """Tells all members in touch that the lease has changed, so that they look now; some may not answer."""
         peers = [peer_id for peer_id in self._member_peers() if peer_id in self._network.connected()]
@@ -126,9 +136,8 @@ class HandOver:
         began = time.monotonic()
         try:
             await self._check_ready(target, peer_id, wish)
-            # Only now this node proposes nothing more: a target that cannot write costs no block.
-            self.under_way = True
-            await self._finish_block()
+            # Only now: a target that cannot write costs no block.
+            await self.finish()
             term = await _within(
                 STORE_SECONDS, lease.hand_over(target), "the store of the lease did not answer in time"
             )
@@ -171,12 +180,6 @@ class HandOver:
         if behind > BLOCKS_BEHIND:
             return NotAvailable(f"is {behind} blocks behind", field="target_id", value=target, remedy="wait for it")
         return None
-
-    async def _finish_block(self) -> None:
-        """Lets the block that this node has proposed be decided; nothing is lost when that takes too long."""
-        view = self._around.view()
-        if view is not None and view.proposal is not None and view.proposer == self._around.node_id:
-            await self._ledger.wait_height(view.height, seconds=FINISH_SECONDS)
 
     # The other sides
 

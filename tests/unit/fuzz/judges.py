@@ -9,6 +9,7 @@ from agentworld_client.documents import document
 from agentworld_core.consensus.certificates import check_certificate
 from agentworld_core.consensus.evidence import check_equivocation
 from agentworld_core.consensus.verify import verify_proposal, verify_vote
+from agentworld_core.ledger.follow import check_head
 from agentworld_core.ledger.genesis import chain_from_genesis
 from agentworld_core.ledger.validate import check_bundle
 from agentworld_core.membership.directory import check_first_directory, check_next_directory
@@ -30,7 +31,6 @@ from agentworld_core.messages import (
 from agentworld_core.ordering.batch import BatchLimits, check_batch
 from agentworld_core.world.actions import check_admission
 from agentworld_core.world.kernel import replay_events
-from agentworld_node.roles.sync import check_proof
 from wirespec.samples import WORLD, SmallWorld
 
 
@@ -53,7 +53,7 @@ def judges(world: SmallWorld) -> dict[type[Any], Callable[[Any], object]]:
         Revocation: lambda statement: check_revocation(statement, directory),
         Vote: lambda vote: verify_vote(directory, (), vote),
         WorldEvent: lambda event: replay_events(chain.tree, [event]),
-        WorldHeadAnnounce: lambda head: check_proof(head, directory),
+        WorldHeadAnnounce: lambda head: check_head(head, directory),
     }
 
 

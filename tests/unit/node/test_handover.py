@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from agentworld_client.errors import GatewayError
 from agentworld_client.keys import save
+from agentworld_core.names import topic
 from agentworld_core.ordering.transfer import WriterTransfer
 from agentworld_core.signing import add_signature
 from agentworld_core.topology.node_config import LeaseConfig
@@ -150,6 +151,46 @@ async def test_a_clean_stop_tells_the_others_that_the_lease_is_free(world: Memor
     await world.nodes[writer].stop()
     await eventually(lambda: world.writer() not in (None, writer), what="another writer, long before they look again")
     await world.commit("g0", [agents[0].act("agent.move", {"to": [1, 1]})])
+
+
+async def test_a_writer_that_is_stopped_lets_its_block_be_decided_before_the_lease_is_free(
+    world: MemoryWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handover, "FINISH_SECONDS", 30.0)
+    agents, actions = registrations(1)
+    await world.commit("v0", actions)
+    writer = world.writer() or ""
+    rest, stopped = others(world), world.nodes[writer].node
+    height = stopped.ledger.height + 1
+
+    def has_proposed() -> bool:
+        view = stopped.engine.view()
+        return view is not None and view.proposal is not None
+
+    votes, gate = topic("aurora", "consensus.vote"), asyncio.Event()
+
+    def late(publish: Callable[[str, bytes], Awaitable[None]]) -> Callable[[str, bytes], Awaitable[None]]:
+        async def once_the_gate_is_open(name: str, data: bytes) -> None:
+            if name == votes:
+                await gate.wait()
+            await publish(name, data)
+
+        return once_the_gate_is_open
+
+    for name in rest:
+        monkeypatch.setattr(world.nodes[name].network, "publish", late(world.nodes[name].network.publish))
+    committing = asyncio.create_task(world.commit(rest[0], [agents[0].act("agent.move", {"to": [1, 1]})]))
+    await eventually(has_proposed, what="a proposal")
+    stopping = asyncio.create_task(world.nodes[writer].stop())
+    done, _ = await asyncio.wait([stopping], timeout=1.0)
+    assert not done, "its block is not decided"
+    gate.set()
+    await stopping
+    await committing
+    bundle = world.nodes[rest[0]].node.ledger.bundle(height)
+    assert bundle is not None
+    assert (bundle.block.proposer_id, bundle.block.term) == (writer, 1)
+    await eventually(lambda: world.writer() not in (None, writer), what="another writer")
 
 
 async def test_on_the_command_line(world: MemoryWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
