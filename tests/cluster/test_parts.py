@@ -193,7 +193,8 @@ def test_children_end_with_a_leader_that_is_already_gone(processes: Processes) -
 
 def test_what_ends_at_once_is_reported_with_its_last_words(processes: Processes) -> None:
     def start_and_ask() -> None:
-        processes.spawn("brief", ["bash", "-c", "echo no such luck; exec sleep 0"])  # on a busy machine it says so itself
+        # On a busy machine this may see the end itself.
+        processes.spawn("brief", ["bash", "-c", "echo no such luck; exec sleep 0"])
         wait_until(lambda: not processes.alive("brief"), what="its end", seconds=10)
         processes.pid("brief")
 
