@@ -16,8 +16,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def offload(small: bool, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Returns what the work returns, or raises what it raises; the event loop waits for it only when it is small."""
-    if small:
+async def offload(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Returns what the work returns, or raises what it raises; the event loop waits only for work on few bytes."""
+    if size <= SMALL_BYTES:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

@@ -34,14 +34,7 @@ class LeaseServer:
         self._folder.mkdir()
         self._api = self._running.enter_context(api_server_over(self._etcd, self._binaries, self._folder))
         certificate = self._folder / "certificates" / "apiserver.crt"
-        cluster = {"server": self._api.url, "certificate-authority": str(certificate)}
-        document = {
-            "clusters": [{"name": "bench", "cluster": cluster}],
-            "users": [{"name": "bench", "user": {"token": self._api.token}}],
-            "contexts": [{"name": "bench", "context": {"cluster": "bench", "user": "bench"}}],
-            "current-context": "bench",
-        }
-        self.kubeconfig.write_text(json.dumps(document))
+        self.kubeconfig.write_text(json.dumps(self._api.kubeconfig(certificate, namespace=NAMESPACE)))
         return self
 
     def __exit__(self, *_: object) -> None:

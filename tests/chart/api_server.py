@@ -60,6 +60,15 @@ class ApiServer:
     url: str
     token: str
 
+    def kubeconfig(self, certificate: Path, *, token: str = "", namespace: str = "default") -> dict[str, Any]:
+        """What somebody with this token, or the administrator, reads to reach it."""
+        return {
+            "clusters": [{"name": "c", "cluster": {"server": self.url, "certificate-authority": str(certificate)}}],
+            "users": [{"name": "u", "user": {"token": token or self.token}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+            "current-context": "x",
+        }
+
     def call(
         self, method: str, path: str, body: Any = None, *, content: str = JSON, accept: str = JSON, user: str = ""
     ) -> Answer:

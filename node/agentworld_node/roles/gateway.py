@@ -37,7 +37,7 @@ from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
-from agentworld_node.offload import SMALL_BYTES, offload
+from agentworld_node.offload import offload
 from agentworld_node.pool_file import Kept
 from agentworld_node.roles.gossip_queue import GossipQueue
 from agentworld_node.roles.newcomers import Newcomers
@@ -260,7 +260,7 @@ class GatewayRole:
 
     async def _take_gossip(self, messages: Sequence[tuple[str, bytes]]) -> None:
         payloads = [payload for _, payload in messages]
-        decoded = await offload(sum(map(len, payloads)) <= SMALL_BYTES, _decode_each, payloads)
+        decoded = await offload(sum(map(len, payloads)), _decode_each, payloads)
         height = self._ledger.height
         fresh: list[ActionEnvelope] = []
         origins: list[tuple[int, str]] = []

@@ -58,7 +58,7 @@ from agentworld_core.signing import Ed25519Signer, sign
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
-from agentworld_node.offload import SMALL_BYTES, offload
+from agentworld_node.offload import offload
 from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.intake import ConsensusMessage, Intake
 from agentworld_node.roles.keyring import NodeKeyring
@@ -217,8 +217,7 @@ class ValidatorRole:
         if known is not None and body.proposal.directory_epoch == directory.epoch:
             received = ProposalReceived(body, body.proposal.key_id in revoked)
         else:
-            small = len(message.data) <= SMALL_BYTES
-            received = await offload(small, receive_proposal, directory, revoked, body)
+            received = await offload(len(message.data), receive_proposal, directory, revoked, body)
             self._remember(message.data, body)
         self._count_revoked(received, message)
         if body.proposal.term > self._executor.lease_term:
@@ -231,7 +230,7 @@ class ValidatorRole:
         directory = self._directory_for(offer.proposal, message)
         if directory is None:
             return
-        await offload(len(message.data) <= SMALL_BYTES, verify_offer, directory, (), offer.proposal, offer.block)
+        await offload(len(message.data), verify_offer, directory, (), offer.proposal, offer.block)
         self._parts.offered(message.peer_id, offer)
 
     def _remember(self, data: bytes, body: ProposalBody) -> None:
@@ -240,7 +239,7 @@ class ValidatorRole:
             del self._proposals[next(iter(self._proposals))]
 
     async def _decode_proposal(self, data: bytes) -> ProposalBody:
-        body = await offload(len(data) <= SMALL_BYTES, decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
+        body = await offload(len(data), decode, ProposalBody, data, limit=PROPOSAL_LIMIT)
         return self._executor.with_waiting(body)
 
     def _count_revoked(self, received: VoteReceived | ProposalReceived, message: ConsensusMessage) -> None:

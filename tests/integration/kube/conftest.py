@@ -27,15 +27,7 @@ class Kubernetes:
 
     def config(self, token: str = "") -> pykube.KubeConfig:
         """What a pod with this token, or the administrator, would read."""
-        document = {
-            "clusters": [
-                {"name": "c", "cluster": {"server": self.api.url, "certificate-authority": str(self.certificate)}}
-            ],
-            "users": [{"name": "u", "user": {"token": token or self.api.token}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": NAMESPACE}}],
-            "current-context": "x",
-        }
-        return pykube.KubeConfig(document)
+        return pykube.KubeConfig(self.api.kubeconfig(self.certificate, token=token, namespace=NAMESPACE))
 
     def make_lease(self, name: str, **spec: Any) -> None:
         """Makes a Lease as the operator does, for somebody to take."""

@@ -8,21 +8,21 @@ import pytest
 
 from agentworld_core.world.actions import Actors
 from agentworld_core.world.tree import Tree
-from agentworld_node.offload import offload
+from agentworld_node.offload import SMALL_BYTES, offload
 from agentworld_node.roles.verification import Verifier
 from tests.unit.node.material import WORLD, agent
 
 
-@pytest.mark.parametrize("small", [True, False])
-async def test_only_small_work_keeps_the_event_loop_waiting(small: bool) -> None:
-    assert (await offload(small, threading.get_ident) == threading.get_ident()) is small
+@pytest.mark.parametrize(("size", "small"), [(0, True), (SMALL_BYTES, True), (SMALL_BYTES + 1, False)])
+async def test_only_small_work_keeps_the_event_loop_waiting(size: int, small: bool) -> None:
+    assert (await offload(size, threading.get_ident) == threading.get_ident()) is small
 
 
-@pytest.mark.parametrize("small", [True, False])
-async def test_arguments_results_and_errors_pass_through(small: bool) -> None:
-    assert await offload(small, int, "ff", base=16) == 255
+@pytest.mark.parametrize("size", [0, SMALL_BYTES + 1])
+async def test_arguments_results_and_errors_pass_through(size: int) -> None:
+    assert await offload(size, int, "ff", base=16) == 255
     with pytest.raises(ValueError, match="'no number'"):
-        await offload(small, int, "no number")
+        await offload(size, int, "no number")
 
 
 @pytest.mark.parametrize(
