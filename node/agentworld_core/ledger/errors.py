@@ -27,16 +27,15 @@ class DirectoryPending(StateMismatch):
 
 
 class HeadConflict(StateMismatch):
-    """Two different blocks of one height both have a valid certificate; ``first`` and ``second`` prove it.
+    """Another block of a height than the one this node has committed (``known_hash``) has a valid certificate, too.
 
-    ``first`` is None when the other block is the one this node has committed itself (``known_hash``).
+    ``head`` carries it.
     """
 
     code = "head_conflict"
 
-    def __init__(self, second: WorldHeadAnnounce, *, first: WorldHeadAnnounce | None, known_hash: str):
-        says = f"height {second.height} is certified twice: {known_hash} and {second.block_hash}"
-        super().__init__(says, field="block_hash", value=second.block_hash)
-        self.first = first
-        self.second = second
+    def __init__(self, head: WorldHeadAnnounce, *, known_hash: str):
+        says = f"height {head.height} is certified twice: {known_hash} and {head.block_hash}"
+        super().__init__(says, field="block_hash", value=head.block_hash)
+        self.head = head
         self.known_hash = known_hash

@@ -141,7 +141,7 @@ class Synchronizer:
         check_head(head, self._ledger.directory_at(head.height))
         self._heard = True
         if known is not None and known != head.block_hash and self.conflict is None:
-            self.conflict = HeadConflict(head, first=None, known_hash=known)
+            self.conflict = HeadConflict(head, known_hash=known)
             self._metrics.count("agentworld_evidence_total")
             log.critical("%s; more validators than may lie have signed twice", self.conflict)
 
