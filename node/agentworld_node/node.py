@@ -50,6 +50,7 @@ from agentworld_node.roles.pool_keeper import PoolKeeper
 from agentworld_node.roles.sync import Synchronizer
 from agentworld_node.roles.validator import ValidatorRole
 from agentworld_node.roles.verification import worker_count
+from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +62,14 @@ LAST_SECONDS = 2.0
 class Node:
     """A node of one world; ``run`` returns after ``stop`` was called, and raises a typed error when it cannot go on."""
 
-    def __init__(self, config: NodeConfig, *, network: Network | None = None, sandbox: Sandbox | None = None):
+    def __init__(
+        self,
+        config: NodeConfig,
+        *,
+        network: Network | None = None,
+        sandbox: Sandbox | None = None,
+        files: FileSystem = LOCAL_FILES,
+    ):
         self.config = config
         self.metrics = Metrics()
         self.stopping = asyncio.Event()
@@ -79,7 +87,7 @@ class Node:
                 allow_unknown=True,
             )
         )
-        self.ledger = Ledger.open(Path(config.data_folder), genesis, sandbox=sandbox)
+        self.ledger = Ledger.open(Path(config.data_folder), genesis, sandbox=sandbox, files=files)
         self.ledger.retain(config.retain_snapshots)
         # Only now: what is committed is written again on opening, however little room is left.
         self.ledger.limit_blobs(config.max_blob_bytes)
@@ -89,7 +97,7 @@ class Node:
             revocations=self.ledger.revocations,
             directory_at=self.ledger.directory_at,
         )
-        self._build_roles(genesis)
+        self._build_roles(genesis, files)
         self.peers_file = PeersFile(
             Path(config.peers_file) if config.peers_file else None,
             own=self.network.peer_id,
@@ -101,7 +109,7 @@ class Node:
         self._last_proposer: str | None = None
         self._ended: str | None = None
 
-    def _build_roles(self, genesis: Genesis) -> None:
+    def _build_roles(self, genesis: Genesis, files: FileSystem) -> None:
         config, parameters = self.config, genesis.parameters
         self.mempool = Mempool(
             MempoolLimits(
@@ -120,7 +128,7 @@ class Node:
             workers=worker_count(config.verification_workers),
         )
         self.pool = PoolKeeper(
-            PoolFile(Path(config.data_folder) / POOL, config.world_id),
+            PoolFile(Path(config.data_folder) / POOL, config.world_id, files=files),
             take=self.gateway.take_up,
             waiting=self.gateway.waiting,
         )

@@ -1,0 +1,62 @@
+"""Clients that submit actions until each is committed, to whichever node answers, and remember what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from agentworld_core.errors import AgentWorldError
+from agentworld_core.messages import ActionEnvelope
+from agentworld_client.submit import Agent
+from agentworld_node.node import Node
+from tests.unit.node.material import WORLD, signer
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes.world import World
+
+WAIT_SECONDS = 5.0
+ANSWER_SECONDS = 8.0
+
+
+class Client:
+    """One agent; its next action comes when the one before is committed, as far as it was told."""
+
+    def __init__(self, world: World, name: str):
+        self.world = world
+        self.name = name
+        self.rng = world.rng(f"client/{name}")
+        self.agent = Agent(signer(name), world_id=WORLD, actor_id=name, clock=lambda: 1_000_000)
+        self.refusals: list[str] = []
+
+    async def run(self) -> None:
+        """Acts until the chaos is over, and once more after it."""
+        await self.settle(self.agent.act("agent.register", {"position": [0, 0]}))
+        step = 0
+        while not self.world.calm:
+            await asyncio.sleep(self.rng.uniform(*self.world.scenario.pauses))
+            step += 1
+            await self.settle(self.agent.act("agent.move", {"to": [step, self.rng.randrange(100)]}))
+        await self.settle(self.agent.act("agent.move", {"to": [0, 0]}))
+
+    async def settle(self, action: ActionEnvelope) -> None:
+        """Submits an action again and again until somebody says that it is committed."""
+        machines = list(self.world.machines.values())
+        while True:
+            machine = self.rng.choice(machines)
+            try:
+                answer = await machine.ask(lambda node: _submit(node, action), seconds=ANSWER_SECONDS)
+            except AgentWorldError as error:
+                answer = error
+            if isinstance(answer, dict) and answer["status"] == "committed":
+                self.world.acknowledge(self.name, machine, action, answer)
+                return
+            if isinstance(answer, AgentWorldError):
+                self.refusals.append(answer.code)
+                self.world.reach(f"refused {answer.code}")
+            await asyncio.sleep(self.rng.uniform(0.05, 0.5))
+
+
+async def _submit(node: Node, action: ActionEnvelope) -> dict[str, Any] | AgentWorldError:
+    results = await node.gateway.submit([action], source="client")
+    (result,) = await node.gateway.wait_committed(results, seconds=WAIT_SECONDS)
+    return result

@@ -1,0 +1,126 @@
+"""What must be true of a world of whole nodes: while it runs, and when all has been healed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from agentworld_core.codec import decode
+from agentworld_core.consensus.evidence import accused
+from agentworld_core.ledger.genesis import chain_from_genesis
+from agentworld_core.ledger.validate import replay_bundle
+from agentworld_core.messages import Vote
+from agentworld_node.ledger import Ledger
+from tests.simulation.kernel import Violation
+
+if TYPE_CHECKING:
+    from tests.simulation.nodes.machine import Machine
+    from tests.simulation.nodes.world import World
+
+SPREAD_SECONDS = 60.0
+"""After so much every node must have every revocation and every proof that one of them has."""
+
+
+class Ballots:
+    """Every vote that was sent: an honest validator votes once in a place, whatever befalls it."""
+
+    def __init__(self, world: World):
+        self._world = world
+        self._cast: dict[tuple[str, int, int, int, int], str | None] = {}
+
+    def cast(self, topic: str, payload: bytes) -> None:
+        """Takes note of a vote that was sent on a topic."""
+        vote = decode(Vote, payload)
+        place = (vote.validator_id, vote.height, vote.term, vote.attempt, vote.phase)
+        before = self._cast.setdefault(place, vote.block_hash)
+        if before != vote.block_hash:
+            self._world.fail("SIGN", f"{vote.validator_id} voted for {before} and for {vote.block_hash} at {place[1:]}")
+        liar = self._world.liar
+        if liar is not None and vote.validator_id == liar.name:
+            liar.contradict(vote, topic)
+
+
+async def judge(world: World) -> None:
+    """Judges a world that is healed and in step; raises Violation."""
+    await _spread(world)
+    for machine in world.machines.values():
+        _check_ledger(world, machine)
+    _check_replay(world)
+    await _check_after_power_cut(world)
+
+
+async def _spread(world: World) -> None:
+    """Waits until what one node knows of revocations and evidence is known to all."""
+    deadline = world.loop.now + SPREAD_SECONDS
+    while True:
+        ledgers = [machine.node.ledger for machine in world.machines.values() if machine.node is not None]
+        revoked = {ledger.revocations.hash for ledger in ledgers}
+        proofs = {ledger.evidence.hash for ledger in ledgers}
+        if len(ledgers) == len(world.machines) and len(revoked) == 1 and len(proofs) == 1:
+            break
+        if world.loop.now > deadline:
+            raise Violation("SPREAD", f"revocations {len(revoked)} and proofs {len(proofs)} ways, {len(ledgers)} nodes")
+        await asyncio.sleep(0.5)
+    ledger = ledgers[0]
+    lost = [key_id for key_id in world.governance.revoked if key_id not in ledger.revocations]
+    if lost:
+        raise Violation("REVOKED", f"{lost[0]} was revoked, and nobody knows of it")
+    accusations = {accused(proof) for _, proof in ledger.evidence.items()}
+    if accusations:
+        world.reach("evidence")
+    if accusations - ({world.liar.name} if world.liar is not None else set()):
+        raise Violation("EVIDENCE", f"honest validators are accused: {accusations}")
+
+
+def _check_ledger(world: World, machine: Machine) -> None:
+    """Checks one node's answers: the same blocks, and every acknowledged action where its client was told."""
+    assert machine.node is not None
+    ledger = machine.node.ledger
+    for height, known in world.blocks.items():
+        if ledger.block_hash(height) != known:
+            raise Violation("AGREEMENT", f"{machine.name} has {ledger.block_hash(height)} at {height}, others {known}")
+    for action_id, height in world.acknowledged.items():
+        receipt = ledger.receipt(action_id)
+        if receipt is None or receipt.height != height or not receipt.ok:
+            raise Violation("ACKNOWLEDGED", f"{machine.name} says {receipt} of {action_id}, committed at {height}")
+
+
+def _check_replay(world: World) -> None:
+    """Executes everything from genesis: the same state, and every action executed once."""
+    (machine, *_) = world.machines.values()
+    assert machine.node is not None
+    ledger = machine.node.ledger
+    chain = chain_from_genesis(world.material.genesis)
+    executed: Counter[str] = Counter()
+    for height in range(1, ledger.height + 1):
+        bundle = ledger.bundle(height)
+        if bundle is None:
+            raise Violation("REPLAY", f"{machine.name} has no block {height}")
+        execution = replay_bundle(chain, bundle)
+        executed.update(receipt.action_id for receipt in execution.receipts if receipt.ok)
+        chain = execution.chain_after(bundle.block)
+    if (chain.block_hash, chain.state_root) != (ledger.chain.block_hash, ledger.chain.state_root):
+        raise Violation("REPLAY", f"replaying gives {chain.state_root}, {machine.name} has {ledger.chain.state_root}")
+    if twice := [action_id for action_id, times in executed.items() if times > 1]:
+        raise Violation("ONCE", f"{twice[0]} was executed {executed[twice[0]]} times")
+    if missing := [action_id for action_id in world.acknowledged if action_id not in executed]:
+        raise Violation("ACKNOWLEDGED", f"{missing[0]} was acknowledged and never executed")
+
+
+async def _check_after_power_cut(world: World) -> None:
+    """Takes the power from all at once: everything that was committed is on every disk."""
+    roots = {}
+    for machine in world.machines.values():
+        assert machine.node is not None
+        roots[machine.name] = machine.node.ledger.chain.state_root
+        height, proofs = machine.node.ledger.height, machine.node.ledger.evidence.hash
+        machine.crash(power=True)
+        machine.start()
+        if machine.node is None:
+            raise Violation("START", f"{machine.name} does not start after the last power cut")
+        ledger: Ledger = machine.node.ledger
+        if (ledger.height, ledger.chain.state_root) != (height, roots[machine.name]):
+            raise Violation("DURABLE", f"{machine.name} had {height} and recovered {ledger.height}")
+        if ledger.evidence.hash != proofs:
+            raise Violation("DURABLE", f"{machine.name} has lost evidence in the last power cut")
