@@ -149,6 +149,10 @@ class GatewayRole:
         await self._waiters.wait(pooled, settled=self._is_settled, seconds=seconds)
         return [self._latest(result) for result in results]
 
+    def answer_waiting(self) -> None:
+        """Lets who waits for a commit go with what is known now, and whoever would wait from now on."""
+        self._waiters.close()
+
     async def take_up(self, kept: Sequence[Kept]) -> list[Kept]:
         """Judges actions that waited here before a restart like those of others; returns those that found no room."""
         height = self._ledger.height

@@ -301,6 +301,17 @@ class TestWaiting:
         await eventually(lambda: len(stuck.node.gateway._waiters) == 0)
         assert stuck.node.gateway._waiters._groups == {}
 
+    async def test_who_waits_when_the_node_is_stopped_is_answered_and_not_cut_off(self, stuck: RunningNode) -> None:
+        action = agent("ada").act("agent.register", {"position": [0, 0]})
+        async with aiohttp.ClientSession() as session:
+            http = Http(session, stuck.url)
+            answer = asyncio.create_task(http.post("/v1/actions?wait=committed&timeout_s=60", encode(action)))
+            await eventually(lambda: len(stuck.node.gateway._waiters) == 1)
+            await stuck.stop()
+            status, body = await answer
+        assert (status, body["action_id"], body["status"]) == (504, action.action_id, "pooled")
+        assert len(stuck.node.gateway._waiters) == 0
+
     @pytest.mark.box("S7.1", "load")
     async def test_a_node_that_is_full_or_stopping_takes_nothing(self, stuck: RunningNode) -> None:
         action = agent("ada").act("agent.register", {"position": [0, 0]})

@@ -29,7 +29,7 @@ from agentworld_node.roles import gossip_queue, newcomers, verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
-from tests.unit.node.running import eventually
+from tests.unit.node.running import PATIENCE, eventually
 
 TOPIC = topic("aurora", "action")
 
@@ -454,6 +454,17 @@ class TestOutcome:
             assert role.receipt(register("ada").action_id) == receipt
             assert len(it.mempool) == 0
             assert it.metrics.total("agentworld_actions_committed_total") == 1
+
+    async def test_who_waits_is_let_go_with_what_is_known_and_nobody_waits_any_more(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it, asyncio.timeout(PATIENCE):
+            role = it.gateway()
+            ada, bob = await role.submit([register("ada"), register("bob")])
+            waiting = [asyncio.create_task(role.wait_committed(each, seconds=3600)) for each in ([ada, bob], [bob])]
+            await eventually(lambda: len(role._waiters) == 3)
+            role.answer_waiting()
+            assert await asyncio.gather(*waiting) == [[ada, bob], [bob]]
+            assert await role.wait_committed([ada], seconds=3600) == [ada]
+            assert (len(role._waiters), role._waiters._groups) == (0, {})
 
     @pytest.mark.box("S5.1", "stale")
     async def test_an_action_that_lost_its_nonce_is_dropped_and_whoever_waits_is_told_why(self, tmp_path: Path) -> None:
