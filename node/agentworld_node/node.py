@@ -192,7 +192,7 @@ class Node:
             build_app(self._services()),
             access_log=None,
             logger=server_log(self.metrics),
-            shutdown_timeout=LAST_SECONDS,
+            shutdown_timeout=LAST_SECONDS / 2,  # it is waited for twice
         )
         cause: AgentWorldError | None = None
         ended = False

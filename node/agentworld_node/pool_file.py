@@ -33,12 +33,16 @@ class PoolDamaged(AgentWorldError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kept:
-    """An action that waited: who brought it, for how long it waited, and whether this node has to pass it on."""
+    """An action that waited: who brought it, for how long, whether this node has to pass it on, and its receipt's time.
+
+    ``accepted_at_ms`` is None in a file of a version that did not write it down.
+    """
 
     action: ActionEnvelope
     source: str
     waited_ms: int
     own: bool
+    accepted_at_ms: int | None = None
 
 
 class PoolFile:
@@ -73,7 +77,13 @@ class PoolFile:
             "format": _FORMAT,
             "world": self._world_id,
             "actions": [
-                {"action": encode(one.action), "source": one.source, "waited_ms": one.waited_ms, "own": one.own}
+                {
+                    "action": encode(one.action),
+                    "source": one.source,
+                    "waited_ms": one.waited_ms,
+                    "own": one.own,
+                    "accepted_at_ms": one.accepted_at_ms,
+                }
                 for one in kept
             ],
         }
@@ -122,9 +132,12 @@ def read_pool(path: Path, *, files: FileSystem = LOCAL_FILES) -> tuple[str, list
 
 
 def _kept(item: Mapping[str, Any]) -> Kept:
+    action = decode(ActionEnvelope, item["action"])
+    accepted_at_ms = item.get("accepted_at_ms")
     return Kept(
-        action=decode(ActionEnvelope, item["action"]),
+        action=action,
         source=str(item["source"]),
         waited_ms=int(item["waited_ms"]),
         own=bool(item["own"]),
+        accepted_at_ms=None if accepted_at_ms is None else int(accepted_at_ms),
     )

@@ -127,3 +127,26 @@ def test_scale_changes_the_validators(api: ApiServer) -> None:
         assert refused.code == 422
     finally:
         api.call("DELETE", path)
+
+
+def test_a_status_field_that_the_definitions_do_not_know_is_dropped_and_a_patch_of_nothing_else_changes_nothing(
+    api: ApiServer,
+) -> None:
+    """What the operator goes by when its definitions are of an older release."""
+    manifest = {
+        "apiVersion": "agentworld.dev/v1alpha1",
+        "kind": "World",
+        "metadata": {"name": "older"},
+        "spec": {"validators": {"replicas": 4}},
+    }
+    row = {"hash": "a" * 64, "height": 1, "validator": "v0"}
+    path = f"{collection(manifest)}/older"
+    try:
+        before = create(api, manifest, {"evidence": [row]}).body
+        patch = {"status": {"evidence": [row | {"fromTheFuture": "x"}]}}
+        answer = api.call("PATCH", f"{path}/status", patch, content="application/merge-patch+json")
+        assert answer.code == 200, answer.message
+        assert answer.body["status"] == before["status"]
+        assert answer.body["metadata"]["resourceVersion"] == before["metadata"]["resourceVersion"]
+    finally:
+        api.call("DELETE", path)

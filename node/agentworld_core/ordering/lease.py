@@ -59,6 +59,15 @@ class LeaseWrite:
     duration_ms: int
     expected_version: str | None
 
+    def may_replace(self, current: LeaseRecord | None) -> bool:
+        """True if a store may put this in the place of what it has: the version is the expected one.
+
+        A term that is lower than the stored one would undo the fence, whoever asks for it.
+        """
+        if current is None:
+            return self.expected_version is None
+        return self.expected_version == current.version and self.term >= current.term
+
 
 @dataclass(frozen=True)
 class Acquire:

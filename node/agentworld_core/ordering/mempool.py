@@ -2,7 +2,8 @@
 
 A full mempool refuses what is new and keeps what it has (W1): nobody can push out an earlier action by sending more.
 Taking a batch removes nothing; actions leave when they are committed, when the state shows that they never can be, or
-when they have waited for too long. Times are milliseconds of any clock that only goes forward.
+when they have waited for too long. Times are milliseconds of any clock that only goes forward, but for
+``accepted_at_ms``, which is Unix time for people to read, and decides nothing.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ class MempoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An action that waits, who brought it (empty when nobody said), and since when."""
+    """An action that waits, who brought it (empty when nobody said), since when, and when it was first accepted."""
 
     action: ActionEnvelope
     source: str
     since_ms: int
+    accepted_at_ms: int
 
 
 @dataclass
@@ -52,7 +54,7 @@ class Mempool:
         self.limits = limits
         self.batch_limits = batch_limits
         self.bytes = 0
-        self._arrivals: dict[str, tuple[str, int, str, int]] = {}  # actor, nonce, source, since when
+        self._arrivals: dict[str, Waiting] = {}
         self._actors: dict[str, _Actor] = {}
         self._sources: dict[str, int] = {}
 
@@ -64,8 +66,12 @@ class Mempool:
 
     def get(self, action_id: str) -> ActionEnvelope | None:
         """Returns the waiting action of that id, or None."""
-        place = self._arrivals.get(action_id)
-        return self._actors[place[0]].actions[place[1]][0] if place is not None else None
+        entry = self._arrivals.get(action_id)
+        return None if entry is None else entry.action
+
+    def entry(self, action_id: str) -> Waiting | None:
+        """Returns what is known of the waiting action of that id, or None."""
+        return self._arrivals.get(action_id)
 
     def waiting(self, action: ActionEnvelope) -> ActionEnvelope:
         """Returns the action that waits here if it is the same in every byte, with what has been worked out of it."""
@@ -74,12 +80,11 @@ class Mempool:
 
     def actions(self) -> list[ActionEnvelope]:
         """Returns all waiting actions in the order of their arrival."""
-        return [self._actors[actor].actions[nonce][0] for actor, nonce, _, _ in self._arrivals.values()]
+        return [entry.action for entry in self._arrivals.values()]
 
     def waiting_now(self) -> list[Waiting]:
         """Returns all waiting actions in the order of their arrival, with what is known of each."""
-        places = self._arrivals.values()
-        return [Waiting(self._actors[actor].actions[nonce][0], source, at) for actor, nonce, source, at in places]
+        return list(self._arrivals.values())
 
     def of_source(self, source: str) -> int:
         """Returns how many of the waiting actions a source has brought."""
@@ -90,7 +95,7 @@ class Mempool:
         actor = self._actors.get(actor_id)
         return [] if actor is None else [actor.actions[nonce][0] for nonce in actor.nonces]
 
-    def add(self, action: ActionEnvelope, *, source: str = "", now_ms: int = 0) -> bool:
+    def add(self, action: ActionEnvelope, *, source: str = "", now_ms: int = 0, accepted_at_ms: int = 0) -> bool:
         """Takes in a verified action; False when exactly this action is waiting already, whoever has brought it.
 
         Raises TooLarge when no batch could ever hold it, NonceUsed when another action of the actor waits under its
@@ -118,7 +123,7 @@ class Mempool:
         self._actors[action.actor_id] = actor
         bisect.insort(actor.nonces, action.nonce)
         actor.actions[action.nonce] = (action, size)
-        self._arrivals[action.action_id] = (action.actor_id, action.nonce, source, now_ms)
+        self._arrivals[action.action_id] = Waiting(action, source, now_ms, accepted_at_ms)
         if source:
             self._sources[source] = held + 1
         self.bytes += size
@@ -128,9 +133,9 @@ class Mempool:
         """Removes committed actions; returns how many of them were waiting."""
         removed = 0
         for action_id in action_ids:
-            place = self._arrivals.pop(action_id, None)
-            if place is not None:
-                self._forget(*place)
+            entry = self._arrivals.pop(action_id, None)
+            if entry is not None:
+                self._forget(entry.action, entry.source)
                 removed += 1
         return removed
 
@@ -140,8 +145,7 @@ class Mempool:
             return []
         last = now_ms - self.limits.expiry_ms
         # All are looked at: what comes from before a restart has waited for longer than its place says.
-        places = [place for place in self._arrivals.values() if place[3] < last]
-        expired = [self._actors[actor].actions[nonce][0] for actor, nonce, _, _ in places]
+        expired = [entry.action for entry in self._arrivals.values() if entry.since_ms < last]
         self.remove(action.action_id for action in expired)
         return expired
 
@@ -166,9 +170,10 @@ class Mempool:
         batch: list[ActionEnvelope] = []
         used = 0
         taken: dict[str, int] = {}
-        for actor_id, _, _, _ in self._arrivals.values():
+        for entry in self._arrivals.values():
             if len(batch) >= limits.max_actions:
                 break
+            actor_id = entry.action.actor_id
             actor = self._actors[actor_id]
             index = taken.get(actor_id, 0)
             action, size = actor.actions[actor.nonces[index]]
@@ -181,13 +186,13 @@ class Mempool:
             batch.append(action)
         return tuple(batch)
 
-    def _forget(self, actor_id: str, nonce: int, source: str, _since_ms: int) -> None:
-        actor = self._actors[actor_id]
-        _, size = actor.actions.pop(nonce)
-        del actor.nonces[bisect.bisect_left(actor.nonces, nonce)]
+    def _forget(self, action: ActionEnvelope, source: str) -> None:
+        actor = self._actors[action.actor_id]
+        _, size = actor.actions.pop(action.nonce)
+        del actor.nonces[bisect.bisect_left(actor.nonces, action.nonce)]
         self.bytes -= size
         if not actor.nonces:
-            del self._actors[actor_id]
+            del self._actors[action.actor_id]
         if source:
             self._sources[source] -= 1
             if not self._sources[source]:

@@ -15,7 +15,7 @@ _JSON, _CBOR, _SSE, _TEXT = "application/json", "application/cbor", "text/event-
 # method, path, summary, query and path parameters, media types of the answer
 _OPERATIONS: tuple[tuple[str, str, str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("post", "/v1/actions", "Submit one signed action or several", ("wait", "timeout_s"), (_JSON,)),
-    ("get", "/v1/actions/{action_id}", "Receipt of an action: pooled, or committed with its outcome", (), (_JSON,)),
+    ("get", "/v1/actions/{action_id}", "Receipt: pooled, accepted_at_ms, or committed with the outcome", (), (_JSON,)),
     ("get", "/v1/head", "Newest committed block with its certificate", (), (_JSON, _CBOR)),
     ("get", "/v1/genesis", "Genesis document", (), (_JSON, _CBOR)),
     ("get", "/v1/blocks", "Consecutive blocks with batches and certificates", ("from", "limit"), (_CBOR,)),

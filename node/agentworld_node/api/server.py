@@ -61,6 +61,7 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[errors_as_json, check_query], client_max_size=MAX_BODY_BYTES)
     app[SERVICES] = services
     app[LIMITS] = ApiLimits()
+    app.on_shutdown.append(_answer_waiting)
     app.add_routes(
         [
             web.post("/v1/actions", submit),
@@ -90,6 +91,11 @@ def build_app(services: Services) -> web.Application:
         ]
     )
     return app
+
+
+async def _answer_waiting(app: web.Application) -> None:
+    """Answers who waits for a commit, before the server waits for its answers and then cuts them off."""
+    app[SERVICES].gateway.answer_waiting()
 
 
 async def submit(request: web.Request) -> web.Response:

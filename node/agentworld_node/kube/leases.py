@@ -110,9 +110,9 @@ class KubernetesLeaseStore:
         return record_of(body)
 
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
-        """Puts the Lease as wanted, None when it had changed."""
+        """Puts the Lease as wanted, None when it had changed or has a higher term."""
         body = self._last
-        if body is None or body["metadata"]["resourceVersion"] != wanted.expected_version:
+        if body is None or not wanted.may_replace(record_of(body)):
             return None
         stored = await _in_thread(self._leases.replace, lease_body(body, wanted, now=_now()))
         if stored is None:

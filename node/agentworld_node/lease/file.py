@@ -63,17 +63,13 @@ class FileLeaseStore:
 
     def _guarded_write(self, wanted: LeaseWrite) -> LeaseRecord | None:
         current = self._guarded_read()
-        version = None if current is None else current.version
-        if version != wanted.expected_version:
-            return None
-        # A term that is lower than the stored one would undo the fence, whoever asks for it.
-        if current is not None and wanted.term < current.term:
+        if not wanted.may_replace(current):
             return None
         record = LeaseRecord(
             holder=wanted.holder,
             term=wanted.term,
             duration_ms=wanted.duration_ms,
-            version=str(int(version or 0) + 1),
+            version=str(int(wanted.expected_version or 0) + 1),
         )
         lasting = current is None or (current.holder, current.term) != (record.holder, record.term)
         try:

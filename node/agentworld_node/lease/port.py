@@ -22,5 +22,5 @@ class LeaseStore(Protocol):
         ...
 
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
-        """Writes the record and returns it as stored, or None when it had changed since it was read."""
+        """Writes the record and returns it as stored, or None when it has changed since, or has a higher term."""
         ...

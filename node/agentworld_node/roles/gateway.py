@@ -1,9 +1,9 @@
 """Takes actions from clients and from gossip into the mempool, and answers for them until they are in a block.
 
-``pooled`` says that this node has the action and passes it on; ``committed`` says that a quorum has made it part of
-the ledger and this node has it on disk. Only the second is a promise. An action that this node took from a client is
-gossiped again until it is committed, since gossip may lose it and the writer may change, or until it has waited for
-too long, and is forgotten here.
+``pooled`` says that this node has the action, since when by its clock, and passes it on; ``committed`` says that a
+quorum has made it part of the ledger and this node has it on disk. Only the second is a promise. An action that this
+node took from a client is gossiped again until it is committed, since gossip may lose it and the writer may change, or
+until it has waited for too long, and is forgotten here.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.offload import offload
 from agentworld_node.pool_file import Kept
+from agentworld_node.roles.acceptance import Acceptance, unix_ms
 from agentworld_node.roles.gossip_queue import GossipQueue
 from agentworld_node.roles.newcomers import Newcomers
 from agentworld_node.roles.strikes import Strikes
@@ -63,11 +64,21 @@ _DISHONEST = (MalformedEncoding, TooLarge, HashMismatch, InvalidSignature, Wrong
 class GatewayRole:
     """The way of actions into a node."""
 
-    def __init__(self, *, ledger: Ledger, mempool: Mempool, network: Network, metrics: Metrics, workers: int = 1):
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        mempool: Mempool,
+        network: Network,
+        metrics: Metrics,
+        workers: int = 1,
+        clock_ms: Callable[[], int] = unix_ms,
+    ):
         self._ledger = ledger
         self._mempool = mempool
         self._network = network
         self._metrics = metrics
+        self._accepted = Acceptance(mempool, clock_ms=clock_ms)
         self._topic = topic(ledger.genesis.world_id, "action")
         self._verified = Verifier(ledger.genesis.world_id, workers=workers)
         self._new = Newcomers(ledger=ledger, mempool=mempool)
@@ -119,14 +130,14 @@ class GatewayRole:
                 continue
             try:
                 verdict = verdicts[id(action)] if id(action) in verdicts else refusal or _dropped()
-                self._take(action, verdict, source=source and f"client {source}")
+                receipt = self._take(action, verdict, source=source and f"client {source}")
             except AgentWorldError as refused:
                 self._metrics.count("agentworld_actions_refused_total", code=refused.code)
                 results.append(refused.with_traceback(None))  # which would hold this list, and be a cycle
                 continue
             fresh.append(action)
             self._own[action.action_id] = time.monotonic()
-            results.append({"action_id": action.action_id, "status": "pooled"})
+            results.append(receipt)
         if fresh:
             self.on_change()
             await self._publish(fresh)
@@ -137,6 +148,10 @@ class GatewayRole:
         pooled = [item["action_id"] for item in results if isinstance(item, dict) and item["status"] == "pooled"]
         await self._waiters.wait(pooled, settled=self._is_settled, seconds=seconds)
         return [self._latest(result) for result in results]
+
+    def answer_waiting(self) -> None:
+        """Lets who waits for a commit go with what is known now, and whoever would wait from now on."""
+        self._waiters.close()
 
     async def take_up(self, kept: Sequence[Kept]) -> list[Kept]:
         """Judges actions that waited here before a restart like those of others; returns those that found no room."""
@@ -154,7 +169,7 @@ class GatewayRole:
                 again.append(one)
                 continue
             try:
-                self._take(one.action, verdicts[id(one.action)], source=one.source, waited_ms=one.waited_ms)
+                self._take(one.action, verdicts[id(one.action)], source=one.source, before=one)
                 if one.own:
                     self._own[action_id] = time.monotonic() - REPEAT_SECONDS
             except (Busy, ActorLimit):
@@ -168,16 +183,7 @@ class GatewayRole:
 
     def waiting(self) -> list[Kept]:
         """Returns what waits, in the order of its arrival, as ``take_up`` takes it."""
-        now_ms = _now_ms()
-        return [
-            Kept(
-                action=one.action,
-                source=one.source,
-                waited_ms=max(0, now_ms - one.since_ms),
-                own=one.action.action_id in self._own,
-            )
-            for one in self._mempool.waiting_now()
-        ]
+        return self._accepted.waiting(self._own)
 
     def receipt(self, action_id: str) -> dict[str, Any]:
         """Returns the receipt of an action; NotFound when this node has not seen it.
@@ -198,7 +204,7 @@ class GatewayRole:
         receipt = self._ledger.receipt(action_id)
         if receipt is not None:
             return receipt_document(receipt)
-        return {"action_id": action_id, "status": "pooled"} if action_id in self._mempool else None
+        return self._accepted.receipt(action_id)
 
     def _is_settled(self, action_id: str) -> bool:
         return action_id not in self._mempool
@@ -228,11 +234,14 @@ class GatewayRole:
                 registering.add(actor_id)
         return await self._verified.judge(actions, actors, registering)
 
-    def _take(self, action: ActionEnvelope, error: AgentWorldError | None, *, source: str, waited_ms: int = 0) -> None:
+    def _take(
+        self, action: ActionEnvelope, error: AgentWorldError | None, *, source: str, before: Kept | None = None
+    ) -> dict[str, Any]:
         if error is not None:
             raise error
-        self._mempool.add(action, source=source, now_ms=_now_ms() - waited_ms)
+        receipt = self._accepted.take(action, source=source, before=before)
         self._dropped.pop(action.action_id, None)
+        return receipt
 
     # Gossip
 
@@ -342,7 +351,7 @@ class GatewayRole:
 
     def _drop_expired(self) -> None:
         """Drops what has waited for too long: it is neither proposed nor passed on by this node any more."""
-        expired = self._mempool.expire(_now_ms())
+        expired = self._accepted.expire()
         for action in expired:
             self._drop(action.action_id, _expired(action.action_id, self._mempool.limits.expiry_ms))
         if expired:
@@ -382,10 +391,6 @@ def _expired(action_id: str, expiry_ms: int) -> Expired:
         value=action_id,
         remedy="submit it again, it will count once; another node may still have it",
     )
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
 
 
 def _size(action: ActionEnvelope) -> int:

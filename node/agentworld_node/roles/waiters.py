@@ -17,7 +17,11 @@ class _Group:
 
     def release(self) -> None:
         self.left -= 1
-        if self.left == 0 and not self.settled.done():
+        if self.left == 0:
+            self.wake()
+
+    def wake(self) -> None:
+        if not self.settled.done():
             self.settled.set_result(None)
 
 
@@ -55,6 +59,13 @@ class Waiters:
         for action_id in action_ids:
             for group in self._groups.pop(action_id, ()):
                 group.release()
+
+    def close(self) -> None:
+        """Wakes everybody, and lets nobody wait from now on."""
+        self._limit = 0
+        for groups in self._groups.values():
+            for group in groups:
+                group.wake()
 
     def _forget(self, action_id: str, group: _Group) -> None:
         kept = self._groups.get(action_id)

@@ -14,6 +14,7 @@ from agentworld_operator.kube.port import KubeApi
 from agentworld_operator.nodes.port import NodeApi
 from agentworld_operator.plan.pods import Image
 from agentworld_operator.reconcile.apply import Settled
+from agentworld_operator.reconcile.reported import Reported
 from agentworld_operator.resources.objects import Object
 
 
@@ -41,6 +42,7 @@ class Context:
     settings: Settings
     now_ms: Callable[[], int] = wall_clock_ms
     settled: Settled = dataclasses.field(default_factory=Settled)
+    reported: Reported = dataclasses.field(default_factory=Reported)
     directories: dict[str, Directory] = dataclasses.field(default_factory=dict)
     """The newest directory of each world that was checked back to its genesis, by the hash of the first."""
     evidence: dict[str, Equivocation | None] = dataclasses.field(default_factory=dict)

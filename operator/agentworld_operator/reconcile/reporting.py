@@ -1,4 +1,7 @@
-"""Writes statuses, each at most once a pass and only when it differs, and the events that follow from that."""
+"""Writes statuses, each at most once a pass and only when it differs, and the events that follow from that.
+
+A status differs from what was written before, not from what a server with older definitions has kept of it.
+"""
 
 from __future__ import annotations
 
@@ -26,20 +29,22 @@ Differ = Callable[[Object, Mapping[str, Any]], list[events.Happened]]
 async def report(context: Context, snapshot: Snapshot, facts: WorldFacts) -> None:
     """Writes the statuses of a World and of its Validators and MembershipKeys."""
     topology = facts.topology
-    raw = snapshot.raw_world
-    told = list(events.world_events(raw, world_status(facts, raw)))
-    await _write(context, raw, world_status(facts, raw))
+    raw, seen = snapshot.raw_world, context.reported.seen(snapshot.raw_world)
+    status = world_status(facts, seen)
+    told = events.world_events(seen, status)
+    await _write(context, raw, status)
     epoch = facts.directory.epoch if facts.directory is not None else 0
     validator_events = functools.partial(events.validator_events, epoch=epoch)
     for node in facts.validators:
         stored = snapshot.raw_validators.get(node.name)
         if stored is not None:
-            status = validator_status(facts, node, stored)
+            status = validator_status(facts, node, context.reported.seen(stored))
             told += await _tell(context, stored, status, validator_events)
     for key in topology.keys:
         stored = snapshot.raw_keys.get(key.name)
         if stored is not None:
-            told += await _tell(context, stored, key_status(facts, key, stored), events.key_events)
+            status = key_status(facts, key, context.reported.seen(stored))
+            told += await _tell(context, stored, status, events.key_events)
     for happened in told:
         await events.post(context.kube, raw, happened, now_ms=facts.now_ms)
 
@@ -65,7 +70,7 @@ async def report_invalid(context: Context, snapshot: Snapshot) -> None:
 
 async def _tell(context: Context, stored: Object, status: Mapping[str, Any], differ: Differ) -> list[events.Happened]:
     """Writes a status and returns what changed, after posting it about the resource itself."""
-    told = differ(stored, status)
+    told = differ(context.reported.seen(stored), status)
     if not await _write(context, stored, status):
         return []
     for happened in told:
@@ -74,15 +79,17 @@ async def _tell(context: Context, stored: Object, status: Mapping[str, Any], dif
 
 
 async def _write(context: Context, stored: Object, status: Mapping[str, Any]) -> bool:
-    """Patches the status where it differs, and returns whether it does; a resource may be gone by then."""
+    """Patches the status where it differs from what we gave it, and returns whether; a resource may be gone by then."""
     patch = merge_patch(stored.get("status") or {}, status)
-    if not patch:
+    if not patch or status == context.reported.seen(stored).get("status"):
         return False
     kind, namespace = stored["kind"], stored["metadata"]["namespace"]
     try:
-        await context.kube.patch_status(kind, namespace, name_of(stored), patch)
+        answer = await context.kube.patch_status(kind, namespace, name_of(stored), patch)
     except KubernetesError as error:
         if error.status != 404:
             raise
         log.debug("%s %s went before its status was written", kind, name_of(stored))
+    else:
+        context.reported.remember(answer, status)
     return True

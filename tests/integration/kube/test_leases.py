@@ -14,6 +14,8 @@ from agentworld_core.ordering.lease import LeaseTimings, LeaseWrite
 from agentworld_node.kube.leases import KubernetesLeases, KubernetesLeaseStore, renew_heartbeat
 from agentworld_node.lease.loop import LeaseLoop
 from tests.integration.kube.conftest import NAMESPACE, Kubernetes
+from tests.unit.node import lease_contract as contract
+from tests.unit.node.lease_contract import Check, Place
 from tests.unit.node.running import eventually
 
 TIMINGS = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=300)
@@ -34,6 +36,12 @@ def leases(kubernetes: Kubernetes, token: str = "") -> KubernetesLeases:
 
 def store(kubernetes: Kubernetes, name: str) -> KubernetesLeaseStore:
     return KubernetesLeaseStore(leases(kubernetes), name)
+
+
+def unreachable(kubernetes: Kubernetes) -> pykube.KubeConfig:
+    config = kubernetes.config()
+    config.doc["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
+    return config
 
 
 def wanted(holder: str | None, term: int, version: str | None) -> LeaseWrite:
@@ -67,21 +75,25 @@ async def test_a_record_is_written_for_people_and_read_back(kubernetes: Kubernet
     assert kubernetes.lease(name)["spec"]["leaseTransitions"] == 1
 
 
-@pytest.mark.box("S5.3", "compare-and-swap")
-async def test_of_many_who_write_at_once_one_wins(kubernetes: Kubernetes, name: str) -> None:
-    stores = {f"v{number}": store(kubernetes, name) for number in range(5)}
-    records = await asyncio.gather(*(one.read() for one in stores.values()))
-    outcomes = await asyncio.gather(
-        *(
-            one.write(wanted(holder, 1, record.version if record else None))
-            for (holder, one), record in zip(stores.items(), records, strict=True)
+@pytest.mark.box("S5.3", "compare-and-swap", "lost-cannot-renew")
+@pytest.mark.parametrize(
+    "check", contract.EVERYWHERE + contract.WHERE_THE_PLACE_CAN_BE_GONE, ids=lambda check: check.__name__
+)
+async def test_it_keeps_what_every_store_promises(
+    kubernetes: Kubernetes, name: str, monkeypatch: pytest.MonkeyPatch, check: Check
+) -> None:
+    monkeypatch.setattr("agentworld_node.kube.leases.CLIENT_SECONDS", 0.0)  # every call reads the configuration
+    gone: list[str] = []
+
+    def configure() -> pykube.KubeConfig:
+        return unreachable(kubernetes) if gone else kubernetes.config()
+
+    await check(
+        Place(
+            lambda: KubernetesLeaseStore(KubernetesLeases(NAMESPACE, configure=configure), name),
+            cut_off=lambda: gone.append("the API server"),
         )
     )
-    won = [outcome for outcome in outcomes if outcome is not None]
-    assert len(won) == 1
-    assert kubernetes.lease(name)["spec"]["holderIdentity"] == won[0].holder
-    stale = next(one for one, outcome in zip(stores.values(), outcomes, strict=True) if outcome is None)
-    assert await stale.write(wanted("late", 2, "1")) is None
 
 
 async def test_nodes_hand_the_lease_from_one_to_the_other(kubernetes: Kubernetes, name: str) -> None:
@@ -198,10 +210,9 @@ async def test_an_api_server_that_does_not_answer_is_not_available(
     def configure() -> pykube.KubeConfig:
         if trouble == "no configuration":
             raise FileNotFoundError("token")
-        config = kubernetes.config("nobody" if trouble == "wrong token" else "")
         if trouble == "nobody listens":
-            config.doc["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
-        return config
+            return unreachable(kubernetes)
+        return kubernetes.config("nobody")
 
     with pytest.raises(NotAvailable):
         await KubernetesLeaseStore(KubernetesLeases(NAMESPACE, configure=configure), name).read()

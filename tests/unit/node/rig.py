@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.memory import MemoryHub, MemoryNetwork
 from agentworld_node.network.port import Peer
+from agentworld_node.roles.acceptance import unix_ms
 from agentworld_node.roles.evidence import EvidenceRole
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.keyring import NodeKeyring
@@ -55,9 +56,14 @@ class Rig:
         self._peers.append(network)
         return network
 
-    def gateway(self, *, workers: int = 1) -> GatewayRole:
+    def gateway(self, *, workers: int = 1, clock_ms: Callable[[], int] = unix_ms) -> GatewayRole:
         role = GatewayRole(
-            ledger=self.ledger, mempool=self.mempool, network=self.network, metrics=self.metrics, workers=workers
+            ledger=self.ledger,
+            mempool=self.mempool,
+            network=self.network,
+            metrics=self.metrics,
+            workers=workers,
+            clock_ms=clock_ms,
         )
         self._gateways.append(role)
         role.start(self.tasks)

@@ -85,7 +85,7 @@ class TestSubmit:
         action = agent("ada").act("agent.register", {"position": [0, 0]})
         status, body = await http.post("/v1/actions", encode(action))
         assert (status, body) in (
-            (202, {"action_id": action.action_id, "status": "pooled"}),
+            (202, {"action_id": action.action_id, "status": "pooled", "accepted_at_ms": body.get("accepted_at_ms")}),
             (200, {**body, "status": "committed"}),
         )
         status, body = await http.post("/v1/actions?wait=committed", encode(action))
@@ -273,13 +273,12 @@ class TestWaiting:
         async with aiohttp.ClientSession() as session:
             http = Http(session, stuck.url)
             status, body = await http.post("/v1/actions?wait=committed&timeout_s=1", encode(action))
-            assert (status, body) == (504, {"action_id": action.action_id, "status": "pooled"})
+            assert (status, body["action_id"], body["status"]) == (504, action.action_id, "pooled")
+            assert body["accepted_at_ms"] > action.timestamp_ms - 60_000
+            first = body
             status, body = await http.post("/v1/actions?wait=committed&timeout_s=1", encode(Actions((action,))))
             assert (status, body["results"][0]["status"]) == (200, "pooled")
-            assert await http.get(f"/v1/actions/{action.action_id}") == (
-                200,
-                {"action_id": action.action_id, "status": "pooled"},
-            )
+            assert await http.get(f"/v1/actions/{action.action_id}") == (200, first)
         assert len(stuck.node.gateway._waiters) == 0
 
     async def test_clients_that_go_away_leave_nothing_behind(self, stuck: RunningNode) -> None:
@@ -301,6 +300,17 @@ class TestWaiting:
             await asyncio.gather(*requests, return_exceptions=True)
         await eventually(lambda: len(stuck.node.gateway._waiters) == 0)
         assert stuck.node.gateway._waiters._groups == {}
+
+    async def test_who_waits_when_the_node_is_stopped_is_answered_and_not_cut_off(self, stuck: RunningNode) -> None:
+        action = agent("ada").act("agent.register", {"position": [0, 0]})
+        async with aiohttp.ClientSession() as session:
+            http = Http(session, stuck.url)
+            answer = asyncio.create_task(http.post("/v1/actions?wait=committed&timeout_s=60", encode(action)))
+            await eventually(lambda: len(stuck.node.gateway._waiters) == 1)
+            await stuck.stop()
+            status, body = await answer
+        assert (status, body["action_id"], body["status"]) == (504, action.action_id, "pooled")
+        assert len(stuck.node.gateway._waiters) == 0
 
     @pytest.mark.box("S7.1", "load")
     async def test_a_node_that_is_full_or_stopping_takes_nothing(self, stuck: RunningNode) -> None:

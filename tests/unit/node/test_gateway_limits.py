@@ -16,8 +16,8 @@ from agentworld_core.ordering.mempool import MempoolLimits
 from agentworld_core.signing import verify_bytes
 from agentworld_core.world import actions as actions_module
 from agentworld_core.world.actions import envelope_id
+from agentworld_node.roles import acceptance, verification
 from agentworld_node.roles import gateway as gateway_module
-from agentworld_node.roles import verification
 from agentworld_node.roles.verification import MOST_WORKERS, worker_count
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
@@ -76,11 +76,11 @@ class TestExpiry:
     ) -> None:
         monkeypatch.setattr(gateway_module, "REPEAT_SECONDS", 0.02)
         now = [1_000_000]
-        monkeypatch.setattr(gateway_module, "_now_ms", lambda: now[0])
+        monkeypatch.setattr(acceptance, "_now_ms", lambda: now[0])
         chain = Chain()
         async with rig(tmp_path, chain) as it:
             it.mempool.limits = MempoolLimits(expiry_ms=60_000)
-            role = it.gateway()
+            role = it.gateway(clock_ms=lambda: now[0])
             changes: list[int] = []
             results = await role.submit([register("ada")])
             now[0] += 30_000
@@ -102,7 +102,7 @@ class TestExpiry:
             assert register("ada") not in heard
             # Again, and only once: here it is pooled, and its first copy may come back in a block.
             (again,) = await role.submit([register("ada")])
-            assert again == {"action_id": register("ada").action_id, "status": "pooled"}
+            assert again == {"action_id": register("ada").action_id, "status": "pooled", "accepted_at_ms": now[0]}
             chain.commit(register("ada"))
             await it.apply(*chain.bundles)
             assert role.receipt(register("ada").action_id)["status"] == "committed"
@@ -139,11 +139,11 @@ class TestWorkers:
         ]
         made = [(kinds[number % 3][0](f"a{number}"), kinds[number % 3][1]) for number in range(count)]
         async with rig(tmp_path) as it:
-            role = it.gateway(workers=workers)
+            role = it.gateway(workers=workers, clock_ms=lambda: 1234)
             results = await role.submit([one for one, _ in made])
             for (one, expected), result in zip(made, results, strict=True):
                 if expected is None:
-                    assert result == {"action_id": one.action_id, "status": "pooled"}
+                    assert result == {"action_id": one.action_id, "status": "pooled", "accepted_at_ms": 1234}
                 else:
                     assert isinstance(result, expected)
                 assert role.is_verified(envelope_id(one)) == (expected is not InvalidSignature)

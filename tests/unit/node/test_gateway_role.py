@@ -29,7 +29,7 @@ from agentworld_node.roles import gossip_queue, newcomers, verification
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.world.agents import action, register
 from tests.unit.node.rig import rig
-from tests.unit.node.running import eventually
+from tests.unit.node.running import PATIENCE, eventually
 
 TOPIC = topic("aurora", "action")
 
@@ -288,7 +288,8 @@ class TestSubmission:
             assert [isinstance(item, dict) and item["duplicate"] for item in (committed, pooled)] == [True, True]
             assert checked == []
             (fresh,) = await role.submit([register("eve")])
-            assert fresh == {"action_id": register("eve").action_id, "status": "pooled"}
+            assert isinstance(fresh, dict)
+            assert (fresh["status"], "duplicate" in fresh) == ("pooled", False)
             assert len(checked) == 1
 
     async def test_the_cache_of_verified_actions_is_bounded(
@@ -405,6 +406,37 @@ class TestSubmission:
             assert role._new.actors() is role._new.actors()
 
 
+class TestAcceptance:
+    @pytest.mark.box("S7.1", "receipt")
+    async def test_a_receipt_says_when_this_node_first_took_the_action_as_long_as_it_waits(
+        self, tmp_path: Path
+    ) -> None:
+        chain, now = Chain(), [1234]
+        chain.commit(register("ada"))
+        async with rig(tmp_path, chain) as it:
+            role = it.gateway(clock_ms=lambda: now[0])
+            action_id = register("ada").action_id
+            accepted = {"action_id": action_id, "status": "pooled", "accepted_at_ms": 1234}
+            assert await role.submit([register("ada")]) == [accepted]
+            now[0] = 5000
+            assert await role.submit([register("ada")]) == [{**accepted, "duplicate": True}]
+            assert role.receipt(action_id) == accepted
+            await it.apply(*chain.bundles)
+            assert "accepted_at_ms" not in role.receipt(action_id), "what the ledger says is the same at every node"
+            assert role.receipt(action_id)["status"] == "committed"
+
+    async def test_what_came_by_gossip_was_accepted_when_this_node_took_it(self, tmp_path: Path) -> None:
+        now = [1234]
+        async with rig(tmp_path) as it:
+            role = it.gateway(clock_ms=lambda: now[0])
+            await send(await it.peer("peer-gateway"), register("ada"))
+            await eventually(lambda: len(it.mempool) == 1)
+            now[0] = 5000
+            (receipt,) = await role.submit([register("ada")])
+            assert isinstance(receipt, dict)
+            assert (receipt["accepted_at_ms"], receipt["duplicate"]) == (1234, True)
+
+
 class TestOutcome:
     @pytest.mark.box("S7.1", "receipt")
     @pytest.mark.box("S5.1", "remove")
@@ -422,6 +454,17 @@ class TestOutcome:
             assert role.receipt(register("ada").action_id) == receipt
             assert len(it.mempool) == 0
             assert it.metrics.total("agentworld_actions_committed_total") == 1
+
+    async def test_who_waits_is_let_go_with_what_is_known_and_nobody_waits_any_more(self, tmp_path: Path) -> None:
+        async with rig(tmp_path) as it, asyncio.timeout(PATIENCE):
+            role = it.gateway()
+            ada, bob = await role.submit([register("ada"), register("bob")])
+            waiting = [asyncio.create_task(role.wait_committed(each, seconds=3600)) for each in ([ada, bob], [bob])]
+            await eventually(lambda: len(role._waiters) == 3)
+            role.answer_waiting()
+            assert await asyncio.gather(*waiting) == [[ada, bob], [bob]]
+            assert await role.wait_committed([ada], seconds=3600) == [ada]
+            assert (len(role._waiters), role._waiters._groups) == (0, {})
 
     @pytest.mark.box("S5.1", "stale")
     async def test_an_action_that_lost_its_nonce_is_dropped_and_whoever_waits_is_told_why(self, tmp_path: Path) -> None:

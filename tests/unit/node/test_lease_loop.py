@@ -12,6 +12,7 @@ import pytest
 from agentworld_core.errors import NotAvailable, StateMismatch
 from agentworld_core.ordering.lease import LeaseRecord, LeaseTimings, LeaseWrite
 from agentworld_node.lease.loop import LeaseLoop
+from agentworld_node.lease.memory import MemoryLease
 from tests.unit.node.virtual import run_virtually
 
 TIMINGS = LeaseTimings(duration_ms=3000, renew_deadline_ms=2000, retry_ms=500)
@@ -19,26 +20,15 @@ DURATION, DEADLINE, RETRY = 3.0, 2.0, 0.5
 
 
 class Shelf:
-    """One record behind compare-and-swap, as the lease service has it."""
+    """One record in memory, and everything that was written."""
 
     def __init__(self) -> None:
-        self.record: LeaseRecord | None = None
+        self.lease = MemoryLease()
         self.writes: list[tuple[float, LeaseRecord]] = []
         self.watched = True
-        self._changed = asyncio.Event()
 
     def store(self) -> Store:
         return Store(self)
-
-    def put(self, record: LeaseRecord) -> None:
-        self.record = record
-        self.writes.append((asyncio.get_running_loop().time(), record))
-        if self.watched:
-            self._changed.set()
-            self._changed = asyncio.Event()
-
-    async def changed(self) -> None:
-        await self._changed.wait()
 
 
 class Store:
@@ -46,6 +36,7 @@ class Store:
 
     def __init__(self, shelf: Shelf):
         self.shelf = shelf
+        self._store = shelf.lease.store()
         self.before: Callable[[], Awaitable[None]] = self.at_once
         self.reads = 0
 
@@ -64,20 +55,17 @@ class Store:
     async def read(self) -> LeaseRecord | None:
         self.reads += 1
         await self.before()
-        return self.shelf.record
+        return await self._store.read()
 
     async def write(self, wanted: LeaseWrite) -> LeaseRecord | None:
         await self.before()
-        known = self.shelf.record
-        if (known.version if known else None) != wanted.expected_version:
-            return None
-        version = str(len(self.shelf.writes) + 1)
-        record = LeaseRecord(holder=wanted.holder, term=wanted.term, duration_ms=wanted.duration_ms, version=version)
-        self.shelf.put(record)
+        record = await self._store.write(wanted)
+        if record is not None:
+            self.shelf.writes.append((asyncio.get_running_loop().time(), record))
         return record
 
     async def changed(self) -> None:
-        await self.shelf.changed()
+        await (self._store.changed() if self.shelf.watched else self.silent())
 
 
 class Candidate:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentworld_core.codec import encode_value
+from agentworld_core.codec import encode, encode_value
 from agentworld_core.hashing import digest
 from agentworld_node.ledger import Ledger
 from agentworld_node.pool_file import Kept, PoolDamaged, PoolFile, read_pool
@@ -19,7 +19,7 @@ from tests.unit.core.world.agents import register
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
 OLD = [Kept(action=register("ada"), source="client 192.0.2.1", waited_ms=7, own=True)]
-NEW = [*OLD, Kept(action=register("bob"), source="peer p", waited_ms=0, own=False)]
+NEW = [*OLD, Kept(action=register("bob"), source="peer p", waited_ms=0, own=False, accepted_at_ms=1234)]
 
 
 def signed(document: object) -> bytes:
@@ -42,6 +42,16 @@ def test_what_is_written_is_read_back_and_stays_until_it_is_removed(tmp_path: Pa
     file.remove()
     file.remove()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("times", [{}, {"accepted_at_ms": None}])
+def test_a_file_that_does_not_say_when_its_actions_were_accepted_is_read(
+    tmp_path: Path, times: dict[str, object]
+) -> None:
+    one = {"action": encode(register("ada")), "source": "client 192.0.2.1", "waited_ms": 7, "own": True, **times}
+    path = tmp_path / "pool.cbor"
+    path.write_bytes(document(actions=[one]))
+    assert PoolFile(path, "aurora").load() == OLD
 
 
 @pytest.mark.box("S5.1", "kept-file")

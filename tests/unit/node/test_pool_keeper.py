@@ -9,8 +9,8 @@ import pytest
 
 from agentworld_core.ordering.mempool import MempoolLimits
 from agentworld_node.pool_file import Kept, PoolFile
+from agentworld_node.roles import acceptance, pool_keeper
 from agentworld_node.roles import gateway as gateway_module
-from agentworld_node.roles import pool_keeper
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.pool_keeper import PoolKeeper
 from tests.unit.core.ledger.chains import Chain
@@ -183,9 +183,9 @@ async def test_the_next_run_knows_who_brought_what_how_long_it_waited_and_what_i
 ) -> None:
     file = pool_file(tmp_path)
     async with rig(tmp_path / "one") as it:
-        role = it.gateway()
+        role = it.gateway(clock_ms=lambda: 1234)
         await role.submit([register("ada")], source="192.0.2.1")
-        it.mempool.add(register("bob"), source="peer x", now_ms=gateway_module._now_ms() - 5_000)
+        it.mempool.add(register("bob"), source="peer x", now_ms=acceptance._now_ms() - 5_000)
         first = keeper(role, file)
         await first.take_up()
         await first.write_down()
@@ -193,13 +193,27 @@ async def test_the_next_run_knows_who_brought_what_how_long_it_waited_and_what_i
     assert (ada.action, ada.source, ada.own) == (register("ada"), "client 192.0.2.1", True)
     assert (bob.action, bob.source, bob.own) == (register("bob"), "peer x", False)
     assert 5_000 <= bob.waited_ms < 65_000
+    assert ada.accepted_at_ms == 1234
     monkeypatch.setattr(gateway_module, "REPEAT_SECONDS", 0.02)
     async with rig(tmp_path / "two") as it:
         role = it.gateway()
         await keeper(role, file).take_up()
         assert list(role._own) == [register("ada").action_id]
-        assert it.mempool.waiting_now()[1].since_ms <= gateway_module._now_ms() - 5_000
+        assert it.mempool.waiting_now()[1].since_ms <= acceptance._now_ms() - 5_000
         assert it.mempool.of_source("peer x") == 1
+        assert role.receipt(register("ada").action_id)["accepted_at_ms"] == 1234, "not the time of the restart"
+
+
+async def test_what_a_version_without_times_of_acceptance_kept_was_accepted_when_it_began_to_wait(
+    tmp_path: Path,
+) -> None:
+    file = pool_file(tmp_path)
+    file.write(kept("ada"))
+    assert file.load()[0].accepted_at_ms is None
+    async with rig(tmp_path) as it:
+        role = it.gateway(clock_ms=lambda: 1234)
+        await keeper(role, file).take_up()
+        assert role.receipt(register("ada").action_id)["accepted_at_ms"] == 1234 - 50
 
 
 @pytest.mark.box("S5.1", "kept-file")

@@ -5,7 +5,7 @@ immutable ConfigMap or pod spec refuses changes, and every write can be made to 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from agentworld_operator.errors import AlreadyExists, Conflict, KubernetesError
@@ -31,6 +31,8 @@ class FakeKube:
         self.kill_before = True
         self.forbidden: list[str] = []
         self.time = "2026-01-01T00:00:00Z"
+        self.prune: Callable[[Object], None] = lambda _wanted: None
+        """Takes from a stored object what definitions of an older release do not know."""
 
     # What the operator calls
 
@@ -104,7 +106,7 @@ class FakeKube:
         version = (patch.get("metadata") or {}).get("resourceVersion")
         if version is not None and version != self.objects[key]["metadata"]["resourceVersion"]:
             raise Conflict(f"{key} has changed", status=409)
-        stored = self._store(key, _json_merge(_copy(self.objects[key]), patch))
+        stored = self._store(key, _json_merge(_copy(self.objects[key]), _copy(patch)))
         if stored["metadata"].get("deletionTimestamp") and not stored["metadata"].get("finalizers"):
             self._drop(key)
         return stored
@@ -129,6 +131,7 @@ class FakeKube:
 
     def _store(self, key: Key, wanted: Object) -> Object:
         live = self.objects[key]
+        self.prune(wanted)
         if wanted == live:
             return live
         if key[0] == "Pod" and wanted.get("spec") != live.get("spec"):

@@ -499,6 +499,31 @@ async def test_a_row_of_an_operator_that_showed_no_proof_gets_one_and_is_told_no
     assert len(harness.events("Equivocation")) == told
 
 
+async def test_what_definitions_of_an_older_release_drop_is_not_sent_again_until_something_changes() -> None:
+    def prune(stored: dict[str, Any]) -> None:
+        for row in (stored.get("status") or {}).get("evidence", []):
+            row.pop("proof", None)
+
+    harness = await running(4)
+    harness.kube.prune = prune
+    found = voted_twice(harness, "aurora-2")
+    harness.nodes.proofs = [found]
+    await harness.settle()
+    assert [row["hash"] for row in harness.world["evidence"]] == [evidence_id(found)]
+    harness.kube.prune = lambda _stored: None
+    before = len(harness.kube.writes)
+    await harness.once()
+    assert harness.kube.writes[before:] == [], "nothing tells that there are other definitions now"
+    harness.apply("World", "aurora", {"labels": {"any": "change"}})
+    await harness.settle()
+    assert harness.world["evidence"][0]["proof"]
+    assert "proof" not in harness.status("Validator", "aurora-2")["evidence"][0]
+    harness.restart()
+    await harness.settle()
+    assert harness.status("Validator", "aurora-2")["evidence"][0]["proof"]
+    assert len(set(harness.events("Equivocation"))) == 1
+
+
 @pytest.mark.box("S25.3", "cheat-shown")
 async def test_no_node_is_believed_that_another_one_voted_twice() -> None:
     harness = await running(4)
