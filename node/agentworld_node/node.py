@@ -17,11 +17,10 @@ from aiohttp import web
 from agentworld_client.keys import load
 from agentworld_core.consensus.engine import ConsensusEngine
 from agentworld_core.consensus.events import ConsensusSettings
-from agentworld_core.errors import AgentWorldError, Busy, NotAvailable, NotFound, WrongWorld
+from agentworld_core.errors import AgentWorldError, Busy, NotAvailable, WrongWorld
 from agentworld_core.messages import BlockBundle, Genesis, WorldHeadAnnounce
 from agentworld_core.ordering.batch import BatchLimits
 from agentworld_core.ordering.mempool import Mempool, MempoolLimits
-from agentworld_core.signing import sign
 from agentworld_core.topology.node_config import NodeConfig
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_node.api.malformed import server_log
@@ -37,6 +36,7 @@ from agentworld_node.network.port import Network
 from agentworld_node.node_ending import cause_of
 from agentworld_node.node_files import PeersFile, read_genesis
 from agentworld_node.node_gauges import register_gauges
+from agentworld_node.node_head import OwnHead
 from agentworld_node.node_progress import Progress
 from agentworld_node.node_status import node_status
 from agentworld_node.pool_file import PoolFile
@@ -97,6 +97,7 @@ class Node:
             revocations=self.ledger.revocations,
             directory_at=self.ledger.directory_at,
         )
+        self._own_head = OwnHead(ledger=self.ledger, keyring=self.keyring, identity=self.identity)
         self._build_roles(genesis, files)
         self.peers_file = PeersFile(
             Path(config.peers_file) if config.peers_file else None,
@@ -105,7 +106,6 @@ class Node:
         )
         self.progress = Progress(self)
         self.http_port = 0
-        self._head: WorldHeadAnnounce | None = None
         self._last_proposer: str | None = None
         self._ended: str | None = None
 
@@ -249,28 +249,7 @@ class Node:
 
     def head(self) -> WorldHeadAnnounce | None:
         """Returns the newest committed head, signed by this node, None before the first block."""
-        chain = self.ledger.chain
-        if chain.height == 0:
-            return None
-        if self._head is None or self._head.block_hash != chain.block_hash:
-            certificate = self.ledger.certificate(chain.height)
-            if certificate is None:
-                raise NotFound("the certificate of the head is missing", field="height", value=chain.height)
-            announce = WorldHeadAnnounce(
-                world_id=chain.world_id,
-                height=chain.height,
-                block_hash=chain.block_hash,
-                state_root=chain.state_root,
-                timestamp_ms=chain.time_ms,
-                signature=b"",
-                term=chain.term,
-                directory_epoch=certificate.directory_epoch,
-                announcer_id=self.config.node_id,
-                key_id="0" * 32,
-                certificate=certificate,
-            )
-            self._head = sign(announce, self.keyring.signer_at(chain.height + 1) or self.identity)
-        return self._head
+        return self._own_head.newest()
 
     def writer(self) -> tuple[str | None, int]:
         """Returns who writes, as far as this node knows, and in which term."""

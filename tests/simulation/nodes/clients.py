@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from agentworld_client.submit import Agent
 from agentworld_core.errors import AgentWorldError
 from agentworld_core.messages import ActionEnvelope
-from agentworld_client.submit import Agent
 from agentworld_node.node import Node
 from tests.unit.node.material import WORLD, signer
 
@@ -54,6 +54,25 @@ class Client:
                 self.refusals.append(answer.code)
                 self.world.reach(f"refused {answer.code}")
             await asyncio.sleep(self.rng.uniform(0.05, 0.5))
+
+
+class TrustingClient(Client):
+    """An agent that hands each action in once, and relies on the node that took it."""
+
+    async def run(self) -> None:
+        await self.settle(self.agent.act("agent.register", {"position": [0, 0]}))
+        step = 0
+        while not self.world.calm:
+            await asyncio.sleep(self.rng.uniform(*self.world.scenario.pauses))
+            step += 1
+            machine = self.rng.choice(list(self.world.machines.values()))
+            action, losses = self.agent.act("agent.move", {"to": [step, 0]}), machine.losses
+            try:
+                (result,) = await machine.ask(lambda node: node.gateway.submit([action]), seconds=ANSWER_SECONDS)  # noqa: B023
+            except AgentWorldError:
+                continue
+            if isinstance(result, dict) and losses == machine.losses:
+                self.world.promised[action.action_id] = (machine, losses)
 
 
 async def _submit(node: Node, action: ActionEnvelope) -> dict[str, Any] | AgentWorldError:

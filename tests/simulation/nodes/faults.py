@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
 
 from tests.simulation.nodes.network import CALM
 from tests.unit.node.material import peer_id
@@ -15,14 +15,16 @@ if TYPE_CHECKING:
     from tests.simulation.nodes.world import World
 
 LEASE_SECONDS = 3.0
-Fault = Callable[["World", random.Random], Awaitable[None]]
+Fault = Callable[["World", random.Random], Coroutine[Any, Any, None]]
 
 
 def _some(world: World, rng: random.Random) -> list[Machine]:
     """Returns one machine, sometimes the writer's, sometimes several."""
     machines = list(world.machines.values())
     if rng.random() < 0.3:
-        writing = [machine for machine in machines if machine.node is not None and machine.node.writer()[0] == machine.name]
+        writing = [
+            machine for machine in machines if machine.node is not None and machine.node.writer()[0] == machine.name
+        ]
         if writing:
             return writing[:1]
     return rng.sample(machines, rng.choice((1, 1, 1, 2, len(machines))))
@@ -59,6 +61,11 @@ async def stop(world: World, rng: random.Random) -> None:
     await machine.stop()
     await asyncio.sleep(rng.uniform(0, 3))
     machine.start_again()
+
+
+async def wipe(world: World, _rng: random.Random) -> None:
+    """A node that does not vote loses all that it has, and fetches it from the others."""
+    world.machines["g0"].wipe()
 
 
 async def pause(world: World, rng: random.Random) -> None:
@@ -172,6 +179,7 @@ FAULTS: dict[str, Fault] = {
     "power-cut": power_cut,
     "power-cut-within": power_cut_within,
     "stop": stop,
+    "wipe": wipe,
     "pause": pause,
     "split": split,
     "one-way": one_way,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
 from agentworld_core.codec import decode, encode
-from agentworld_core.errors import AgentWorldError
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import BlockBundle, Blocks, Vote
 from agentworld_core.signing import sign

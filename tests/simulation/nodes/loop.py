@@ -11,6 +11,7 @@ import contextvars
 import heapq
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -78,7 +79,9 @@ PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("proces
 
 
 class _Handle(asyncio.Handle):
-    __slots__ = ()
+    """A callback that runs if the process that it belongs to may."""
+
+    _context: contextvars.Context
 
     def _run(self) -> None:
         process = self._context.get(PROCESS)
@@ -87,7 +90,10 @@ class _Handle(asyncio.Handle):
 
 
 class _TimerHandle(asyncio.TimerHandle):
-    __slots__ = ()
+    """The same at a time."""
+
+    _context: contextvars.Context
+    _scheduled: bool
 
     def _run(self) -> None:
         process = self._context.get(PROCESS)
@@ -112,6 +118,9 @@ class _Task(asyncio.Task[Any]):
 class SimulatedLoop(VirtualLoop):
     """Runs processes in one thread; everything that could be otherwise is drawn from the random numbers."""
 
+    _ready: deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self.events = 0
@@ -124,7 +133,9 @@ class SimulatedLoop(VirtualLoop):
         process = PROCESS.get()
         return self.now if process is None else self.now * process.rate
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> asyncio.TimerHandle:
         owner = PROCESS.get() if context is None else context.get(PROCESS)
         asker = PROCESS.get()
         # The asker means a time by its own clock; that of the owner decides how long it lasts.

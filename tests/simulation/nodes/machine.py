@@ -18,6 +18,7 @@ from agentworld_node.network.port import Peer
 from agentworld_node.node import Node
 from tests.simulation.nodes.loop import Process
 from tests.simulation.nodes.network import SimulatedNetwork
+from tests.simulation.nodes.sizes import RETAINED_SNAPSHOTS
 from tests.unit.node.material import peer_id
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 STOP_SECONDS = 60.0
+SETTINGS = {"verification_workers": 2, "retain_snapshots": RETAINED_SNAPSHOTS}
 VALIDATOR_ROLES = ("validator", "sequencer", "storage", "gateway")
 
 
@@ -77,6 +79,8 @@ class Machine:
         self.rate = 1.0
         self.skew_ms = 0
         self.life = 0
+        self.losses = 0
+        """How often it has lost what it held in memory, other than by a clean stop."""
         self.height = 0
         self.excused = ""
         """Why the node may end by itself now: what was done to its disk."""
@@ -119,6 +123,7 @@ class Machine:
         if self.process is None:
             return
         self.world.note(self.name, "crashes", "without power" if power else "")
+        self.losses += 1
         self._forget(power=power)
         if power:
             self._power_is_gone()
@@ -151,6 +156,16 @@ class Machine:
             raise NotAvailable(f"{self.name} does not answer")
         return task.result()
 
+    def wipe(self) -> None:
+        """Begins again with an empty disk, as a pod whose volume was deleted."""
+        self.world.note(self.name, "wiped", "")
+        self.crash(power=False)
+        self.height, self.revoked = 0, set()
+        shutil.rmtree(self._folder)
+        self._folder.mkdir()
+        self.disk = MountedDisk(self._folder, seed=self.rng.randrange(2**32), sector=64)
+        self.start()
+
     def clean_up(self) -> None:
         """Ends all lives, now that nothing of them counts any more."""
         self._forget()
@@ -162,7 +177,7 @@ class Machine:
         self._network = network = world.hub.network_of(peer_id(self.name), process)
         network.set_peers([Peer(peer_id(other)) for other in world.material.names if other != self.name])
         world.prepare(self, network)
-        config = world.material.config(self.name, data_folder=str(self._folder), verification_workers=2)
+        config = world.material.config(self.name, data_folder=str(self._folder), **SETTINGS)
         if self.name in world.candidates:
             keys = world.material.node_folder(self.name) / "keys"
             config = dataclasses.replace(config, roles=VALIDATOR_ROLES, key_folder=str(keys))
@@ -192,6 +207,7 @@ class Machine:
         if self.process is process:
             self._forget()
             self.disk.kill()
+        self.losses += error is not None or bool(self.excused)
         if error is None:
             self.world.note(self.name, "ended", "")
         elif self.excused or isinstance(error, PowerCut):
@@ -203,6 +219,7 @@ class Machine:
         if self.process is None:
             return
         self.world.note(self.name, "crashes", "within an operation of the disk")
+        self.losses += 1
         self._forget(power=True)
         # When what runs now is over: it is in the middle of an operation.
         self.world.later(0.0, self._power_is_gone)

@@ -6,11 +6,14 @@ import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from agentworld_core.codec import decode
+from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import accused
+from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS
+from agentworld_core.errors import AgentWorldError
+from agentworld_core.hashing import content_id
 from agentworld_core.ledger.genesis import chain_from_genesis
-from agentworld_core.ledger.validate import replay_bundle
-from agentworld_core.messages import Vote
+from agentworld_core.ledger.validate import check_alone, replay_bundle
+from agentworld_core.messages import Proposal, Vote
 from agentworld_node.ledger import Ledger
 from tests.simulation.kernel import Violation
 
@@ -27,18 +30,31 @@ class Ballots:
 
     def __init__(self, world: World):
         self._world = world
+        self._proposed: dict[tuple[str, int, int, int], str] = {}
         self._cast: dict[tuple[str, int, int, int, int], str | None] = {}
 
-    def cast(self, topic: str, payload: bytes) -> None:
-        """Takes note of a vote that was sent on a topic."""
+    def cast(self, peer_id: str, topic: str, payload: bytes) -> None:
+        """Takes note of a vote that a peer has sent or passed on."""
         vote = decode(Vote, payload)
+        liar = self._world.liar
+        if liar is not None and vote.validator_id == liar.name:
+            if peer_id == liar.peer_id:
+                liar.contradict(vote, topic)
+            return
         place = (vote.validator_id, vote.height, vote.term, vote.attempt, vote.phase)
         before = self._cast.setdefault(place, vote.block_hash)
         if before != vote.block_hash:
             self._world.fail("SIGN", f"{vote.validator_id} voted for {before} and for {vote.block_hash} at {place[1:]}")
-        liar = self._world.liar
-        if liar is not None and vote.validator_id == liar.name:
-            liar.contradict(vote, topic)
+
+    def propose(self, proposal: Proposal) -> None:
+        """Takes note of a proposal: the first attempts of a term are for whom the lease was granted in it."""
+        who, term = proposal.proposer_id, proposal.term
+        if proposal.attempt < HOLDER_ATTEMPTS and (term, who) not in self._world.lease.granted:
+            self._world.fail("HOLDER", f"{who} proposes in term {term}, which was never granted to it")
+        place = (who, proposal.height, term, proposal.attempt)
+        before = self._proposed.setdefault(place, proposal.block_hash)
+        if before != proposal.block_hash:
+            self._world.fail("SIGN", f"{who} proposed {before} and {proposal.block_hash} at {place[1:]}")
 
 
 async def judge(world: World) -> None:
@@ -74,12 +90,19 @@ async def _spread(world: World) -> None:
 
 
 def _check_ledger(world: World, machine: Machine) -> None:
-    """Checks one node's answers: the same blocks, and every acknowledged action where its client was told."""
+    """Checks one node's answers: the same blocks with a quorum for each, and every action where its client was told."""
     assert machine.node is not None
     ledger = machine.node.ledger
     for height, known in world.blocks.items():
-        if ledger.block_hash(height) != known:
+        bundle = ledger.bundle(height)
+        if bundle is None or content_id(encode(bundle.block)) != known:
             raise Violation("AGREEMENT", f"{machine.name} has {ledger.block_hash(height)} at {height}, others {known}")
+        try:
+            check_alone(bundle, ledger.directory_at(height))
+        except AgentWorldError as error:
+            raise Violation(
+                "CERTIFICATE", f"{machine.name} has a block {height} that does not verify: {error}"
+            ) from error
     for action_id, height in world.acknowledged.items():
         receipt = ledger.receipt(action_id)
         if receipt is None or receipt.height != height or not receipt.ok:

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from agentworld_node.lease import places
-from tests.simulation.kernel import Violation
 from tests.simulation.nodes.loop import SimulatedLoop, install_clocks
 from tests.simulation.nodes.scenario import Scenario, draw
+from tests.simulation.nodes.sizes import install_sizes
 from tests.simulation.nodes.world import World
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - the index is SQLite's, which syncs
+MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class Run:
     """What became of a world: what was wrong, if anything, and what happened."""
 
     seed: int
-    violation: Violation | None
+    violation: str | None
+    invariant: str | None
     lines: tuple[str, ...]
     digest: str
     events: int
     messages: int
-    heights: int
+    blocks: int
     virtual_seconds: float
     reached: Counter[str]
 
@@ -40,6 +41,7 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
     """Runs one world in a folder of its own, which is removed."""
     scenario = adjust(draw(random.Random(f"{seed}/scenario")))
     loop = SimulatedLoop(random.Random(f"{seed}/loop"))
+    began = loop.now
     where = MEMORY if MEMORY.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="agentworld-simulation-", dir=where, ignore_cleanup_errors=True) as folder,
@@ -48,15 +50,17 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
     ):
         install_clocks(patch.setattr, loop)
         world = runner.run(_run(seed, scenario, Path(folder), loop, full, patch))
+    violation = world.violation
     return Run(
         seed=seed,
-        violation=world.violation,
+        violation=None if violation is None else str(violation),
+        invariant=None if violation is None else violation.invariant,
         lines=tuple(world.history.lines()),
         digest=world.digest,
         events=loop.events,
         messages=world.hub.messages,
-        heights=max(world.blocks, default=0),
-        virtual_seconds=loop.now,
+        blocks=len(world.blocks),
+        virtual_seconds=loop.now - began,
         reached=world.reached,
     )
 
@@ -66,5 +70,6 @@ async def _run(
 ) -> World:
     world = World(seed, scenario, folder, loop, full=full)
     patch.setattr(places, "lease_store", lambda _config: world.lease)
+    install_sizes(patch, in_parts=scenario.in_parts)
     await world.run()
     return world

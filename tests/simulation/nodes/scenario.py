@@ -21,7 +21,9 @@ class Scenario:
     weather: Weather = CALM
     liar: bool = False
     drift: float = 0.0
+    in_parts: bool = False
     clients: int = 3
+    trusting_clients: int = 0
     pauses: tuple[float, float] = (0.05, 1.0)
     every_seconds: tuple[float, float] = (0.2, 3.0)
     chaos_seconds: float = 20.0
@@ -40,7 +42,9 @@ def draw(rng: random.Random) -> Scenario:
         weather=weather if rng.random() < 0.8 else CALM,
         liar=rng.random() < 0.3,
         drift=rng.choice((0.0, 0.02, 0.05)),
+        in_parts=rng.random() < 0.4,
         clients=rng.choice((1, 3, 5)),
+        trusting_clients=rng.choice((0, 1, 2)),
         pauses=rng.choice(((0.05, 1.0), (0.0, 0.1), (0.5, 3.0))),
         every_seconds=rng.choice(((0.2, 3.0), (0.1, 1.0), (1.0, 5.0))),
     )

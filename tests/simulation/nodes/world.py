@@ -11,20 +11,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentworld_core.codec import decode, encode
+from agentworld_core.consensus.parts import ProposalOffer
 from agentworld_core.hashing import content_id
-from agentworld_core.codec import encode
-from agentworld_core.messages import ActionEnvelope, BlockBundle
+from agentworld_core.messages import ActionEnvelope, BlockBundle, ProposalBody
 from agentworld_node.ledger import Ledger
 from tests.simulation.history import History, Mark
 from tests.simulation.kernel import Violation
-from tests.simulation.nodes.clients import Client
+from tests.simulation.nodes.clients import Client, TrustingClient
 from tests.simulation.nodes.faults import FAULTS, heal
 from tests.simulation.nodes.governance import Governance
 from tests.simulation.nodes.lease import LeaseService
 from tests.simulation.nodes.liar import Liar
 from tests.simulation.nodes.loop import SimulatedLoop
 from tests.simulation.nodes.machine import Machine
-from tests.simulation.nodes.network import CALM, SimulatedHub, SimulatedNetwork
+from tests.simulation.nodes.network import SimulatedHub, SimulatedNetwork
 from tests.simulation.nodes.oracles import Ballots, judge
 from tests.simulation.nodes.scenario import Scenario
 from tests.unit.node.material import QUICK_LEASE, Material
@@ -51,6 +52,8 @@ class World:
         self.over = False
         self.blocks: dict[int, str] = {}
         self.acknowledged: dict[str, int] = {}
+        self.promised: dict[str, tuple[Machine, int]] = {}
+        """Actions that a node has taken, and how often it had lost its memory by then."""
         self.ballots = Ballots(self)
         self.candidates = ("v4",)
         self.material = Material(folder, others=(*self.candidates, "g0"), lease=QUICK_LEASE)
@@ -62,7 +65,10 @@ class World:
         self.hub.on_publish = self._published
         self.machines = {name: Machine(self, name) for name in self.material.names}
         self.governance = Governance(self)
-        self.clients = [Client(self, f"a{number}") for number in range(scenario.clients)]
+        self.clients = [
+            *(Client(self, f"a{number}") for number in range(scenario.clients)),
+            *(TrustingClient(self, f"t{number}") for number in range(scenario.trusting_clients)),
+        ]
 
     @property
     def members(self) -> list[Machine]:
@@ -131,6 +137,7 @@ class World:
             task.result()
         if late:
             raise Violation("LIVE", f"{self._state()} {RECOVERY_SECONDS:g} s after healing, and actions still wait")
+        await self._kept_promises()
         await self._in_step()
         await judge(self)
 
@@ -147,6 +154,18 @@ class World:
                 self.reach(f"fault {kind}")
                 faults.create_task(FAULTS[kind](self, rng), name=kind)
 
+    async def _kept_promises(self) -> None:
+        """Waits until everything is committed that was left to a node which has kept its memory, over clean stops."""
+        deadline = self.loop.now + RECOVERY_SECONDS
+        while open_ := [
+            (action_id, machine)
+            for action_id, (machine, losses) in self.promised.items()
+            if machine.losses == losses and machine.node is not None and machine.node.ledger.receipt(action_id) is None
+        ]:
+            if self.loop.now > deadline:
+                raise Violation("PROMISED", f"{open_[0][1].name} took {open_[0][0]}, and it was never committed")
+            await asyncio.sleep(0.25)
+
     async def _in_step(self) -> None:
         """Waits until all have what anybody has."""
         deadline = self.loop.now + RECOVERY_SECONDS
@@ -160,7 +179,8 @@ class World:
 
     def _state(self) -> str:
         return ", ".join(
-            f"{machine.name} {machine.node.ledger.height if machine.node else 'down'}" for machine in self.machines.values()
+            f"{machine.name} {machine.node.ledger.height if machine.node else 'down'}"
+            for machine in self.machines.values()
         )
 
     # What machines, clients and networks tell
@@ -181,7 +201,8 @@ class World:
         """Checks that a node commits what everybody commits."""
         height, block_hash = bundle.block.height, content_id(encode(bundle.block))
         known = self.blocks.setdefault(height, block_hash)
-        text = f"{height} {block_hash[:8]} by {bundle.block.proposer_id} ({bundle.certificate.term}.{bundle.certificate.attempt})"
+        round_ = f"{bundle.certificate.term}.{bundle.certificate.attempt}"
+        text = f"{height} {block_hash[:8]} by {bundle.block.proposer_id} ({round_})"
         self.note(machine.name, "commits", f"{text}, {len(bundle.batch.actions)} actions", height=height)
         if known != block_hash:
             self.fail("AGREEMENT", f"{machine.name} committed {block_hash[:8]} at {height}, others {known[:8]}")
@@ -198,9 +219,14 @@ class World:
         if lost:
             self.fail("DURABLE", f"{machine.name} had taken the revocation of {lost[0]} and has forgotten it")
 
-    def _published(self, _peer: str, topic: str, payload: bytes) -> None:
+    def _published(self, peer_id: str, topic: str, payload: bytes) -> None:
         if topic.endswith("consensus.vote"):
-            self.ballots.cast(topic, payload)
+            self.ballots.cast(peer_id, topic, payload)
+        elif topic.endswith("consensus.proposal"):
+            self.ballots.propose(decode(ProposalBody, payload).proposal)
+        elif topic.endswith("consensus.offer"):
+            self.reach("proposal in parts")
+            self.ballots.propose(decode(ProposalOffer, payload).proposal)
 
     def _unhandled(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -1,0 +1,81 @@
+"""Worlds of whole nodes under faults: safe all the time, in step soon after, and nothing that was promised is lost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.nodes.__main__ import again
+from tests.simulation.nodes.bugs import BUDGET, BUGS, Bug, search
+from tests.simulation.nodes.faults import FAULTS
+from tests.simulation.nodes.runner import run_seed
+
+ROOT = Path(__file__).parents[3]
+REACHED = (
+    "changed the directory",
+    "evidence",
+    "handed over",
+    "index lost",
+    "index unsynced",
+    "proposal in parts",
+    "revoked",
+    "spoiled blocks",
+    *(f"fault {kind}" for kind in FAULTS),
+)
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Nodes that are killed say much."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def test_whole_nodes_are_safe_and_recover(sim_seed: int) -> None:
+    run = run_seed(sim_seed)
+    if run.violation is not None:
+        pytest.fail("\n".join([f"seed {sim_seed}: {run.violation}", *run.lines, again(sim_seed)]), pytrace=False)
+
+
+def test_the_chaos_reaches_what_only_whole_nodes_do() -> None:
+    reached: Counter[str] = Counter()
+    for seed in range(1000, 1100):
+        reached += run_seed(seed).reached
+        if all(name in reached for name in REACHED):
+            return
+    pytest.fail(f"never reached: {[name for name in REACHED if name not in reached]}")
+
+
+def test_a_seed_is_a_world_whatever_the_hash_seed_of_python() -> None:
+    code = (
+        "import logging; logging.disable(logging.CRITICAL)\n"
+        "from tests.simulation.nodes.runner import run_seed\n"
+        "for seed in (3, 5, 8): print(run_seed(seed).digest)\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(ROOT / "node")])
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout
+        for hash_seed in ("1", "2")
+    }
+    assert len(digests) == 1
+    assert len(digests.pop().split()) == 3
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.slug)
+def test_the_bug_in_a_node_is_found(bug: Bug) -> None:
+    found = search(bug)
+    assert found.invariant is not None, f"{BUDGET} seeds do not find a node that {bug.name}; last: {found.says}"
