@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import signal
 import sys
@@ -24,14 +23,12 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", metavar="K", help="begin with seed K (default: 0)")
     parser.add_argument("--bug", help="plant the bug of that name (see --mutations); for one seed")
     parser.add_argument("--mutations", action="store_true", help="plant every bug and print the seeds that find it")
-    parser.add_argument("--logs", action="store_true", help="also print what the nodes log; for one seed")
     options = parser.parse_args(arguments)
     bug = by_slug(options.bug) if options.bug else None
     if options.bug and bug is None:
         parser.error(f"no bug is called {options.bug}; there are: {', '.join(bug.slug for bug in BUGS)}")
-    if options.seed is None and (options.bug or options.logs):
-        parser.error("--bug and --logs are for one seed: name it with --seed")
-    logging.disable(logging.NOTSET if options.logs else logging.CRITICAL)
+    if options.seed is None and options.bug:
+        parser.error("--bug is for one seed: name it with --seed")
     if options.mutations:
         return print_table()
     if options.seed is not None:
@@ -96,7 +93,6 @@ def print_table() -> int:
 
 def _begin() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
-    logging.disable(logging.CRITICAL)
 
 
 if __name__ == "__main__":

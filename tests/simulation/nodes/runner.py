@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from agentworld_node.lease import places
-from tests.simulation.nodes.loop import SimulatedLoop, install_clocks
+from tests.simulation.nodes.loop import PROCESS, SimulatedLoop, install_clocks
 from tests.simulation.nodes.scenario import Scenario, draw
 from tests.simulation.nodes.sizes import install_sizes
 from tests.simulation.nodes.world import World
+from tests.unit.storage.faults import PowerCut
 
 MEMORY = Path("/dev/shm")
 
@@ -46,10 +49,13 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
     with (
         tempfile.TemporaryDirectory(prefix="agentworld-simulation-", dir=where, ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
+        listening() as tracebacks,
         asyncio.Runner(loop_factory=lambda: loop) as runner,
     ):
         install_clocks(patch.setattr, loop)
-        world = runner.run(_run(seed, scenario, Path(folder), loop, full, patch))
+        world = runner.run(
+            _run(lambda: World(seed, scenario, Path(folder), loop, full=full), patch, tracebacks),
+        )
     violation = world.violation
     return Run(
         seed=seed,
@@ -65,11 +71,38 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
     )
 
 
-async def _run(
-    seed: int, scenario: Scenario, folder: Path, loop: SimulatedLoop, full: bool, patch: pytest.MonkeyPatch
-) -> World:
-    world = World(seed, scenario, folder, loop, full=full)
+class Tracebacks(logging.Handler):
+    """Tells a world of every traceback that one of its nodes logs: an error that nobody has thought of."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.world: World | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if self.world is not None and error is not None and not isinstance(error, PowerCut):
+            process = PROCESS.get()
+            lane = "nobody" if process is None else process.name
+            self.world.fail("TRACEBACK", f"{lane} logs: {record.getMessage()}: {error!r}")
+
+
+@contextmanager
+def listening() -> Iterator[Tracebacks]:
+    """Listens to what is logged as an error, and keeps it and all else off the screen."""
+    root, handler = logging.getLogger(), Tracebacks()
+    before, level = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.ERROR)
+    try:
+        yield handler
+    finally:
+        root.handlers[:] = before
+        root.setLevel(level)
+
+
+async def _run(world_of: Callable[[], World], patch: pytest.MonkeyPatch, tracebacks: Tracebacks) -> World:
+    world = tracebacks.world = world_of()
     patch.setattr(places, "lease_store", lambda _config: world.lease)
-    install_sizes(patch, in_parts=scenario.in_parts)
+    install_sizes(patch, in_parts=world.scenario.in_parts)
     await world.run()
     return world

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,14 +29,6 @@ REACHED = (
 )
 
 
-@pytest.fixture(autouse=True)
-def quiet() -> Iterator[None]:
-    """Nodes that are killed say much."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
 def test_whole_nodes_are_safe_and_recover(sim_seed: int) -> None:
     run = run_seed(sim_seed)
     if run.violation is not None:
@@ -55,11 +45,7 @@ def test_the_chaos_reaches_what_only_whole_nodes_do() -> None:
 
 
 def test_a_seed_is_a_world_whatever_the_hash_seed_of_python() -> None:
-    code = (
-        "import logging; logging.disable(logging.CRITICAL)\n"
-        "from tests.simulation.nodes.runner import run_seed\n"
-        "for seed in (3, 5, 8): print(run_seed(seed).digest)\n"
-    )
+    code = "from tests.simulation.nodes.runner import run_seed\nfor seed in (3, 5, 8): print(run_seed(seed).digest)\n"
     path = os.pathsep.join([str(ROOT), str(ROOT / "node")])
     digests = {
         subprocess.run(
