@@ -154,11 +154,19 @@ class Unsupported(AgentWorldError):
 
 
 class Busy(AgentWorldError):
-    """A bounded queue is full, or a client submits more than its rate; try again later."""
+    """A bounded queue is full; try again later."""
 
     code = "busy"
     wire = "ERR_BUSY"
     http_status = 503
+
+
+class RateLimited(AgentWorldError):
+    """The client submits more than its rate; send the same again when the error says."""
+
+    code = "rate_limited"
+    wire = "ERR_RATE_LIMITED"
+    http_status = 429
 
 
 class NotAvailable(AgentWorldError):

@@ -226,7 +226,7 @@ async def test_a_rate_limit_holds_at_every_node_and_is_taken_away_while_the_worl
                 results = await client.submit(registrations(agents(9, prefix=f"at-{name}")))
             codes = [result.get("status") or result["error"]["code"] for result in results]
             # Whoever is slow enough may submit one more.
-            assert (codes[:2], codes[-1]) == (["pooled"] * 2, "busy")
+            assert (codes[:2], codes[-1]) == (["pooled"] * 2, "rate_limited")
         key_file = tmp_path / "ada.pem"
         save(agents(1)[0].signer, key_file)
         words = ["agent.register", '{"position": [0, 0]}', *["agent.move", '{"to": [1, 1]}'] * 3]

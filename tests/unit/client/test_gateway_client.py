@@ -36,7 +36,7 @@ def pooled(action: ActionEnvelope) -> dict[str, Any]:
 
 
 def later(retry_after_ms: object) -> dict[str, Any]:
-    error = {"code": "busy", "message": "too fast", "retryable": True, "retry_after_ms": retry_after_ms}
+    error = {"code": "rate_limited", "message": "too fast", "retryable": True, "retry_after_ms": retry_after_ms}
     return {"error": error}
 
 
@@ -85,14 +85,14 @@ class TestRetries:
 
         async def answer(_: web.Request) -> web.StreamResponse:
             times.append(asyncio.get_running_loop().time())
-            return web.json_response(later(300), status=503) if len(times) == 1 else OK
+            return web.json_response(later(300), status=429) if len(times) == 1 else OK
 
         async with scripted(answer) as gateway, GatewayClient(gateway.url) as client:
             assert await client.status() == {"status": "fine"}
         assert times[1] - times[0] >= 0.3
 
     async def test_what_the_gateway_says_beyond_patience_is_not_waited_for(self) -> None:
-        answer = web.json_response(later(60_000), status=503)
+        answer = web.json_response(later(60_000), status=429)
         async with scripted(answer) as gateway, GatewayClient(gateway.url, patience=30) as client:
             with pytest.raises(GatewayError, match="too fast") as caught:
                 await client.status()
@@ -105,7 +105,7 @@ class TestRetries:
         results = web.json_response({"results": [later(value)]})
         async with scripted(results) as gateway, GatewayClient(gateway.url, patience=5) as client:
             assert await client.submit([register("ada")]) == [later(value)]
-        refused = web.json_response(later(value), status=503)
+        refused = web.json_response(later(value), status=429)
         async with scripted(refused) as gateway, GatewayClient(gateway.url, patience=0) as client:
             with pytest.raises(GatewayError) as caught:
                 await client.status()

@@ -65,15 +65,15 @@ async def test_who_is_too_fast_is_told_when_to_come_again_and_then_is_served(
     _, actions = registrations(5)
     assert [await status(node, action) for action in actions[:3]] == [202] * 3
     async with posted(node, encode(actions[3])) as response:
-        assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert (response.status, response.headers["Retry-After"]) == (429, "1")
         error = (await response.json())["error"]
-    assert (error["code"], error["retryable"], error["retry_after_ms"]) == ("busy", True, 250)
+    assert (error["code"], error["retryable"], error["retry_after_ms"]) == ("rate_limited", True, 250)
     assert error["message"] == "this address may submit 4 actions a second, and 3 at once"
-    assert refused(node) == 'agentworld_actions_refused_total{code="busy"} 1'
+    assert refused(node) == 'agentworld_actions_refused_total{code="rate_limited"} 1'
     clock[0] += 249
-    assert await status(node, actions[3]) == 503
+    assert await status(node, actions[3]) == 429
     clock[0] += 1
-    assert [await status(node, action) for action in actions[3:]] == [202, 503]
+    assert [await status(node, action) for action in actions[3:]] == [202, 429]
     assert actions[4].action_id not in node.node.mempool
 
 
@@ -87,7 +87,7 @@ async def test_the_body_of_who_is_too_fast_is_not_waited_for(alone: MemoryWorld,
         await asyncio.Event().wait()
 
     async with posted(node, never()) as response:
-        assert response.status == 503
+        assert response.status == 429
 
 
 async def test_every_action_of_a_request_counts_and_the_first_ones_are_taken(
@@ -96,12 +96,13 @@ async def test_every_action_of_a_request_counts_and_the_first_ones_are_taken(
     (node,) = await alone.start("g0", **SLOW)
     _, actions = registrations(9)
     results = await several(node, actions)
-    assert [result.get("status") or result["error"]["code"] for result in results] == ["pooled"] * 3 + ["busy"] * 6
+    codes = [result.get("status") or result["error"]["code"] for result in results]
+    assert codes == ["pooled"] * 3 + ["rate_limited"] * 6
     # No more than a burst ever goes together, so that nobody need wait for longer than until there is one.
     waits = [result["error"]["retry_after_ms"] for result in results[3:]]
     assert waits == [250, 500, 750, 750, 750, 750]
     assert node.node.mempool.actions() == actions[:3], "and nothing else is passed on"
-    assert refused(node) == 'agentworld_actions_refused_total{code="busy"} 6'
+    assert refused(node) == 'agentworld_actions_refused_total{code="rate_limited"} 6'
     clock[0] += 750
     results = await several(node, actions[3:])
     assert ["error" in result for result in results] == [False] * 3 + [True] * 3
@@ -113,14 +114,14 @@ async def test_what_is_no_action_or_was_taken_before_counts_as_well(alone: Memor
     assert [await status(node, one), await status(node, one)] == [202, 202]
     async with posted(node, b"garbage") as response:
         assert response.status == 400
-    assert await status(node, other) == 503
+    assert await status(node, other) == 429
 
 
 async def test_an_empty_request_counts_as_one(alone: MemoryWorld, clock: list[int]) -> None:
     (node,) = await alone.start("g0", rate_limit_per_second=1)
     _, (one,) = registrations(1)
     assert await several(node, []) == []
-    assert await status(node, one) == 503
+    assert await status(node, one) == 429
 
 
 async def test_a_client_cannot_claim_to_be_another(alone: MemoryWorld, clock: list[int]) -> None:
@@ -128,13 +129,13 @@ async def test_a_client_cannot_claim_to_be_another(alone: MemoryWorld, clock: li
     _, actions = registrations(2)
     forwarded = [{"X-Forwarded-For": f"192.0.2.{n}", "Forwarded": f"for=192.0.2.{n}"} for n in range(2)]
     answers = [await status(node, action, **headers) for action, headers in zip(actions, forwarded, strict=True)]
-    assert answers == [202, 503]
+    assert answers == [202, 429]
 
 
 async def test_reading_and_what_governance_has_signed_are_not_held_up(alone: MemoryWorld, clock: list[int]) -> None:
     (node,) = await alone.start("v0", rate_limit_per_second=1)
     _, actions = registrations(2)
-    assert [await status(node, action) for action in actions][1:] == [503]
+    assert [await status(node, action) for action in actions][1:] == [429]
     for path in ("/v1/status", "/v1/genesis", f"/v1/actions/{actions[0].action_id}", "/metrics", "/readyz"):
         assert (await get(node.url, path))[0] == 200
     statement = revocation(signer("v0").key_id)
