@@ -70,8 +70,8 @@ class GatewayClient:
     async def submit(self, actions: Sequence[ActionEnvelope], *, wait: bool = False) -> list[dict[str, Any]]:
         """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed.
 
-        Actions beyond the gateway's rate limit are sent again when it says, for as long as some of them are taken every
-        ``patience`` seconds.
+        Actions that the gateway has no room for, or that are beyond its rate limit, are sent again when it says, for as
+        long as some of them are taken every ``patience`` seconds.
         """
         results = await self._submit(actions, wait)
         deadline = self._deadline()
