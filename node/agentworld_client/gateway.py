@@ -71,7 +71,8 @@ class GatewayClient:
         """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed.
 
         Actions that the gateway has no room for, or that are beyond its rate limit, are sent again when it says, for as
-        long as some of them are taken every ``patience`` seconds.
+        long as some of them are taken every ``patience`` seconds. When that fails as a whole, the error stands in the
+        place of their results, so that the others are not lost; it is raised when there are no others.
         """
         results = await self._submit(actions, wait)
         deadline = self._deadline()
@@ -81,7 +82,12 @@ class GatewayClient:
             if not pauses:
                 break
             await asyncio.sleep(max(pauses))  # so that as many as possible go together
-            again = await self._submit([actions[number] for number in later], wait)
+            try:
+                again = await self._submit([actions[number] for number in later], wait)
+            except (GatewayError, GatewayUnreachable) as error:
+                if len(later) == len(results):
+                    raise
+                again = [{"error": error.as_dict()}] * len(later)
             for number, result in zip(later, again, strict=True):
                 results[number] = result
             if not all(map(_pause, again)):

@@ -295,3 +295,25 @@ class TestRateLimit:
         receipts, sizes = await self.submit(takes=2, patience=0)
         assert receipts == [pooled(action) for action in ACTIONS[:2]] + [later(1)] * 3
         assert sizes == [5]
+
+    @pytest.mark.parametrize(
+        ("answer", "code"),
+        [
+            (hang_up, "gateway_unreachable"),
+            (refusal(429, "rate_limited", retryable=True), "rate_limited"),
+            (web.json_response(later(60_000), status=429), "rate_limited"),
+            (web.json_response({"results": []}), "bad_answer"),
+        ],
+    )
+    async def test_receipts_are_not_lost_when_the_rest_gets_no_answer(self, answer: Any, code: str) -> None:
+        first = web.json_response({"results": [pooled(ACTIONS[0]), later(1), later(1)]})
+        async with scripted(first, answer) as gateway, GatewayClient(gateway.url, patience=0.3) as client:
+            taken, *others = await client.submit(ACTIONS[:3])
+        assert taken == pooled(ACTIONS[0])
+        assert [other["error"]["code"] for other in others] == [code] * 2
+
+    async def test_without_any_receipt_no_answer_is_an_error(self) -> None:
+        first = web.json_response({"results": [later(1)]})
+        async with scripted(first, hang_up) as gateway, GatewayClient(gateway.url, patience=0.3) as client:
+            with pytest.raises(GatewayUnreachable):
+                await client.submit(ACTIONS[:1])
