@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from agentworld_core.errors import AgentWorldError, NotAvailable
@@ -17,6 +18,7 @@ class GatewayError(AgentWorldError):
             field=document.get("field"),
             value=document.get("value"),
             remedy=document.get("remedy"),
+            retry_after_ms=retry_after_ms(document),
         )
         self.code = str(document.get("code", "internal"))  # type: ignore[misc]  # of this one answer, not of the class
         self.status = status
@@ -26,6 +28,12 @@ class GatewayError(AgentWorldError):
     def retryable(self) -> bool:
         """True when the gateway said that the same request may succeed later."""
         return self._retryable
+
+
+def retry_after_ms(document: Mapping[str, Any]) -> int:
+    """Returns when an error of a gateway says that the same may succeed, 0 where it says nothing that makes sense."""
+    value = document.get("retry_after_ms")
+    return value if type(value) is int and value > 0 else 0
 
 
 class GatewayUnreachable(NotAvailable):

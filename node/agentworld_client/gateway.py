@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from agentworld_client.errors import GatewayError, GatewayUnreachable
+from agentworld_client.errors import GatewayError, GatewayUnreachable, retry_after_ms
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import Evidence
@@ -34,13 +34,15 @@ from agentworld_core.ordering.transfer import WriterTransfer
 CBOR = "application/cbor"
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 _PLAIN_BODY_BYTES = 512 * 1024
+SHORTEST_PAUSE = 0.1
 
 
 class GatewayClient:
     """A connection to one gateway, for instance ``http://127.0.0.1:8080``; use it as an async context manager.
 
-    Reads, and submissions, which are idempotent by action id, are tried again with backoff while the error is retryable
-    and ``patience`` seconds have not passed. InvalidField for what is no address of a server.
+    Reads, and submissions, which are idempotent by action id, are tried again while the error is retryable and
+    ``patience`` seconds have not passed: with backoff, and not before the gateway says. InvalidField for what is no
+    address of a server.
     """
 
     def __init__(self, url: str, *, patience: float = 10.0, request_timeout: float = 60.0):
@@ -66,12 +68,40 @@ class GatewayClient:
             self._session = None
 
     async def submit(self, actions: Sequence[ActionEnvelope], *, wait: bool = False) -> list[dict[str, Any]]:
-        """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed."""
+        """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed.
+
+        Actions that the gateway has no room for, or that are beyond its rate limit, are sent again when it says, for as
+        long as some of them are taken every ``patience`` seconds. When that fails as a whole, the error stands in the
+        place of their results, so that the others are not lost; it is raised when there are no others.
+        """
+        results = await self._submit(actions, wait)
+        deadline = self._deadline()
+        while later := {number: pause for number, result in enumerate(results) if (pause := _pause(result))}:
+            left = deadline - asyncio.get_running_loop().time()
+            pauses = [pause for pause in later.values() if pause <= left]
+            if not pauses:
+                break
+            await asyncio.sleep(max(pauses))  # so that as many as possible go together
+            try:
+                again = await self._submit([actions[number] for number in later], wait)
+            except (GatewayError, GatewayUnreachable) as error:
+                if len(later) == len(results):
+                    raise
+                again = [{"error": error.as_dict()}] * len(later)
+            for number, result in zip(later, again, strict=True):
+                results[number] = result
+            if not all(map(_pause, again)):
+                deadline = self._deadline()
+        return results
+
+    async def _submit(self, actions: Sequence[ActionEnvelope], wait: bool) -> list[dict[str, Any]]:
         query = "?wait=committed&timeout_s=30" if wait else ""
         answer = await self._json(f"/v1/actions{query}", data=encode(Actions(tuple(actions))))
         results = answer.get("results")
         if not isinstance(results, list) or len(results) != len(actions):
             raise _nonsense("/v1/actions", f"{len(actions)} results expected")
+        if not all(isinstance(result, dict) for result in results):
+            raise _nonsense("/v1/actions", "results are objects")
         return results
 
     async def receipt(self, action_id: str) -> dict[str, Any]:
@@ -201,13 +231,13 @@ class GatewayClient:
             raise _nonsense(path, "a JSON object expected") from error
 
     async def _request(self, method: str, path: str, *, data: bytes | None = None, accept: str = CBOR) -> bytes:
-        deadline = asyncio.get_running_loop().time() + self._patience
-        delay = 0.1
+        deadline = self._deadline()
+        delay = SHORTEST_PAUSE
         while True:
             try:
                 return await self._once(method, path, data, accept)
             except (GatewayError, GatewayUnreachable) as error:
-                pause = delay * self._jitter.uniform(0.5, 1.0)
+                pause = max(delay * self._jitter.uniform(0.5, 1.0), error.retry_after_ms / 1000)
                 if not error.retryable or asyncio.get_running_loop().time() + pause > deadline:
                     raise
             await asyncio.sleep(pause)
@@ -229,10 +259,20 @@ class GatewayClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unreachable(self.url, error) from error
 
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self._patience
+
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("use GatewayClient as an async context manager")
         return self._session
+
+
+def _pause(result: dict[str, Any]) -> float:
+    """Returns the seconds after which a refused action is to be sent again, 0 for one that was taken or is wrong."""
+    error = result.get("error")
+    milliseconds = retry_after_ms(error) if isinstance(error, dict) else 0
+    return max(milliseconds / 1000, SHORTEST_PAUSE) if milliseconds else 0.0
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -20,7 +20,10 @@ WIRE_CODES = RETRYABLE_WIRE_CODES | {
 
 
 class AgentWorldError(Exception):
-    """Base of all errors of ours: a message with the offending field, its value and what would be right."""
+    """Base of all errors of ours: a message with the offending field, its value and what would be right.
+
+    ``retry_after_ms`` says when the same request may succeed, where that is known; else it is 0.
+    """
 
     code: ClassVar[str] = "internal"
     wire: ClassVar[str] = "ERR_BAD_REQUEST"
@@ -33,12 +36,14 @@ class AgentWorldError(Exception):
         field: str | None = None,
         value: object = None,
         remedy: str | None = None,
+        retry_after_ms: int = 0,
     ):
         super().__init__(message)
         self.message = message
         self.field = field
         self.value = value
         self.remedy = remedy
+        self.retry_after_ms = retry_after_ms
 
     @property
     def retryable(self) -> bool:
@@ -58,6 +63,8 @@ class AgentWorldError(Exception):
             result["value"] = str(self.value)[:200]
         if self.remedy is not None:
             result["remedy"] = self.remedy
+        if self.retry_after_ms:
+            result["retry_after_ms"] = self.retry_after_ms
         return result
 
     def __str__(self) -> str:
@@ -152,6 +159,14 @@ class Busy(AgentWorldError):
     code = "busy"
     wire = "ERR_BUSY"
     http_status = 503
+
+
+class RateLimited(AgentWorldError):
+    """The client submits more than its rate; send the same again when the error says."""
+
+    code = "rate_limited"
+    wire = "ERR_RATE_LIMITED"
+    http_status = 429
 
 
 class NotAvailable(AgentWorldError):

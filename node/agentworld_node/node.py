@@ -294,6 +294,7 @@ class Node:
             evidence=self.evidence,
             handover=self.handover,
             metrics=self.metrics,
+            rate_limit=self.config.rate_limit,
             head=self.head,
             status=lambda: node_status(self),
             consensus=self.progress.document,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agentworld_client.keys import save
 from agentworld_node.supervisor.ports import LOOPBACK
 from agentworld_node.supervisor.record import is_running
 from agentworld_node.supervisor.state import WorldState
@@ -213,6 +214,32 @@ async def test_in_the_background_it_is_found_and_stopped(tmp_path: Path, monkeyp
     finally:
         await run_cli("down", "aurora")
         await local.kill()
+
+
+@pytest.mark.box("S7.1", "rate")
+async def test_a_rate_limit_holds_at_every_node_and_is_taken_away_while_the_world_runs(tmp_path: Path) -> None:
+    nodes = ("aurora-0", "aurora-gateway-0")
+    async with LocalWorld(tmp_path, world(1, gateway={"rateLimit": {"requestsPerSecond": 1, "burst": 2}})) as local:
+        before = await local.up()
+        for name in nodes:
+            async with local.client(name, patience=0) as client:
+                results = await client.submit(registrations(agents(9, prefix=f"at-{name}")))
+            codes = [result.get("status") or result["error"]["code"] for result in results]
+            # Whoever is slow enough may submit one more.
+            assert (codes[:2], codes[-1]) == (["pooled"] * 2, "rate_limited")
+        key_file = tmp_path / "ada.pem"
+        save(agents(1)[0].signer, key_file)
+        words = ["agent.register", '{"position": [0, 0]}', *["agent.move", '{"to": [1, 1]}'] * 3]
+        sent = await run_cli("submit", *words, "-k", str(key_file), "-a", "ada", "--gateway", before.gateway)
+        assert sent.returncode == 0, "the command line waits until all are taken: " + sent.stdout + sent.stderr
+
+        await local.apply(world(1))
+        after = await local.settled()
+        assert all(pids(after)[name] != pids(before)[name] for name in nodes)
+        for name in nodes:
+            async with local.client(name) as client:
+                results = await client.submit(registrations(agents(9, prefix=f"then-at-{name}")), wait=True)
+            assert [result["status"] for result in results] == ["committed"] * 9
 
 
 async def test_what_may_not_be_is_refused_and_the_world_runs_on(tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from agentworld_core.errors import ActorLimit, Busy, NonceUsed, TooLarge
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.ordering.batch import BatchLimits
 
+RETRY_AFTER_MS = 1000
+"""When to come again for whom there is no room: blocks make some, one a second unless a world says otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MempoolLimits:
@@ -100,7 +103,7 @@ class Mempool:
 
         Raises TooLarge when no batch could ever hold it, NonceUsed when another action of the actor waits under its
         nonce, ActorLimit when the actor has too many waiting, Busy when the mempool is full or the source has its
-        share. An action without a source counts for nobody.
+        share; these two say when to come again. An action without a source counts for nobody.
         """
         if action.action_id in self._arrivals:
             return False
@@ -113,13 +116,21 @@ class Mempool:
             raise NonceUsed("another action of the actor waits under this nonce", field="nonce", value=action.nonce)
         if len(actor.nonces) >= self.limits.max_per_actor:
             says = f"the actor has {len(actor.nonces)} actions waiting, the most it may have"
-            raise ActorLimit(says, field="actor_id", value=action.actor_id, remedy="wait until some are committed")
+            raise ActorLimit(
+                says,
+                field="actor_id",
+                value=action.actor_id,
+                remedy="wait until some are committed",
+                retry_after_ms=RETRY_AFTER_MS,
+            )
         if len(self) >= self.limits.max_actions or self.bytes + size > self.limits.max_bytes:
-            raise Busy(f"{len(self)} actions are waiting, the most there may be", remedy="try again later")
+            says = f"{len(self)} actions are waiting, the most there may be"
+            raise Busy(says, remedy="try again later", retry_after_ms=RETRY_AFTER_MS)
         held = self._sources.get(source, 0)
         if source and 0 < self.limits.max_per_source <= held:
             says = f"{held} actions from the same place are waiting, the most there may be"
-            raise Busy(says, remedy="try again when some are committed, or through another node")
+            remedy = "try again when some are committed, or through another node"
+            raise Busy(says, remedy=remedy, retry_after_ms=RETRY_AFTER_MS)
         self._actors[action.actor_id] = actor
         bisect.insort(actor.nonces, action.nonce)
         actor.actions[action.nonce] = (action, size)

@@ -44,7 +44,6 @@ def not_effective(resource: Resource) -> list[str]:
     candidates: list[tuple[str, object, object]] = [
         ("spec.genesis.state", dict(given.genesis.state), {}),
         ("spec.genesis.parameters", dict(given.genesis.parameters), {}),
-        ("spec.gateway.rateLimit", dict(given.gateway.rate_limit), {}),
         ("spec.observers.replicas", given.observers, 0),
         ("spec.network.republishInterval", given.network.republish_interval_ms, plain.network.republish_interval_ms),
         ("spec.storage.snapshotChunkBytes", given.storage.snapshot_chunk_bytes, plain.storage.snapshot_chunk_bytes),

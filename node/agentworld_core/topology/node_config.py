@@ -12,10 +12,12 @@ from typing import Any
 
 from agentworld_core.errors import InvalidField
 from agentworld_core.ids import check_id
+from agentworld_core.ordering.rate import RateLimit
 
 ROLES = ("validator", "sequencer", "storage", "gateway", "observer")
 LEASE_KINDS = ("none", "file", "kubernetes")
 MAX_WORKERS = 64
+MAX_RATE = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +40,8 @@ class NodeConfig:
 
     ``max_blob_bytes`` 0 means no limit, as does ``mempool_max_per_source`` 0, which is half of ``mempool_max_actions``
     where a document does not say it. With ``mempool_expiry_ms`` 0 nothing expires. ``verification_workers`` 0 means one
-    for each core, up to eight.
+    for each core, up to eight. ``rate_limit_per_second`` is that of the actions of each client address, 0 for no limit;
+    ``rate_limit_burst`` 0 means as many at once as in a second.
     """
 
     world_id: str
@@ -62,6 +65,14 @@ class NodeConfig:
     verification_workers: int = 0
     retain_snapshots: int = 10
     max_blob_bytes: int = 0
+    rate_limit_per_second: int = 0
+    rate_limit_burst: int = 0
+
+    @property
+    def rate_limit(self) -> RateLimit | None:
+        """How many actions a client may submit; None for no limit."""
+        rate = self.rate_limit_per_second
+        return RateLimit(per_second=rate, burst=self.rate_limit_burst or rate) if rate else None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON; ``from_dict`` reads it back."""
@@ -138,10 +149,10 @@ def _check_rules(config: NodeConfig) -> None:
     for field in ("p2p_port", "http_port"):
         if not 0 <= getattr(config, field) <= 65535:
             raise InvalidField("is not a port", field=field, value=getattr(config, field))
-    _check_mempool(config)
+    _check_bounds(config)
 
 
-def _check_mempool(config: NodeConfig) -> None:
+def _check_bounds(config: NodeConfig) -> None:
     for field in ("mempool_max_per_source", "mempool_expiry_ms"):
         if getattr(config, field) < 0:
             raise InvalidField("must not be negative", field=field, value=getattr(config, field))
@@ -149,3 +160,8 @@ def _check_mempool(config: NodeConfig) -> None:
         raise InvalidField(
             f"must be 0 to {MAX_WORKERS}", field="verification_workers", value=config.verification_workers
         )
+    for field in ("rate_limit_per_second", "rate_limit_burst"):
+        if not 0 <= getattr(config, field) <= MAX_RATE:
+            raise InvalidField(f"must be 0 to {MAX_RATE}", field=field, value=getattr(config, field))
+    if config.rate_limit_burst and not config.rate_limit_per_second:
+        raise InvalidField("is required with rate_limit_burst", field="rate_limit_per_second", value=0)

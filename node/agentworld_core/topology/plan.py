@@ -131,7 +131,7 @@ def world_parameters(world: World) -> Parameters:
 
 def node_settings(topology: Topology, node: NodePlan) -> NodeConfig:
     """Returns what a node's configuration says in every home; folders, ports, peers and the lease's place are added."""
-    spec = topology.world.spec
+    spec, rate = topology.world.spec, topology.world.spec.gateway.rate_limit
     return NodeConfig(
         world_id=spec.world_id,
         node_id=node.node_id,
@@ -150,6 +150,9 @@ def node_settings(topology: Topology, node: NodePlan) -> NodeConfig:
         verification_workers=spec.mempool.verification_workers,
         retain_snapshots=spec.storage.retain_snapshots,
         max_blob_bytes=spec.storage.max_blob_bytes,
+        # Also for validators: whether clients reach only the gateways is up to the network.
+        rate_limit_per_second=rate.per_second if rate else 0,
+        rate_limit_burst=rate.burst if rate else 0,
     )
 
 

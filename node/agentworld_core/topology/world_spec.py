@@ -9,9 +9,10 @@ from typing import Any
 
 from agentworld_core.ids import is_hash
 from agentworld_core.messages import MAX_ACTIONS_PER_BATCH
+from agentworld_core.ordering.rate import RateLimit
 from agentworld_core.topology.delivery_spec import ReplaySpec, RevocationSpec, parse_replay, parse_revocation
 from agentworld_core.topology.fields import Fields
-from agentworld_core.topology.node_config import MAX_WORKERS
+from agentworld_core.topology.node_config import MAX_RATE, MAX_WORKERS
 from agentworld_core.topology.pod_template import ImageSpec, PodTemplate, parse_image, parse_pod_template
 
 MAX_REPLICAS = 100
@@ -110,7 +111,7 @@ class GatewaySpec:
     service_type: str = "ClusterIP"
     service_port: int = 8080
     service_annotations: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    rate_limit: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    rate_limit: RateLimit | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -302,11 +303,20 @@ def _gateway(fields: Fields) -> GatewaySpec:
         service_type=service.choice("type", ("ClusterIP", "NodePort", "LoadBalancer"), "ClusterIP"),
         service_port=service.integer("port", 8080, minimum=1, maximum=65_535),
         service_annotations=service.labels("annotations"),
-        rate_limit=fields.mapping("rateLimit"),
+        rate_limit=_rate_limit(fields.section("rateLimit"), given=fields.has("rateLimit")),
     )
     service.finish()
     fields.finish()
     return spec
+
+
+def _rate_limit(fields: Fields, *, given: bool) -> RateLimit | None:
+    if given and not fields.has("requestsPerSecond"):
+        fields.violate("requestsPerSecond", "is required", remedy=f"give 1 to {MAX_RATE} a second")
+    per_second = fields.integer("requestsPerSecond", 1, minimum=1, maximum=MAX_RATE)
+    limit = RateLimit(per_second=per_second, burst=fields.integer("burst", per_second, minimum=1, maximum=MAX_RATE))
+    fields.finish()
+    return limit if given else None
 
 
 def _network(fields: Fields) -> NetworkSpec:

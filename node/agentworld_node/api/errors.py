@@ -1,9 +1,13 @@
-"""Every refusal over HTTP is one JSON document: ``{"error": {code, message, retryable, field?, value?, remedy?}}``."""
+"""Every refusal over HTTP is one JSON document: ``{"error": {code, message, retryable, field?, value?, remedy?}}``.
+
+One that says when to come again has ``retry_after_ms`` in it, and the header ``Retry-After``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -59,4 +63,7 @@ def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
 def _answer(
     error: AgentWorldError, *, status: int | None = None, headers: dict[str, str] | None = None
 ) -> web.Response:
+    headers = dict(headers or {})
+    if error.retry_after_ms:
+        headers["Retry-After"] = str(math.ceil(error.retry_after_ms / 1000))
     return web.json_response({"error": error.as_dict()}, status=status or error.http_status, headers=headers)

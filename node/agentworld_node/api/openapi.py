@@ -122,7 +122,7 @@ def _request_body(path: str) -> dict[str, Any]:
 def _error_schema() -> dict[str, Any]:
     texts = {name: {"type": "string"} for name in ("code", "message", "field", "value", "remedy")}
     inner = {"type": "object", "required": ["code", "message", "retryable"], "properties": texts}
-    inner["properties"] = {**texts, "retryable": {"type": "boolean"}}
+    inner["properties"] = {**texts, "retryable": {"type": "boolean"}, "retry_after_ms": {"type": "integer"}}
     return {"type": "object", "required": ["error"], "properties": {"error": inner}}
 
 

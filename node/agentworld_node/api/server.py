@@ -1,8 +1,8 @@
 """Serves the gateway, the control API, probes and metrics of one node over HTTP.
 
 Handlers translate and nothing else: every decision is made by the services they are given. Every error of ours becomes
-JSON ``{"error": {code, message, retryable, field?, value?, remedy?}}`` with its own status; anything else is logged and
-becomes 500 ``internal`` without details.
+JSON ``{"error": {code, message, retryable, field?, value?, remedy?, retry_after_ms?}}`` with its own status; anything
+else is logged and becomes 500 ``internal`` without details.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from agentworld_node.api.limits import (
     ApiLimits,
 )
 from agentworld_node.api.openapi import openapi_document
+from agentworld_node.api.rates import ClientRates
 from agentworld_node.api.requests import (
     JSON,
     check_kind,
@@ -54,6 +55,7 @@ SSE_KEEPALIVE_SECONDS = 15
 
 SERVICES: web.AppKey[Services] = web.AppKey("services", Services)
 LIMITS: web.AppKey[ApiLimits] = web.AppKey("limits", ApiLimits)
+RATES: web.AppKey[ClientRates] = web.AppKey("rates", ClientRates)
 
 
 def build_app(services: Services) -> web.Application:
@@ -61,6 +63,7 @@ def build_app(services: Services) -> web.Application:
     app = web.Application(middlewares=[errors_as_json, check_query], client_max_size=MAX_BODY_BYTES)
     app[SERVICES] = services
     app[LIMITS] = ApiLimits()
+    app[RATES] = ClientRates(services.rate_limit, services.metrics)
     app.on_shutdown.append(_answer_waiting)
     app.add_routes(
         [
@@ -100,19 +103,21 @@ async def _answer_waiting(app: web.Application) -> None:
 
 async def submit(request: web.Request) -> web.Response:
     """Takes one action or several; ``?wait=committed`` answers when they are in a block, or 504 after ``timeout_s``."""
-    services = request.app[SERVICES]
+    services, rates, client = request.app[SERVICES], request.app[RATES], request.remote or ""
     kind = check_kind(request, (documents.CBOR, JSON))
     wait = request.query.get("wait", "pooled")
     if wait not in ("pooled", "committed"):
         raise InvalidField("must be pooled or committed", field="wait", value=wait)
     timeout = integer(request, "timeout_s", 30, 1, MAX_WAIT_SECONDS)
+    rates.enter(client)
     body = await request.app[LIMITS].body(request)
     actions, several = await asyncio.to_thread(_actions, kind, body)
-    results = await services.gateway.submit(actions, source=request.remote or "")
+    admitted, refused = rates.admit(client, actions)
+    results = await services.gateway.submit(admitted, source=client)
     if wait == "committed":
         results = await services.gateway.wait_committed(results, seconds=timeout)
     if several:
-        return web.json_response({"results": [_result(result) for result in results]})
+        return web.json_response({"results": [_result(result) for result in (*results, *refused)]})
     result = results[0]
     if isinstance(result, AgentWorldError):
         raise result

@@ -19,6 +19,7 @@ from agentworld_core.messages import (
     Revocations,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering.rate import RateLimit
 from agentworld_core.ordering.transfer import Writer, WriterTransfer
 from agentworld_node.metrics import Metrics
 
@@ -78,7 +79,10 @@ class WriterControl(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Services:
-    """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None."""
+    """The parts of a node that the API serves; ``failure`` and ``not_ready`` return a reason, or None.
+
+    ``rate_limit`` is that of each client, None for no limit.
+    """
 
     ledger: LedgerReader
     gateway: Gateway
@@ -86,6 +90,7 @@ class Services:
     evidence: EvidenceHolder
     handover: WriterControl
     metrics: Metrics
+    rate_limit: RateLimit | None
     head: Callable[[], WorldHeadAnnounce | None]
     status: Callable[[], dict[str, Any]]
     consensus: Callable[[], dict[str, Any]]

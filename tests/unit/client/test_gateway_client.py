@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 from urllib.parse import unquote
@@ -27,8 +28,16 @@ OK = web.json_response({"status": "fine"})
 
 
 def results_of(*actions: ActionEnvelope) -> web.Response:
-    rows = [{"action_id": action.action_id, "status": "pooled"} for action in actions]
-    return web.json_response({"results": rows})
+    return web.json_response({"results": [pooled(action) for action in actions]})
+
+
+def pooled(action: ActionEnvelope) -> dict[str, Any]:
+    return {"action_id": action.action_id, "status": "pooled"}
+
+
+def later(retry_after_ms: object) -> dict[str, Any]:
+    error = {"code": "rate_limited", "message": "too fast", "retryable": True, "retry_after_ms": retry_after_ms}
+    return {"error": error}
 
 
 class TestRetries:
@@ -69,6 +78,38 @@ class TestRetries:
             False,
         )
         assert len(gateway.requests) == 1
+
+    @pytest.mark.box("S1.3", "retry")
+    async def test_it_comes_again_when_the_gateway_says_and_not_before(self) -> None:
+        times: list[float] = []
+
+        async def answer(_: web.Request) -> web.StreamResponse:
+            times.append(asyncio.get_running_loop().time())
+            return web.json_response(later(300), status=429) if len(times) == 1 else OK
+
+        async with scripted(answer) as gateway, GatewayClient(gateway.url) as client:
+            assert await client.status() == {"status": "fine"}
+        assert times[1] - times[0] >= 0.3
+
+    async def test_what_the_gateway_says_beyond_patience_is_not_waited_for(self) -> None:
+        answer = web.json_response(later(60_000), status=429)
+        async with scripted(answer) as gateway, GatewayClient(gateway.url, patience=30) as client:
+            with pytest.raises(GatewayError, match="too fast") as caught:
+                await client.status()
+        assert caught.value.retry_after_ms == 60_000
+        assert caught.value.as_dict()["retry_after_ms"] == 60_000
+        assert len(gateway.requests) == 1
+
+    @pytest.mark.parametrize("value", [-1, 0, True, 1.5, "1", None, {}])
+    async def test_a_time_to_wait_that_makes_no_sense_is_none(self, value: object) -> None:
+        results = web.json_response({"results": [later(value)]})
+        async with scripted(results) as gateway, GatewayClient(gateway.url, patience=5) as client:
+            assert await client.submit([register("ada")]) == [later(value)]
+        refused = web.json_response(later(value), status=429)
+        async with scripted(refused) as gateway, GatewayClient(gateway.url, patience=0) as client:
+            with pytest.raises(GatewayError) as caught:
+                await client.status()
+        assert caught.value.retry_after_ms == 0
 
     @pytest.mark.box("S1.3", "retry")
     async def test_patience_ends(self) -> None:
@@ -144,6 +185,10 @@ class TestAnswers:
         with pytest.raises(GatewayError, match="1 results expected"):
             await self.ask(web.Response(body=body), "submit", [register("ada")])
 
+    async def test_receipts_must_be_objects(self) -> None:
+        with pytest.raises(GatewayError, match="results are objects"):
+            await self.ask(web.Response(body=b'{"results": [3]}'), "submit", [register("ada")])
+
     @pytest.mark.parametrize("body", [b"", b"<html>", b'{"error": 3}', b'{"error": {}}', b"[]"])
     async def test_errors_of_others_are_errors_too(self, body: bytes) -> None:
         with pytest.raises(GatewayError) as caught:
@@ -209,3 +254,66 @@ class TestSubmitting:
             await submit_all(client, large)
             assert len(gateway.requests) == 6
             assert await submit_all(client, []) == []
+
+
+ACTIONS = [register(name) for name in ("ada", "bob", "cyd", "dan", "eve")]
+
+
+class TestRateLimit:
+    """A gateway takes some actions of each request, and wants the others later, as one with a rate limit does."""
+
+    async def submit(self, *, takes: int, patience: float, wait_ms: int = 1) -> tuple[list[dict[str, Any]], list[int]]:
+        """Returns the receipts, and how many actions each request had."""
+        sizes: list[int] = []
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            actions = decode(Actions, await request.read()).actions
+            sizes.append(len(actions))
+            rows = [pooled(action) for action in actions[:takes]]
+            return web.json_response({"results": rows + [later(wait_ms)] * (len(actions) - len(rows))})
+
+        async with scripted(answer) as gateway, GatewayClient(gateway.url, patience=patience) as client:
+            return await client.submit(ACTIONS), sizes
+
+    @pytest.mark.box("S7.1", "rate")
+    async def test_what_was_refused_goes_again_and_nothing_else_while_some_of_it_is_taken(self) -> None:
+        receipts, sizes = await self.submit(takes=2, patience=10)
+        assert receipts == [pooled(action) for action in ACTIONS]
+        assert sizes == [5, 3, 1]
+
+    async def test_patience_begins_anew_with_every_action_that_is_taken(self) -> None:
+        receipts, sizes = await self.submit(takes=1, patience=0.35, wait_ms=200)
+        assert receipts == [pooled(action) for action in ACTIONS]
+        assert sizes == [5, 4, 3, 2, 1]
+
+    async def test_when_nothing_is_taken_patience_ends_and_says_why(self) -> None:
+        receipts, sizes = await self.submit(takes=0, patience=0.35)
+        assert receipts == [later(1)] * 5
+        assert 2 <= len(sizes) <= 4, "a gateway that says 1 ms is not asked a thousand times a second"
+
+    async def test_without_patience_the_refusals_come_back_at_once(self) -> None:
+        receipts, sizes = await self.submit(takes=2, patience=0)
+        assert receipts == [pooled(action) for action in ACTIONS[:2]] + [later(1)] * 3
+        assert sizes == [5]
+
+    @pytest.mark.parametrize(
+        ("answer", "code"),
+        [
+            (hang_up, "gateway_unreachable"),
+            (refusal(429, "rate_limited", retryable=True), "rate_limited"),
+            (web.json_response(later(60_000), status=429), "rate_limited"),
+            (web.json_response({"results": []}), "bad_answer"),
+        ],
+    )
+    async def test_receipts_are_not_lost_when_the_rest_gets_no_answer(self, answer: Any, code: str) -> None:
+        first = web.json_response({"results": [pooled(ACTIONS[0]), later(1), later(1)]})
+        async with scripted(first, answer) as gateway, GatewayClient(gateway.url, patience=0.3) as client:
+            taken, *others = await client.submit(ACTIONS[:3])
+        assert taken == pooled(ACTIONS[0])
+        assert [other["error"]["code"] for other in others] == [code] * 2
+
+    async def test_without_any_receipt_no_answer_is_an_error(self) -> None:
+        first = web.json_response({"results": [later(1)]})
+        async with scripted(first, hang_up) as gateway, GatewayClient(gateway.url, patience=0.3) as client:
+            with pytest.raises(GatewayUnreachable):
+                await client.submit(ACTIONS[:1])

@@ -29,6 +29,8 @@ from agentworld_core.messages import (
     Revocations,
     WorldHeadAnnounce,
 )
+from agentworld_core.ordering import mempool
+from agentworld_core.ordering.mempool import RETRY_AFTER_MS
 from agentworld_core.signing import sign
 from agentworld_core.world.actions import sign_action
 from agentworld_node.api import limits
@@ -323,8 +325,8 @@ class TestWaiting:
             assert (await http.post("/v1/actions", encode(action)))[0] == 202
 
     @pytest.mark.box("S7.1", "load")
-    @pytest.mark.box("S5.1", "actor-limit", "full")
-    async def test_a_full_mempool_says_try_again(self, alone: MemoryWorld) -> None:
+    @pytest.mark.box("S5.1", "actor-limit", "full", "room")
+    async def test_a_full_mempool_says_when_to_try_again(self, alone: MemoryWorld) -> None:
         (stuck,) = await alone.start("g0", mempool_max_actions=2, mempool_max_per_actor=1)
         agents, actions = registrations(3)
         async with aiohttp.ClientSession() as session:
@@ -335,8 +337,32 @@ class TestWaiting:
                 "pooled",
                 "busy",
             ]
+            assert body["results"][2]["error"]["retry_after_ms"] == RETRY_AFTER_MS
             second = agents[0].act("agent.move", {"to": [1, 1]})
-            assert error_of(await http.post("/v1/actions", encode(second)))[:2] == (429, "actor_limit")
+            for action, refusal in ((actions[2], (503, "busy")), (second, (429, "actor_limit"))):
+                request = session.post(f"{stuck.url}/v1/actions", data=encode(action), headers={"Content-Type": CBOR})
+                async with request as response:
+                    assert response.headers["Retry-After"] == str(RETRY_AFTER_MS // 1000)
+                    answer = (response.status, await response.json())
+                assert error_of(answer)[:2] == refusal
+                assert answer[1]["error"]["retry_after_ms"] == RETRY_AFTER_MS
+
+    @pytest.mark.box("S5.1", "room")
+    @pytest.mark.parametrize("limit", ["mempool_max_actions", "mempool_max_per_actor", "mempool_max_per_source"])
+    async def test_a_client_of_ours_comes_again_when_there_is_room(
+        self, alone: MemoryWorld, monkeypatch: pytest.MonkeyPatch, limit: str
+    ) -> None:
+        monkeypatch.setattr(mempool, "RETRY_AFTER_MS", 100)
+        (node,) = await alone.start("v0", **{limit: 2})
+        ada = agent("ada")
+        actions = [ada.act("agent.register", {"position": [0, 0]})]
+        actions += [ada.act("agent.move", {"to": [n, n]}) for n in range(4)]
+        async with node.client() as client:
+            receipts = await client.submit(actions, wait=True)
+        assert [(receipt["action_id"], receipt["ok"]) for receipt in receipts] == [
+            (one.action_id, True) for one in actions
+        ]
+        assert node.node.metrics.total("agentworld_actions_refused_total") == 3 + 1
 
 
 class TestReading:

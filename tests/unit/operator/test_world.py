@@ -360,6 +360,29 @@ async def test_a_changed_template_restarts_nothing_by_itself_and_says_so() -> No
     assert image == "node:2"
 
 
+@pytest.mark.box("S7.1", "rate")
+async def test_a_changed_rate_limit_rolls_the_gateways_and_is_said_of_the_validators() -> None:
+    harness = await running()
+
+    def limits() -> tuple[str, list[int]]:
+        pods = harness.kube.read("Deployment", "aurora-gateway")["spec"]["template"]
+        files = harness.kube.read("ConfigMap", "aurora-config")["data"]
+        configs = [NodeConfig.from_dict(json.loads(files[name])) for name in ("aurora-gateway.json", "aurora-0.json")]
+        return pods["metadata"]["annotations"]["agentworld.dev/config-hash"], [c.rate_limit_burst for c in configs]
+
+    hashes = [limits()[0]]
+    for burst in (10, 20):
+        harness.apply("World", "aurora", gateway={"rateLimit": {"requestsPerSecond": 5, "burst": burst}})
+        await harness.settle()
+        found, bursts = limits()
+        assert bursts == [burst, burst]
+        hashes.append(found)
+        assert harness.condition("World", "aurora", "Progressing") == ("False", "RolloutPending")
+        assert "aurora-0" in harness.message("World", "aurora", "Progressing")
+        assert harness.condition("World", "aurora", "FieldsEffective")[0] == "True"
+    assert len(set(hashes)) == 3, "each change makes new pods of the Deployment"
+
+
 async def test_fields_without_effect_are_named_in_one_condition() -> None:
     harness = await running(4, observers={"replicas": 2})
     assert harness.condition("World", "aurora", "FieldsEffective") == ("False", "NotYetEffective")

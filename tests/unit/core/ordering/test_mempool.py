@@ -7,7 +7,7 @@ import pytest
 from agentworld_core.codec import encode
 from agentworld_core.errors import ActorLimit, Busy, InvalidField, NonceUsed, TooLarge
 from agentworld_core.ordering.batch import BatchLimits
-from agentworld_core.ordering.mempool import Mempool, MempoolLimits
+from agentworld_core.ordering.mempool import RETRY_AFTER_MS, Mempool, MempoolLimits
 from agentworld_core.topology.node_config import NodeConfig
 from tests.unit.core.ordering.actions import action
 
@@ -47,6 +47,15 @@ def test_only_an_action_that_is_the_same_in_every_byte_is_taken_for_the_one_that
     assert mempool.waiting(stranger) is stranger
 
 
+def test_what_no_waiting_makes_right_is_not_told_to_wait() -> None:
+    mempool = pool(batch=512)
+    mempool.add(action("a", 1))
+    for refused, error in ((action("a", 1, padding=1), NonceUsed), (action("a", 2, padding=2048), TooLarge)):
+        with pytest.raises(error) as caught:
+            mempool.add(refused)
+        assert caught.value.retry_after_ms == 0
+
+
 @pytest.mark.box("S5.1", "replacement")
 def test_another_action_under_a_waiting_nonce_is_refused() -> None:
     mempool = pool()
@@ -55,33 +64,35 @@ def test_another_action_under_a_waiting_nonce_is_refused() -> None:
         mempool.add(action("a", 1, padding=1))
 
 
-@pytest.mark.box("S5.1", "actor-limit")
+@pytest.mark.box("S5.1", "actor-limit", "room")
 def test_one_actor_has_its_limit_and_others_do_not_feel_it() -> None:
     mempool = pool(max_per_actor=1)
     mempool.add(action("a", 1))
-    with pytest.raises(ActorLimit):
+    with pytest.raises(ActorLimit) as caught:
         mempool.add(action("a", 2))
+    assert caught.value.retry_after_ms == RETRY_AFTER_MS
     assert mempool.add(action("b", 1))
 
 
-@pytest.mark.box("S5.1", "full")
+@pytest.mark.box("S5.1", "full", "room")
 def test_a_full_mempool_refuses_the_new_and_keeps_the_old() -> None:
     mempool = pool(max_actions=2)
     mempool.add(action("a", 1))
     mempool.add(action("b", 1))
     with pytest.raises(Busy) as caught:
         mempool.add(action("c", 1))
-    assert caught.value.retryable
+    assert (caught.value.retryable, caught.value.retry_after_ms) == (True, RETRY_AFTER_MS)
     assert places(mempool) == [("a", 1), ("b", 1)]
 
 
-@pytest.mark.box("S5.1", "bytes")
+@pytest.mark.box("S5.1", "bytes", "room")
 def test_bytes_are_bounded_too_and_come_free_again() -> None:
     mempool = pool(max_bytes=SIZE * 2)
     mempool.add(action("a", 1))
     mempool.add(action("b", 1))
-    with pytest.raises(Busy):
+    with pytest.raises(Busy) as caught:
         mempool.add(action("c", 1))
+    assert caught.value.retry_after_ms == RETRY_AFTER_MS
     mempool.remove([action("a", 1).action_id])
     assert mempool.add(action("c", 1))
     assert mempool.bytes <= SIZE * 2
@@ -168,14 +179,15 @@ def test_who_sends_more_pushes_nobody_out() -> None:
     assert places(mempool) == [("honest", 1), ("spammer", 1)]
 
 
-@pytest.mark.box("S5.1", "source-limit")
+@pytest.mark.box("S5.1", "source-limit", "room")
 def test_one_source_with_many_actors_has_its_share_and_others_have_room() -> None:
     mempool = Mempool(MempoolLimits(max_actions=100, max_per_source=2), BatchLimits())
     for actor in ("a", "b"):
         assert mempool.add(action(actor, 1), source="client x")
     with pytest.raises(Busy, match="same place") as caught:
         mempool.add(action("c", 1), source="client x")
-    assert (caught.value.retryable, bool(caught.value.remedy)) == (True, True)
+    assert (caught.value.retryable, caught.value.retry_after_ms) == (True, RETRY_AFTER_MS)
+    assert caught.value.remedy
     assert mempool.add(action("c", 1), source="client y")
     assert mempool.of_source("client x") == 2
     # What is committed makes room, and a source without actions is forgotten.

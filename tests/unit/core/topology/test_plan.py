@@ -1,7 +1,10 @@
 """The plan of a world says which nodes run, which keys sign and what may be lost."""
 
+from typing import Any
+
 import pytest
 
+from agentworld_core.ordering.rate import RateLimit
 from agentworld_core.topology.effects import fixed_by_genesis
 from agentworld_core.topology.plan import IMPLIED_LABEL, is_surplus, node_settings, plan_world
 from agentworld_core.topology.pod_template import default_resources
@@ -156,6 +159,24 @@ def test_parameters_and_settings_carry_the_world_to_its_nodes() -> None:
 def test_a_source_has_half_of_the_places_unless_the_world_says_otherwise(said: dict[str, int], limit: int) -> None:
     plan = plan_world(world(mempool=said), [], [])
     assert node_settings(plan, plan.members[0]).mempool_max_per_source == limit
+
+
+@pytest.mark.box("S7.1", "rate")
+@pytest.mark.parametrize(
+    ("gateway", "limit"),
+    [
+        ({}, None),
+        ({"rateLimit": None}, None),
+        ({"rateLimit": {"requestsPerSecond": 7}}, RateLimit(per_second=7, burst=7)),
+        ({"rateLimit": {"requestsPerSecond": 7, "burst": 20}}, RateLimit(per_second=7, burst=20)),
+    ],
+)
+def test_the_rate_limit_of_the_world_is_that_of_every_node_that_clients_may_reach(
+    gateway: dict[str, Any], limit: RateLimit | None
+) -> None:
+    plan = plan_world(world(gateway={"replicas": 2, **gateway}), [], [])
+    assert [node_settings(plan, node).rate_limit for node in plan.nodes] == [limit] * len(plan.nodes)
+    assert {node.kind for node in plan.nodes} == {"validator", "gateway"}
 
 
 def test_what_the_genesis_has_fixed_is_named() -> None:

@@ -54,6 +54,10 @@ def test_a_validator_and_a_key_have_all_defaults() -> None:
         ("World", {"governance": {"threshold": 2}}, "spec.governance.threshold"),
         ("World", {"governance": {"keys": ["a", "a"]}}, "spec.governance.keys"),
         ("World", {"gateway": {"service": {"type": "Pigeon"}}}, "spec.gateway.service.type"),
+        ("World", {"gateway": {"rateLimit": {}}}, "spec.gateway.rateLimit.requestsPerSecond"),
+        ("World", {"gateway": {"rateLimit": {"burst": 9}}}, "spec.gateway.rateLimit.requestsPerSecond"),
+        ("World", {"gateway": {"rateLimit": {"requestsPerSecond": 1, "burst": 0}}}, "spec.gateway.rateLimit.burst"),
+        ("World", {"gateway": {"rateLimit": {"requestsPerSecond": 1, "per": 1}}}, "spec.gateway.rateLimit.per"),
         ("World", {"network": {"port": 8080}}, "spec.network.port"),
         ("World", {"genesis": {"modules": [{"moduleId": "m", "version": "1"}]}}, "spec.genesis.modules[0].artifact"),
         ("World", {"revocation": {"delivery": {"sinks": [{"pigeon": {}}]}}}, "spec.revocation.delivery.sinks[0]"),
@@ -134,7 +138,7 @@ def test_metadata_of_an_api_server_is_read() -> None:
 
 
 def test_fields_without_effect_are_named_only_when_set() -> None:
-    assert not_effective(world()) == []
+    assert not_effective(world(gateway={"rateLimit": {"requestsPerSecond": 5}})) == []
     genesis = {
         "modules": [{"moduleId": "m", "version": "1", "artifact": {"blob": "0" * 64}}],
         "state": {"blob": "0" * 64},

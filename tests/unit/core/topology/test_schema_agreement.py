@@ -28,7 +28,6 @@ OPAQUE = (
     "topologySpreadConstraints",
     "resources",
     "objectStore",
-    "rateLimit",
     "artifact",
     "state",
     "secretRef",

@@ -15,6 +15,7 @@ from agentworld_core.consensus.verdict import Verdict
 from agentworld_core.membership.directory import check_first_directory, check_next_directory
 from agentworld_core.membership.upkeep import FORCE_REMOVE
 from agentworld_core.membership.wishes import FORCE_REVOKE
+from agentworld_core.ordering.rate import RateLimit
 from agentworld_node.supervisor import home as home_module
 from agentworld_node.supervisor import reconciler as reconciler_module
 from agentworld_node.supervisor.home import WorldHome
@@ -315,6 +316,20 @@ async def test_changed_settings_restart_one_node_after_the_other(tmp_path: Path)
     machine.chain.behind.clear()
     await machine.settle()
     assert machine.fleet.history[4:] == [f"{word} aurora-{n}" for n in range(4) for word in ("stop", "start")]
+
+
+@pytest.mark.box("S7.1", "rate")
+async def test_a_rate_limit_is_set_and_taken_away_in_the_running_world(tmp_path: Path) -> None:
+    machine = OneMachine(tmp_path, declared(world(4, gateway={"replicas": 1})))
+    await machine.settle()
+    for rate in ({"requestsPerSecond": 5, "burst": 9}, {"requestsPerSecond": 6}, None):
+        before = len(machine.fleet.history)
+        machine.edit(world(4, gateway={"replicas": 1, "rateLimit": rate}))
+        await machine.settle()
+        restarted = [line for line in machine.fleet.history[before:] if line.startswith("start")]
+        assert restarted == [f"start aurora-{name}" for name in (0, 1, 2, 3, "gateway-0")]
+        limit = None if rate is None else RateLimit(per_second=rate["requestsPerSecond"], burst=rate.get("burst", 6))
+        assert [config.rate_limit for config in machine.home.node_configs()] == [limit] * 5
 
 
 async def test_a_directory_that_waits_is_submitted_again_as_it_was(tmp_path: Path) -> None:
