@@ -28,6 +28,7 @@ from agentworld_core.names import protocol, topic
 from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.roles.spawning import Spawner
 from agentworld_node.roles.strikes import Strikes
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,12 @@ class EvidenceRole:
         self._keeping: dict[str, str] = {}  # by id, the validator that it is about
         self._liars = Strikes(first=10.0, longest=320.0)
         self._topic = topic(self._world_id, "consensus.evidence")
-        self._tasks: asyncio.TaskGroup | None = None
+        self._spawner = Spawner()
         metrics.gauge("agentworld_evidence", lambda: len(ledger.evidence))
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Listens, serves and reconciles until the task group ends."""
-        self._tasks = tasks
+        self._spawner.open(tasks)
         self._network.serve(GET_EVIDENCE, self._serve)
         self._network.subscribe(self._topic, self._on_evidence)
         tasks.create_task(self._reconcile_forever(), name="reconcile-evidence")
@@ -65,10 +66,8 @@ class EvidenceRole:
         key = evidence_id(evidence)
         if key in self._keeping or not self._wants(evidence):
             return
-        if self._tasks is None:
-            raise RuntimeError("the role has not been started")
         self._keeping[key] = accused(evidence)
-        self._tasks.create_task(self._keep(key, evidence), name="keep-evidence")
+        self._spawner.spawn(self._keep(key, evidence), name="keep-evidence")
 
     def all(self) -> Evidence:
         """Returns every proof that this node holds."""

@@ -28,6 +28,7 @@ from agentworld_node.ledger import Ledger
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
 from agentworld_node.roles.keyring import NodeKeyring
+from agentworld_node.roles.spawning import Spawner
 from agentworld_node.roles.strikes import Strikes
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,12 @@ class MembershipRole:
         self._reported = 0
         self._directory_topic = topic(self._world_id, "membership")
         self._revocation_topic = topic(self._world_id, "membership.revoke")
-        self._tasks: asyncio.TaskGroup | None = None
+        self._spawner = Spawner()
         self.on_change: Callable[[], None] = lambda: None
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Listens, serves and repeats until the task group ends."""
-        self._tasks = tasks
+        self._spawner.open(tasks)
         self._network.serve(GET_REVOCATIONS, self._serve_revocations)
         self._network.subscribe(self._directory_topic, self._on_directory)
         self._network.subscribe(self._revocation_topic, self._on_revocation)
@@ -190,8 +191,7 @@ class MembershipRole:
         except AgentWorldError as error:
             self._refused("membership.revoke", peer_id, error)
             return
-        if self._tasks is not None:
-            self._tasks.create_task(self._keep_revocation(statement), name="keep-revocation")
+        self._spawner.spawn(self._keep_revocation(statement), name="keep-revocation")
 
     def _check_passed_on(self, statement: Revocation) -> None:
         revoked = self._keyring.revoked_key_ids()

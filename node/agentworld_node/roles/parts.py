@@ -26,6 +26,7 @@ from agentworld_core.messages import ProposalBody
 from agentworld_core.names import protocol
 from agentworld_node.metrics import Metrics
 from agentworld_node.network.port import Network
+from agentworld_node.roles.spawning import Spawner
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +54,11 @@ class PartExchange:
         self._admits = admits
         self._take = take
         self._fetching = Fetching()
-        self._tasks: asyncio.TaskGroup | None = None
+        self._spawner = Spawner()
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Serves parts, and fetches until the task group ends."""
-        self._tasks = tasks
+        self._spawner.open(tasks)
         self._network.serve(GET_PART, self._serve)
 
     def offer_of(self, body: ProposalBody, *, size: int) -> bytes | None:
@@ -83,11 +84,9 @@ class PartExchange:
         self._fetching.decided(height)
 
     def _ask(self) -> None:
-        if self._tasks is None:
-            raise RuntimeError("the role has not been started")
         members = [peer_id for peer_id in self._network.connected() if self._admits(peer_id)]
         for ask in self._fetching.asks(members):
-            self._tasks.create_task(self._fetch(ask), name="fetch-part")
+            self._spawner.spawn(self._fetch(ask), name="fetch-part")
 
     async def _fetch(self, ask: Ask) -> None:
         question = encode(GetPart(self._world_id, ask.part))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from agentworld_core.codec import decode, encode
@@ -63,6 +63,7 @@ from agentworld_node.roles.executor import Executor
 from agentworld_node.roles.intake import ConsensusMessage, Intake
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.parts import PartExchange
+from agentworld_node.roles.spawning import Spawner
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class ValidatorRole:
         self._metrics = metrics
         self._intake = Intake(admits=self._admits, metrics=metrics)
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: asyncio.TaskGroup | None = None
+        self._spawner = Spawner()
         self._working = False
         self._early: dict[str, deque[ConsensusMessage]] = {}
         # Verified or our own: members repeat each other's proposals, and large ones take long to decode.
@@ -116,7 +117,7 @@ class ValidatorRole:
 
     def start(self, tasks: asyncio.TaskGroup, durable: DurableVotes) -> None:
         """Begins at the ledger's next height with what was durable, and runs until the task group ends."""
-        self._tasks = tasks
+        self._spawner.open(tasks)
         self._listen(self._proposal_topic, "proposal")
         self._listen(self._vote_topic, "vote")
         self._listen(self._offer_topic, "offer")
@@ -150,10 +151,8 @@ class ValidatorRole:
         members = [member.peer_id for directory in directories for member in directory.members]
         return peer_id in members or "" in members
 
-    def _spawn(self, work: Any, name: str) -> None:
-        if self._tasks is None:
-            raise RuntimeError("the role has not been started")
-        self._tasks.create_task(work, name=name)
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        self._spawner.spawn(work, name=name)
 
     async def _run(self, durable: DurableVotes) -> None:
         self._do(self._engine.start(self._now(), durable))
