@@ -24,7 +24,7 @@ SECONDS ?= 0
 # Minutes and validators of the black box.
 MINUTES ?= 30
 NODES ?= 4
-# Processes for the unit tests, for example auto; one when empty.
+# Processes for the unit tests and the simulator, for example auto; one when empty.
 PROCESSES ?=
 # Arguments for pytest, for example: make unit ARGS='-k codec -x'
 ARGS ?=
@@ -45,11 +45,11 @@ demo-cluster: ## The same on Kubernetes; CLUSTER=current uses the cluster of you
 test: SEEDS = 100
 test: setup ## Everything: check, simulation, integration, chart, cluster and end-to-end
 	@hack/stages --early cluster-build \
-	  lint types unit "simulation SEEDS=$(SEEDS)" cluster-build integration chart cluster e2e
+	  lint types unit "simulation PROCESSES=auto SEEDS=$(SEEDS)" cluster-build integration chart cluster e2e
 
 .PHONY: check
 check: setup ## Lint, types, unit tests and a short simulation, in under three minutes
-	@hack/stages lint types "unit PROCESSES=auto" "simulation SEEDS=$(SEEDS)"
+	@hack/stages lint types "unit PROCESSES=auto" "simulation PROCESSES=auto SEEDS=$(SEEDS)"
 
 .PHONY: lint
 lint: setup ## Style, formatting, import contracts, generated files
@@ -82,16 +82,22 @@ fuzz: setup ## Mutated inputs for every decoder; COUNT=100000 for each, or SECON
 
 .PHONY: simulation
 simulation: setup ## The seeded simulator; SEEDS=1000 for more, ARGS='--sim-seed 7' for one
-	@$(PYTEST) tests/simulation --sim-seeds $(SEEDS) $(ARGS)
+	@$(PYTEST) tests/simulation --sim-seeds $(SEEDS) $(if $(PROCESSES),--numprocesses $(PROCESSES)) $(ARGS)
 
 .PHONY: simulate
 simulate: setup ## Simulated worlds on all cores: SEEDS=1000 FROM=0; or one: SEED=7 TRACE=1 SHRINK=1
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
 	  $(if $(FROM),--from $(FROM)) $(if $(TRACE),--trace $(TRACE)) $(if $(SHRINK),--shrink) $(if $(BUG),--bug $(BUG))
 
+.PHONY: simulate-nodes
+simulate-nodes: setup ## Simulated worlds of whole nodes on all cores: SEEDS=1000 FROM=0; or the history of one: SEED=7
+	@$(BIN)/python -m tests.simulation.nodes $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) \
+	  $(if $(FROM),--from $(FROM)) $(if $(BUG),--bug $(BUG))
+
 .PHONY: mutations
-mutations: setup ## Plants every bug in the core and says how many simulated seeds find it
+mutations: setup ## Plants every bug in the core and in whole nodes, and says how many simulated seeds find it
 	@$(BIN)/python -m tests.simulation --mutations
+	@$(BIN)/python -m tests.simulation.nodes --mutations
 
 .PHONY: integration
 integration: setup ## Real processes, disks and sockets on loopback

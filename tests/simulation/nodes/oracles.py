@@ -21,6 +21,28 @@ if TYPE_CHECKING:
     from tests.simulation.nodes.machine import Machine
     from tests.simulation.nodes.world import World
 
+ORACLES = {
+    "AGREEMENT": "all nodes have the same block at a height, for ever, also after every restart",
+    "CERTIFICATE": "every node has a quorum's certificate for every block",
+    "ACKNOWLEDGED": "what a client was told is committed is in that block, at every node",
+    "PROMISED": "what a node has taken is committed in the end, unless its memory was lost; a clean stop loses nothing",
+    "ONCE": "no action is executed twice",
+    "REPLAY": "executing everything from genesis gives the state of the nodes",
+    "DURABLE": "blocks, revocations and proofs that a node has told of are there after a kill or a power cut",
+    "SIGN": "no honest validator votes or proposes twice in one place, whatever its machine goes through",
+    "HOLDER": "the first attempts of a term are proposed by whom the lease was granted in it",
+    "TRANSFER": "who is told that another writes now is told the truth",
+    "SPREAD": "after healing all nodes have the same revocations and proofs",
+    "REVOKED": "a revocation that somebody was told of is known",
+    "EVIDENCE": "no honest validator is accused",
+    "LIVE": "after healing everything is committed by all in time",
+    "START": "a node starts on whatever its disk has kept",
+    "ENDED": "a node does not end by itself, unless its disk fails",
+    "STOP": "a node that is told to stop ends in time",
+    "TRACEBACK": "no node logs an exception that nobody has thought of",
+    "ERROR": "no task ends by one that nobody looks at",
+}
+"""What is watched; violations carry these names."""
 SPREAD_SECONDS = 60.0
 """After so much every node must have every revocation and every proof that one of them has."""
 

@@ -13,9 +13,11 @@ import pytest
 from tests.simulation.nodes.__main__ import again
 from tests.simulation.nodes.bugs import BUDGET, BUGS, Bug, search
 from tests.simulation.nodes.faults import FAULTS
+from tests.simulation.nodes.oracles import ORACLES
 from tests.simulation.nodes.runner import run_seed
 
 ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "testing.md"
 REACHED = (
     "changed the directory",
     "evidence",
@@ -59,6 +61,15 @@ def test_a_seed_is_a_world_whatever_the_hash_seed_of_python() -> None:
     }
     assert len(digests) == 1
     assert len(digests.pop().split()) == 3
+
+
+def test_every_fault_oracle_and_bug_is_in_the_documents() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    told = {name: str(fault.__doc__).rstrip(".") for name, fault in FAULTS.items()}
+    faults = {name: says[0].lower() + says[1:] for name, says in told.items()}
+    assert [name for name, says in [*faults.items(), *ORACLES.items()] if f"| {name} | {says} |" not in page] == []
+    assert [bug.name for bug in BUGS if f"| {bug.name} | " not in page] == []
+    assert {name for bug in BUGS for name in bug.breaks} <= ORACLES.keys()
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.slug)
