@@ -123,6 +123,7 @@ class SimulatedLoop(VirtualLoop):
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
+        self.began = self.now
         self.events = 0
         self._rng = rng
         self._tasks_made = 0
@@ -131,7 +132,7 @@ class SimulatedLoop(VirtualLoop):
     def time(self) -> float:
         """The monotonic clock of the process that asks."""
         process = PROCESS.get()
-        return self.now if process is None else self.now * process.rate
+        return self.now if process is None else self.began + (self.now - self.began) * process.rate
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None

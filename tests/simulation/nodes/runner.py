@@ -44,7 +44,6 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
     """Runs one world in a folder of its own, which is removed."""
     scenario = adjust(draw(random.Random(f"{seed}/scenario")))
     loop = SimulatedLoop(random.Random(f"{seed}/loop"))
-    began = loop.now
     where = MEMORY if MEMORY.is_dir() else None
     with (
         tempfile.TemporaryDirectory(prefix="agentworld-simulation-", dir=where, ignore_cleanup_errors=True) as folder,
@@ -66,7 +65,7 @@ def run_seed(seed: int, adjust: Callable[[Scenario], Scenario] = lambda drawn: d
         events=loop.events,
         messages=world.hub.messages,
         blocks=len(world.blocks),
-        virtual_seconds=loop.now - began,
+        virtual_seconds=loop.now - loop.began,
         reached=world.reached,
     )
 
