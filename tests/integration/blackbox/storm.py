@@ -62,7 +62,7 @@ class Storm:
         commits = await self.world.commits_again(since=trouble.healed, seconds=self.patience)
         ready = await self.world.all_ready(seconds=self.patience) is not None
         took = time.monotonic() - trouble.healed
-        if took > SLOW_SECONDS:
+        if took > SLOW_SECONDS and self.world.unready:
             waited = (f"{why} (until {seconds:.1f} s)" for why, seconds in self.world.unready.items())
             self.say(f"  was not ready: {'; '.join(waited)}")
         if not ready:
