@@ -33,6 +33,7 @@ class SimulatedHub(MemoryHub):
         self.silent: set[tuple[str, str]] = set()  # (from, to): directions in which nothing arrives
         self.messages = 0
         self.on_publish: Callable[[str, str, bytes], None] = lambda _peer, _topic, _payload: None
+        self.on_request: Callable[[str, bytes], None] = lambda _protocol, _payload: None
         self._loop = loop
         self._rng = rng
         self._processes: dict[MemoryNetwork, Process] = {}
@@ -70,6 +71,10 @@ class SimulatedNetwork(MemoryNetwork):
     async def publish(self, topic: str, payload: bytes) -> None:
         self._hub.on_publish(self.peer_id, topic, payload)  # type: ignore[attr-defined]
         await super().publish(topic, payload)
+
+    async def request(self, peer_id: str, protocol: str, payload: bytes, *, timeout: float) -> bytes:  # noqa: ASYNC109
+        self._hub.on_request(protocol, payload)  # type: ignore[attr-defined]
+        return await super().request(peer_id, protocol, payload, timeout=timeout)
 
     def whisper(self, topic: str, payload: bytes, *, to: Callable[[str], bool]) -> None:
         """Says something to some of the peers only."""

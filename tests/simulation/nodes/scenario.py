@@ -20,6 +20,7 @@ class Scenario:
     wishes: dict[str, float] = field(default_factory=dict)
     weather: Weather = CALM
     liar: bool = False
+    rubbish: bool = False
     drift: float = 0.0
     in_parts: bool = False
     clients: int = 3
@@ -41,6 +42,7 @@ def draw(rng: random.Random) -> Scenario:
         wishes=_subset(rng, WISHES, rng.choice((0.0, 0.4, 0.8))),
         weather=weather if rng.random() < 0.8 else CALM,
         liar=rng.random() < 0.3,
+        rubbish=rng.random() < 0.6,
         drift=rng.choice((0.0, 0.02, 0.05)),
         in_parts=rng.random() < 0.4,
         clients=rng.choice((1, 3, 5)),

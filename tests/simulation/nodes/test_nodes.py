@@ -26,6 +26,7 @@ REACHED = (
     "index unsynced",
     "proposal in parts",
     "revoked",
+    "rubbish",
     "spoiled blocks",
     *(f"fault {kind}" for kind in FAULTS),
 )

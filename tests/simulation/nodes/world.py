@@ -63,6 +63,8 @@ class World:
         self.lease = LeaseService(self.rng("lease"), lambda kind, text: self.note("lease", kind, text))
         self.liar = Liar(self, "v3") if scenario.liar else None
         self.hub.on_publish = self._published
+        if self.liar is not None:
+            self.hub.on_request = self.liar.overhear
         self.machines = {name: Machine(self, name) for name in self.material.names}
         self.governance = Governance(self)
         self.clients = [
@@ -128,6 +130,8 @@ class World:
             machine.start()
         working = [asyncio.create_task(client.run()) for client in self.clients]
         working.append(asyncio.create_task(self.governance.run()))
+        if self.liar is not None:
+            working.append(asyncio.create_task(self.liar.run()))
         await self._disturb()
         self.calm = True
         await heal(self)
@@ -220,6 +224,8 @@ class World:
             self.fail("DURABLE", f"{machine.name} had taken the revocation of {lost[0]} and has forgotten it")
 
     def _published(self, peer_id: str, topic: str, payload: bytes) -> None:
+        if self.liar is not None:
+            self.liar.hear(topic, payload)
         if topic.endswith("consensus.vote"):
             self.ballots.cast(peer_id, topic, payload)
         elif topic.endswith("consensus.proposal"):
