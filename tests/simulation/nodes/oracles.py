@@ -71,7 +71,8 @@ class Ballots:
     def propose(self, proposal: Proposal) -> None:
         """Takes note of a proposal: the first attempts of a term are for whom the lease was granted in it."""
         who, term = proposal.proposer_id, proposal.term
-        if proposal.attempt < HOLDER_ATTEMPTS and (term, who) not in self._world.lease.granted:
+        is_for_the_holder = proposal.attempt < HOLDER_ATTEMPTS and not self._world.scenario.leaseless
+        if is_for_the_holder and (term, who) not in self._world.lease.granted:
             self._world.fail("HOLDER", f"{who} proposes in term {term}, which was never granted to it")
         place = (who, proposal.height, term, proposal.attempt)
         before = self._proposed.setdefault(place, proposal.block_hash)

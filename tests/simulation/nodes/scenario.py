@@ -23,6 +23,8 @@ class Scenario:
     rubbish: bool = False
     drift: float = 0.0
     in_parts: bool = False
+    leaseless: bool = False
+    block_interval_ms: int = 0
     clients: int = 3
     trusting_clients: int = 0
     pauses: tuple[float, float] = (0.05, 1.0)
@@ -45,6 +47,8 @@ def draw(rng: random.Random) -> Scenario:
         rubbish=rng.random() < 0.6,
         drift=rng.choice((0.0, 0.02, 0.05)),
         in_parts=rng.random() < 0.4,
+        leaseless=rng.random() < 0.15,
+        block_interval_ms=rng.choice((0, 0, 200)),
         clients=rng.choice((1, 3, 5)),
         trusting_clients=rng.choice((0, 1, 2)),
         pauses=rng.choice(((0.05, 1.0), (0.0, 0.1), (0.5, 3.0))),

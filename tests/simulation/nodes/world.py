@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import hashlib
 import random
 from collections import Counter
@@ -28,7 +29,7 @@ from tests.simulation.nodes.machine import Machine
 from tests.simulation.nodes.network import SimulatedHub, SimulatedNetwork
 from tests.simulation.nodes.oracles import Ballots, judge
 from tests.simulation.nodes.scenario import Scenario
-from tests.unit.node.material import QUICK_LEASE, Material
+from tests.unit.node.material import PARAMETERS, QUICK_LEASE, Material
 from tests.unit.storage.faults import PowerCut
 
 RECOVERY_SECONDS = 90.0
@@ -56,7 +57,10 @@ class World:
         """Actions that a node has taken, and how often it had lost its memory by then."""
         self.ballots = Ballots(self)
         self.candidates = ("v4",)
-        self.material = Material(folder, others=(*self.candidates, "g0"), lease=QUICK_LEASE)
+        parameters = dataclasses.replace(
+            PARAMETERS, leaseless=scenario.leaseless, block_interval_ms=scenario.block_interval_ms
+        )
+        self.material = Material(folder, others=(*self.candidates, "g0"), lease=QUICK_LEASE, parameters=parameters)
         for name in self.candidates:
             self.material.write_keys(name)
         self.hub = SimulatedHub(loop, self.rng("network"))
