@@ -27,7 +27,7 @@ from agentworld_core.hashing import content_id
 from agentworld_core.ids import is_id
 from agentworld_core.messages import MAX_PAYLOAD_BYTES, ActionEnvelope
 from agentworld_core.signing import Signer, key_id_of, signed_bytes, verify_bytes
-from agentworld_core.world.errors import ActionRefused
+from agentworld_core.world.errors import ActionRefused, FromTheFuture
 from agentworld_core.world.modules.governance_actions import GOVERNANCE_FIELDS, OPTIONAL_FIELDS
 from agentworld_core.world.modules.table import open_table
 from agentworld_core.world.nonces import MAX_NONCE, NonceWindow
@@ -155,7 +155,7 @@ def check_prospects(
 ) -> None:
     """Raises what ``check_admission`` raises for an action that is known to pass ``check_envelope``."""
     if now_ms is not None and envelope.timestamp_ms > now_ms + MAX_CLOCK_AHEAD_MS:
-        raise InvalidField("lies too far in the future", field="timestamp_ms", value=envelope.timestamp_ms)
+        raise FromTheFuture("lies too far in the future", field="timestamp_ms", value=envelope.timestamp_ms)
     check_actor(actors, envelope, register_pending=register_pending)
     try:
         parse_payload(envelope, custom=_is_custom(actors.state, envelope.action_kind))

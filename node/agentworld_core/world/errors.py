@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentworld_core.codec import Value
-from agentworld_core.errors import AgentWorldError
+from agentworld_core.errors import AgentWorldError, InvalidField
+
+
+class FromTheFuture(InvalidField):
+    """The time of an action lies further ahead than clocks may differ; it may be right later."""
 
 
 class InvalidProof(AgentWorldError):

@@ -32,6 +32,7 @@ from agentworld_core.messages import ActionEnvelope, Actions, BlockBundle
 from agentworld_core.names import topic
 from agentworld_core.ordering.mempool import Mempool
 from agentworld_core.world.actions import AGENT_REGISTER, check_actor
+from agentworld_core.world.errors import FromTheFuture
 from agentworld_node.api.documents import receipt_document
 from agentworld_node.api.services import Submission
 from agentworld_node.ledger import Ledger
@@ -154,13 +155,13 @@ class GatewayRole:
         self._waiters.close()
 
     async def take_up(self, kept: Sequence[Kept]) -> list[Kept]:
-        """Judges actions that waited here before a restart like those of others; returns those that found no room."""
+        """Judges actions that waited here before a restart like those of others; returns what may fit later."""
         height = self._ledger.height
         unknown = self._new.among([one.action for one in kept])
         verdicts = {id(action): error for action, error in await self._judge(unknown)}
         still = {id(action) for action in self._new.among(unknown, since=height)}
         again: list[Kept] = []
-        held_up: set[str] = set()  # whoever has one that found no room: the rest comes after it
+        held_up: set[str] = set()  # whoever has one that must wait: the rest comes after it
         for one in kept:
             action_id = one.action.action_id
             if id(one.action) not in still or action_id in self._mempool:
@@ -172,7 +173,7 @@ class GatewayRole:
                 self._take(one.action, verdicts[id(one.action)], source=one.source, before=one)
                 if one.own:
                     self._own[action_id] = time.monotonic() - REPEAT_SECONDS
-            except (Busy, ActorLimit):
+            except (Busy, ActorLimit, FromTheFuture):
                 again.append(one)
                 held_up.add(one.action.actor_id)
             except AgentWorldError as error:

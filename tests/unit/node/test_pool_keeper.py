@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from agentworld_core.ordering.mempool import MempoolLimits
+from agentworld_core.world import actions as actions_module
 from agentworld_node.pool_file import Kept, PoolFile
-from agentworld_node.roles import acceptance, pool_keeper
+from agentworld_node.roles import acceptance, pool_keeper, verification
 from agentworld_node.roles import gateway as gateway_module
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.pool_keeper import PoolKeeper
@@ -149,6 +150,31 @@ async def test_what_the_state_refuses_by_now_is_dropped_and_told_and_what_is_in_
         assert register("ada").action_id not in caplog.text
         assert role.receipt(register("ada").action_id)["status"] == "committed"
         assert not file.path.exists()
+
+
+@pytest.mark.box("S5.1", "kept-over-a-stop")
+async def test_a_start_while_the_clock_is_slow_keeps_what_seems_to_come_from_the_future(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_keeper, "RETRY_SECONDS", 0.01)
+    chain = Chain()
+    chain.commit(register("ada"))
+    waits = action("ada", "agent.move", {"to": [1, 1]}, 1)
+    file = pool_file(tmp_path)
+    file.write([Kept(action=waits, source="", waited_ms=0, own=True)])
+    async with rig(tmp_path / "data", chain) as it:
+        role = it.gateway()
+        await it.apply(*chain.bundles)
+        pool = keeper(role, file)
+        with monkeypatch.context() as clock:
+            clock.setattr(verification.time, "time_ns", lambda: 0)
+            clock.setattr(actions_module, "MAX_CLOCK_AHEAD_MS", waits.timestamp_ms - 1)
+            await pool.take_up()
+            assert it.mempool.actions() == []
+            await pool.write_down()
+            assert [one.action for one in file.load()] == [waits]
+        it.tasks.create_task(pool.run())
+        await eventually(lambda: it.mempool.actions() == [waits], what="the action")
 
 
 @pytest.mark.box("S5.1", "kept-over-a-stop")
