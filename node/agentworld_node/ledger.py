@@ -88,6 +88,7 @@ class Ledger(LedgerRetention):
         stores = LedgerStores.open(folder, genesis_hash(genesis), files=files)
         try:
             recovery = Recovery(genesis, stores, sandbox=sandbox)
+            recovery.check_index()
             ledger = cls(genesis=genesis, stores=stores, recovery=recovery, chain=recovery.start_chain())
             for bundle, execution in recovery.replay(ledger.chain):
                 ledger._write_derived(bundle, execution)

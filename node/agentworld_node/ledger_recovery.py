@@ -54,6 +54,12 @@ class Recovery:
         self._open: list[Record] = []
         self._read_log()
 
+    def check_index(self) -> None:
+        """Raises CorruptLog when the index has a block that the log lacks: its rows come after the sync of the log."""
+        tip = self._stores.index.tip()
+        if tip is not None and tip.height > len(self.commits):
+            raise self._stores.wal.lost(f"it ends with block {len(self.commits)}, and the index has block {tip.height}")
+
     @property
     def marked(self) -> int:
         """The height of the newest snapshot that the log has a mark of, 0 without one."""

@@ -20,6 +20,7 @@ _HELP: dict[str, tuple[str, str]] = {
     "agentworld_messages_refused_total": ("counter", "Network messages refused, by topic and code"),
     "agentworld_http_malformed_total": ("counter", "Requests that were no HTTP, dropped with their connection"),
     "agentworld_votes_signed_total": ("counter", "Votes that this node signed since its start"),
+    "agentworld_own_votes_heard_total": ("counter", "Votes under the own key that are not stored here: the disk lied"),
     "agentworld_parts_total": ("counter", "Parts of large proposals: fetched, refused or wrong at others, and served"),
     "agentworld_evidence_total": ("counter", "Equivocations seen since the start"),
     "agentworld_evidence": ("gauge", "Proofs held that a validator voted twice"),

@@ -27,7 +27,7 @@ from agentworld_core.consensus.events import (
     WorkPending,
 )
 from agentworld_core.consensus.offers import Offers
-from agentworld_core.consensus.own import Step
+from agentworld_core.consensus.own import Step, check_owner
 from agentworld_core.consensus.proposers import HOLDER_ATTEMPTS, Proposers, turns_to_an_honest
 from agentworld_core.consensus.timers import Patience, Timers
 from agentworld_core.consensus.view import HeightView, view_of
@@ -125,9 +125,14 @@ class ConsensusEngine:
     # Inputs
 
     def start(self, now_ms: int, durable: DurableVotes) -> list[Effect]:
-        """Begins with what survived; call once, before any event, then give HeightStarted. ``now_ms`` is monotonic."""
+        """Begins with what survived; call once, before any event, then give HeightStarted. ``now_ms`` is monotonic.
+
+        Raises StateMismatch when that is what another validator has stored.
+        """
         if self._voting is not None:
             raise StateMismatch("has already been started", field="engine")
+        if self.settings.validator_id is not None:
+            check_owner(durable, self.settings.validator_id)
         self._durable = durable
         self._opens_at_ms = now_ms
         return []

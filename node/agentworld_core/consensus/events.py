@@ -272,6 +272,16 @@ class RecordEvidence:
 
 
 @dataclass(frozen=True)
+class OwnVoteHeard:
+    """Say that somebody repeats a vote under the own key that is not stored here: the disk lost it, or the key leaked.
+
+    It binds from now on like a stored one.
+    """
+
+    vote: Vote
+
+
+@dataclass(frozen=True)
 class RequestSync:
     """Others have decided ``height``, which is not below the own one: fetch the committed blocks up to it."""
 
@@ -289,5 +299,6 @@ Effect = (
     | CancelTimer
     | Commit
     | RecordEvidence
+    | OwnVoteHeard
     | RequestSync
 )

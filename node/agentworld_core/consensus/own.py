@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
+from agentworld_core.consensus.events import DurableVotes
 from agentworld_core.consensus.votes import round_of
+from agentworld_core.errors import StateMismatch
 from agentworld_core.messages import PRECOMMIT, PREVOTE, Round, Vote
 
 OWN_VOTES_KEPT = 64
@@ -18,6 +20,18 @@ class Step(enum.IntEnum):
     PRECOMMIT = 3
 
 
+def check_owner(durable: DurableVotes, validator_id: str) -> None:
+    """Raises StateMismatch unless all that was stored was signed by this validator."""
+    signers = {vote.validator_id for vote in durable.votes} | {item.proposal.proposer_id for item in durable.proposals}
+    if strangers := sorted(signers - {validator_id}):
+        raise StateMismatch(
+            f"the log holds votes of another validator, and this one is {validator_id}",
+            field="validator_id",
+            value=strangers[0],
+            remedy="give each validator a data folder of its own; one without its votes begins with a new key",
+        )
+
+
 class OwnWords:
     """The rounds proposed in, and the votes by round and phase, from the moment they are asked to be stored."""
 
@@ -29,14 +43,17 @@ class OwnWords:
         """Takes in a vote; the first in a place stays."""
         self.votes.setdefault((round_of(vote), vote.phase), vote.block_hash)
 
-    def note_heard(self, vote: Vote, current: Round) -> None:
-        """Takes in an own vote that has come from elsewhere, if it is of this round or later.
+    def note_heard(self, vote: Vote, current: Round) -> bool:
+        """Takes in an own vote that has come from elsewhere, if it is of this round or later; True if it is new here.
 
         It is unknown here only if our own record of it was lost: never contradict it. Were it somebody else who has our
         key, there could be any number of them.
         """
-        if round_of(vote) >= current and len(self.votes) < OWN_VOTES_KEPT:
+        is_new = round_of(vote) >= current and (round_of(vote), vote.phase) not in self.votes
+        if is_new and len(self.votes) < OWN_VOTES_KEPT:
             self.note_vote(vote)
+            return True
+        return False
 
     def note_proposed(self, round_: Round) -> None:
         """Takes in that this validator proposes in the round."""

@@ -25,6 +25,7 @@ from agentworld_core.consensus.events import (
     HeightStarted,
     JudgeCandidate,
     LockedValue,
+    OwnVoteHeard,
     PersistProposal,
     PersistVote,
     ProposalReceived,
@@ -152,8 +153,8 @@ class HeightVoting:
         vote = event.vote
         if not self._in_scope(vote) or not self.book.counts(vote):
             return
-        if vote.validator_id == self.own_id:
-            self.own.note_heard(vote, self.round)
+        if vote.validator_id == self.own_id and self.own.note_heard(vote, self.round):
+            self._effects.append(OwnVoteHeard(vote))
         added = self.book.add(vote, current=self.round, revoked=event.revoked)
         if added.evidence is not None:
             self._effects.append(RecordEvidence(added.evidence))

@@ -29,6 +29,7 @@ from agentworld_core.consensus.events import (
     HeightStarted,
     JudgeCandidate,
     LeaseObserved,
+    OwnVoteHeard,
     PersistProposal,
     PersistVote,
     ProposalDurable,
@@ -292,6 +293,12 @@ class ValidatorRole:
                     self.on_decided(height)
                 case RecordEvidence(evidence):
                     self.on_evidence(evidence)
+                case OwnVoteHeard(vote):
+                    self._metrics.count("agentworld_own_votes_heard_total")
+                    place = (vote.height, vote.term, vote.attempt)
+                    log.error(
+                        "a vote of ours at %d (%d.%d) is not on our disk, which has lost it, or our key leaked", *place
+                    )
                 case _:
                     self._spawn(self._perform(effect), type(effect).__name__)
 

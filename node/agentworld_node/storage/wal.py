@@ -26,6 +26,7 @@ from typing import Self
 
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound
 from agentworld_node.storage.errors import (
+    CorruptLog,
     FolderLocked,
     LogBusy,
     LogClosed,
@@ -261,6 +262,11 @@ class WriteAheadLog:
     def sequences(self, kind: int) -> array[int]:
         """Returns the sequences of all durable records of a kind, in order, without reading them."""
         return self._segments.sequences(kind)
+
+    def lost(self, reason: str) -> CorruptLog:
+        """Returns the error for records that must come after the last one, and do not."""
+        last = self._segments.segments[-1]
+        return CorruptLog(reason, file=last.path.name, offset=last.size, sequence=self._durable + 1)
 
     def keep_note(self) -> None:
         """Notes what the log holds, so that the next start reads no more than what comes after this."""

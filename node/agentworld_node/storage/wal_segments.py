@@ -98,7 +98,10 @@ class SegmentFolder:
         return scan
 
     def _trusted_note(self, path: Path, *, is_last: bool, before: tuple[bytes, Link] | None) -> SegmentNote | None:
-        """Returns the note beside a segment, None when there is none that is proved by what it is about."""
+        """Returns the note beside a segment, None when there is none that is proved by what it is about.
+
+        Raises CorruptLog when it is about more than there is: only what was synced is noted.
+        """
         place = path.with_suffix(NOTE_SUFFIX)
         size = self._files.size(path) or 0
         if self._files.size(place) is None:
@@ -108,14 +111,18 @@ class SegmentFolder:
         except ValueError as error:
             logger.warning("the note %s is made again: it is %s", place, error)
             return None
-        if len(note) == 0 or note.covered > size or (note.covered < size and not is_last):
+        if len(note) == 0 or size < SEGMENT_HEADER_BYTES or (note.covered < size and not is_last):
             return None
         # Its begin must continue the segment before it, and its last record must be the one that was noted.
         header = SegmentScan(self._part(path, 0, SEGMENT_HEADER_BYTES), file=path.name)
         self._check_begin(path, header, before=before)
+        if (note.mark, note.first) != (header.mark, header.link.sequence + 1):
+            return None
+        if note.covered > size:
+            reason = f"it has {size} bytes, and {note.covered} are noted, bytes that were synced"
+            raise CorruptLog(reason, file=path.name, offset=size, sequence=note.first)
         begin, end = note.span(note.link.sequence)
-        is_same = (note.mark, note.first) == (header.mark, header.link.sequence + 1)
-        if not is_same or digest(self._part(path, begin, end - begin)) != note.link.record_hash:
+        if digest(self._part(path, begin, end - begin)) != note.link.record_hash:
             return None
         self._kept[note.first] = note.covered
         return note

@@ -31,6 +31,7 @@ from agentworld_node.records import COMMIT, SNAPSHOT
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import (
     BlobNotFound,
+    CorruptLog,
     FolderLocked,
     IndexDamaged,
     LogFailed,
@@ -550,6 +551,36 @@ class TestRetention:
         assert ledger.failure is None
         assert [item.height for item in ledger._stores.index.snapshots()] == [6]
         ledger.close()
+
+
+@pytest.mark.box("S26.2", "lying-disk")
+class TestLyingDisk:
+    """A disk that said it had synced and had not, found out where something else remembers what it has lost."""
+
+    async def lose_the_end(self, folder: Path, chain: Chain) -> None:
+        """Leaves a folder whose log ends whole, with block 2 of 4 that were synced."""
+        ledger = await filled(folder, chain, upto=2)
+        (segment,) = (folder / "log").glob("*.wal")
+        kept = segment.stat().st_size
+        for bundle in chain.bundles[2:4]:
+            await ledger.apply(bundle)
+        await ledger.settle()
+        ledger.close()
+        os.truncate(segment, kept)
+
+    async def test_a_log_that_ends_before_its_index_does_is_refused(self, tmp_path: Path, chain: Chain) -> None:
+        await self.lose_the_end(tmp_path, chain)
+        for note in (tmp_path / "log").glob("*.note"):
+            note.unlink()
+        with pytest.raises(CorruptLog, match="ends with block 2, and the index has block 4"):
+            Ledger.open(tmp_path, chain.genesis)
+
+    async def test_a_log_that_is_shorter_than_noted_is_refused(self, tmp_path: Path, chain: Chain) -> None:
+        await self.lose_the_end(tmp_path, chain)
+        for name in ("index.sqlite", "index.sqlite-wal", "index.sqlite-shm"):
+            (tmp_path / name).unlink(missing_ok=True)
+        with pytest.raises(CorruptLog, match="bytes that were synced"):
+            Ledger.open(tmp_path, chain.genesis)
 
 
 class TestFailingDisk:

@@ -150,7 +150,7 @@ def test_damage_that_a_note_covers_is_told_when_it_is_read_and_never_handed_out(
 
 
 def test_a_note_of_an_earlier_life_of_the_log_is_not_believed(disk, folder):
-    """The log was cut back to an older copy, went on otherwise, and became longer than what the note covers."""
+    """An older copy of the log went on otherwise, and became longer than what a note covers that came back to it."""
     fill(disk, folder, 10, segment_bytes=10**6)
     (path,) = [folder / name for name in disk.names(folder) if name.endswith(".wal")]
     older = disk.read(path)
@@ -158,6 +158,7 @@ def test_a_note_of_an_earlier_life_of_the_log_is_not_believed(disk, folder):
     (note,) = notes_of(disk, folder)
     stale = disk.read(note)
     disk.put(path, older)
+    disk.remove(note)
     with WriteAheadLog.open(folder, files=disk) as log:
         for _ in range(30):
             log.append(3, b"another life")
@@ -166,6 +167,18 @@ def test_a_note_of_an_earlier_life_of_the_log_is_not_believed(disk, folder):
     expected = [(sequence, sequence % 4, payload(sequence)) for sequence in range(1, 11)]
     expected += [(sequence, 3, b"another life") for sequence in range(11, 41)]
     assert_holds(disk, folder, expected)
+
+
+@pytest.mark.box("S26.2", "lying-disk")
+def test_a_log_that_is_shorter_than_its_note_has_lost_what_was_synced(disk, folder):
+    fill(disk, folder, 10, segment_bytes=10**6)
+    (path,) = [folder / name for name in disk.names(folder) if name.endswith(".wal")]
+    older = disk.read(path)
+    fill(disk, folder, 20, segment_bytes=10**6)
+    disk.put(path, older)
+    with pytest.raises(CorruptLog, match=rf"has {len(older)} bytes, and \d+ are noted"):
+        WriteAheadLog.open(folder, files=disk)
+    assert disk.read(path) == older
 
 
 def test_a_log_of_an_older_version_gets_its_notes_and_a_check_makes_none(disk, folder):

@@ -7,6 +7,7 @@ import pytest
 from agentworld_node.storage.errors import CorruptLog, LogFailed
 from agentworld_node.storage.wal import WriteAheadLog
 from agentworld_node.storage.wal_format import RECORD_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from agentworld_node.storage.wal_notes import NOTE_SUFFIX
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
 PAYLOADS = [b"", b"one", b"x" * 40, b"three", b"\0" * 30, b"5"]
@@ -189,6 +190,11 @@ def test_whole_records_in_the_wrong_place_are_damage_even_at_the_end(disk, folde
     assert refused(disk, folder).sequence == 5
 
 
+def forget_note(disk, folder):
+    """Removes the note of the first segment."""
+    disk.remove((folder / FIRST).with_suffix(NOTE_SUFFIX))
+
+
 def test_a_record_that_does_not_follow_its_predecessor_is_damage(disk, tmp_path):
     """Same log, same sequence, right CRC: only the hash of the record before shows that history was replaced."""
     folder = tmp_path / "one"
@@ -196,6 +202,7 @@ def test_a_record_that_does_not_follow_its_predecessor_is_damage(disk, tmp_path)
     shared = disk.read(folder / FIRST)[: ends[0]]
     branches = []
     for payload in (b"left", b"right"):
+        forget_note(disk, folder)
         disk.put(folder / FIRST, shared)
         with WriteAheadLog.open(folder, files=disk) as log:
             log.append(1, payload)
@@ -227,6 +234,7 @@ def test_a_payload_cannot_imitate_a_later_record(disk, folder, tmp_path):
     ends = written(disk, folder, [1])
     with WriteAheadLog.open(folder, files=disk) as log:
         log.append(1, forged)
+    forget_note(disk, folder)  # as a write that was torn is never noted
     disk.put(folder / FIRST, disk.read(folder / FIRST)[:-1])
     payloads, torn = recovered(disk, folder)
     assert payloads == PAYLOADS[:1]

@@ -15,6 +15,7 @@ from agentworld_core.consensus.events import (
     Commit,
     JudgeCandidate,
     LeaseObserved,
+    OwnVoteHeard,
     PersistProposal,
     PersistVote,
     RecordEvidence,
@@ -294,7 +295,9 @@ def test_who_votes_twice_cannot_hide_a_quorum() -> None:
 @pytest.mark.box("S26.2", "lying-disk")
 def test_it_never_contradicts_a_vote_of_its_own_that_it_has_forgotten() -> None:
     bench, body = Bench(), proposal("b", R(1, 0))
-    bench.hear(vote("a", R(1, 0), PREVOTE, "e" * 64))
+    (forgotten,) = only(bench.hear(vote("a", R(1, 0), PREVOTE, "e" * 64)), OwnVoteHeard)
+    assert forgotten.vote.block_hash == "e" * 64
+    assert only(bench.hear(vote("a", R(1, 0), PREVOTE, "e" * 64)), OwnVoteHeard) == []
     assert cast(bench.propose(body)) == []
     assert not only(bench.fire("propose") if any(n.startswith("propose") for n in bench.timers) else [], PersistVote)
 

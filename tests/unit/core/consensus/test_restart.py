@@ -97,6 +97,23 @@ def test_what_was_stored_for_another_height_does_not_bind_this_one() -> None:
     assert cast(again.propose(body)) == [(PREVOTE, body.proposal.block_hash)]
 
 
+@pytest.mark.box("S26.2", "of-another")
+@pytest.mark.parametrize("name", ["b", "z"])
+def test_what_another_has_stored_is_refused_whether_that_is_a_member_or_not(name: str) -> None:
+    """The folder of another validator, copied or mounted by mistake: its votes are not ours to stand by."""
+    bench, body = Bench(), proposal("b", R(1, 0))
+    votes = (vote("a", R(1, 0), PREVOTE, body), replace(vote("b", R(1, 0), PREVOTE, body), validator_id=name))
+    with pytest.raises(StateMismatch, match=name) as refused:
+        replace(bench, durable=DurableVotes(votes=votes))
+    assert refused.value.field == "validator_id"
+
+
+@pytest.mark.box("S26.2", "of-another")
+def test_a_stored_proposal_of_another_is_refused() -> None:
+    with pytest.raises(StateMismatch, match="b"):
+        replace(Bench(), durable=DurableVotes(proposals=(proposal("b", R(1, 0)),)))
+
+
 def test_it_is_started_once() -> None:
     bench = Bench()
     with pytest.raises(StateMismatch):
