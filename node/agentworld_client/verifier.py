@@ -45,6 +45,7 @@ class VerificationReport:
     """What was proved: heights ``from_height`` to ``height`` of the world of this genesis lead to ``state_root``.
 
     ``replayed`` says whether they were executed again, or only hashes, links, signatures and certificates checked.
+    ``signers`` are the validators whose votes decided the last block that was checked, members of ``epoch``.
     """
 
     world_id: str
@@ -57,12 +58,14 @@ class VerificationReport:
     actions: int
     fetched_blocks: int
     stored_blocks: int
+    signers: tuple[str, ...] = ()
     from_height: int = 1
     replayed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """The JSON form of the report."""
-        return {**dataclasses.asdict(self), "governance_keys": list(self.governance_keys)}
+        lists = {"governance_keys": list(self.governance_keys), "signers": list(self.signers)}
+        return {**dataclasses.asdict(self), **lists}
 
 
 class BundleStore:
@@ -153,6 +156,7 @@ class Verifier:
         self._actions = 0
         self._fetched = 0
         self._stored = 0
+        self._signers: tuple[str, ...] = ()
 
     def observe(self, observer: Observer) -> None:
         """Hands each block that is replayed from now on, with its execution, to the observer."""
@@ -237,6 +241,7 @@ class Verifier:
             actions=self._actions,
             fetched_blocks=self._fetched,
             stored_blocks=self._stored,
+            signers=self._signers,
             from_height=self._first,
             replayed=self.replay,
         )
@@ -279,6 +284,7 @@ class Verifier:
         if execution is not None and self._observer is not None:
             await self._observer(bundle, execution)
         self._actions += len(bundle.batch.actions)
+        self._signers = tuple(vote.validator_id for vote in bundle.certificate.votes)
 
 
 async def find_difference(chain: ChainState, bundle: BlockBundle, source: WorldSource) -> Difference | None:

@@ -70,6 +70,19 @@ async def count_in_ledger(url: str) -> Counter[str]:
     return found
 
 
+async def silence_before(url: str, term: int) -> float:
+    """Returns the seconds between the first block of a term and the block before it, by the times that they carry."""
+    async with GatewayClient(url, patience=60) as client:
+        height, before = 1, 0
+        while bundles := await client.blocks(height):
+            for block in (bundle.block for bundle in bundles):
+                if block.term >= term:
+                    return (block.timestamp_ms - before) / 1000
+                before = block.timestamp_ms
+            height += len(bundles)
+    raise AssertionError(f"no block has term {term} or a higher one")
+
+
 def assert_each_once(url: str, promised: list[str]) -> None:
     """Fails unless every promised action stands in the ledger exactly once, and nothing stands there twice."""
     counts = asyncio.run(count_in_ledger(url))

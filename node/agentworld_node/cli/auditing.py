@@ -98,6 +98,7 @@ def print_report(report: VerificationReport, output: Output, *, pinned: bool) ->
             ("checked", how),
             ("actions", report.actions),
             ("directory epoch", report.epoch),
+            ("signed by", ", ".join(report.signers) or "nobody: no block was checked"),
             ("state root", report.state_root + ("" if replay else "  (as the quorum signed it; --replay proves it)")),
             ("blocks", f"{report.fetched_blocks} read, {report.stored_blocks} from the store"),
         ],

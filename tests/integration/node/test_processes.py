@@ -14,7 +14,7 @@ from agentworld_client.gateway import GatewayClient
 from agentworld_core.messages import BlockBundle
 from agentworld_core.topology.node_config import LeaseConfig
 from tests.integration.node.cluster_of_nodes import Cluster, as_json, cluster, run_cli, until
-from tests.unit.node.material import Material, agent, member, next_epoch, registrations, revocation, signer
+from tests.unit.node.material import QUICK_LEASE, Material, agent, member, next_epoch, registrations, revocation, signer
 
 PATIENT_LEASE = LeaseConfig(duration_ms=120_000, renew_deadline_ms=90_000, retry_period_ms=500)
 """A lease that no test waits out: whoever writes next must have been handed it."""
@@ -123,10 +123,13 @@ async def test_a_writer_that_is_frozen_past_its_lease_decides_nothing_when_it_wa
         # It has work at hand, so that it wakes in the middle of writing.
         async with world[writer].client() as client:
             world[writer].signal(signal.SIGSTOP)
+            frozen_at = time.monotonic()
             late = asyncio.create_task(client.submit([agents[0].act("agent.move", {"to": [9, 9]})]))
             for number in range(5):
                 await world.commit(others[0], [agents[1].act("agent.move", {"to": [number, 1]})])
             _, new_term = await world.writer(other_than=writer, over=term)
+            # Twice as long as the lease, whoever was how quick.
+            await asyncio.sleep(max(0.0, frozen_at + 2 * QUICK_LEASE.duration_ms / 1000 - time.monotonic()))
             world[writer].signal(signal.SIGCONT)
             await late
             await world.commit(writer, [agents[2].act("agent.move", {"to": [7, 7]})])

@@ -123,5 +123,6 @@ async def test_a_target_that_freezes_after_it_was_asked_costs_one_lease_and_no_m
         world[target].signal(signal.SIGCONT)
         await world.ready(target)
         _, later = await world.writer()
-        assert later >= term
+        # It wrote on, if it could not reach the target, or somebody took the lease that had expired, once.
+        assert later - term <= 2
         await check_history(world, *world.nodes)

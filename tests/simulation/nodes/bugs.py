@@ -152,10 +152,6 @@ def keep_evidence(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(EvidenceRole, "_on_evidence", lambda _self, _peer, _payload: None)
 
 
-def accuse_nobody(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(EvidenceRole, "found", lambda _self, _evidence: None)
-
-
 def keep_revocations(patch: pytest.MonkeyPatch) -> None:
     """Neither passes revocations on nor serves them."""
 

@@ -70,6 +70,7 @@ def test_every_fault_oracle_and_bug_is_in_the_documents() -> None:
     faults = {name: says[0].lower() + says[1:] for name, says in told.items()}
     assert [name for name, says in [*faults.items(), *ORACLES.items()] if f"| {name} | {says} |" not in page] == []
     assert [bug.name for bug in BUGS if f"| {bug.name} | " not in page] == []
+    assert "@@" not in page, "a figure is missing"
     assert {name for bug in BUGS for name in bug.breaks} <= ORACLES.keys()
 
 

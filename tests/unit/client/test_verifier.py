@@ -89,6 +89,7 @@ async def test_a_right_world_is_replayed_to_its_state_root(chain: Chain, tmp_pat
         chain.state.block_hash,
     )
     assert (report.actions, report.epoch, report.fetched_blocks, report.stored_blocks) == (5, 2, HEIGHT, 0)
+    assert report.signers == tuple(vote.validator_id for vote in chain.bundles[-1].certificate.votes)
     assert report.as_dict()["world_id"] == "aurora"
 
 
