@@ -39,6 +39,7 @@ class Liar:
         self.rng = world.rng(f"liar/{name}")
         self.lied = 0
         self._network: SimulatedNetwork | None = None
+        self._sending: asyncio.Task[None] | None = None
         self._heard: deque[tuple[str, bytes]] = deque(maxlen=HEARD)
         self._asked: deque[tuple[str, bytes]] = deque(maxlen=HEARD)
 
@@ -61,7 +62,7 @@ class Liar:
             process = self.world.machines[self.name].process
             if process is not None and self._network is not None:
                 self.world.reach("rubbish")
-                process.spawn(self._send_rubbish(self._network))
+                self._sending = process.spawn(self._send_rubbish(self._network))
 
     def hear(self, topic: str, payload: bytes) -> None:
         """Remembers what somebody has published."""

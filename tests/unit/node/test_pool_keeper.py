@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from agentworld_core.ordering.mempool import MempoolLimits
 from agentworld_core.world import actions as actions_module
 from agentworld_node.pool_file import Kept, PoolFile
-from agentworld_node.roles import acceptance, pool_keeper, verification
+from agentworld_node.roles import acceptance, pool_keeper
 from agentworld_node.roles import gateway as gateway_module
 from agentworld_node.roles.gateway import GatewayRole
 from agentworld_node.roles.pool_keeper import PoolKeeper
@@ -167,7 +168,7 @@ async def test_a_start_while_the_clock_is_slow_keeps_what_seems_to_come_from_the
         await it.apply(*chain.bundles)
         pool = keeper(role, file)
         with monkeypatch.context() as clock:
-            clock.setattr(verification.time, "time_ns", lambda: 0)
+            clock.setattr(time, "time_ns", lambda: 0)
             clock.setattr(actions_module, "MAX_CLOCK_AHEAD_MS", waits.timestamp_ms - 1)
             await pool.take_up()
             assert it.mempool.actions() == []
