@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tests.simulation.nodes.world import World
 
 LEASE_SECONDS = 3.0
+ENDING_SECONDS = 15.0
+"""As long as a node takes to end at most."""
 Fault = Callable[["World", random.Random], Coroutine[Any, Any, None]]
 
 
@@ -205,4 +207,9 @@ async def heal(world: World) -> None:
         if machine.process is not None:
             machine.process.resume()
             machine.process.slowness, machine.process.skew_ms = 1.0, 0
+        machine.start_again()
+    # What was done to a disk may end its node a little later; from then on nothing may.
+    await asyncio.sleep(ENDING_SECONDS)
+    for machine in world.machines.values():
+        machine.excused = ""
         machine.start_again()

@@ -76,11 +76,6 @@ class World:
             *(TrustingClient(self, f"t{number}") for number in range(scenario.trusting_clients)),
         ]
 
-    @property
-    def members(self) -> list[Machine]:
-        """The machines of those who may vote, now or after a change of the directory."""
-        return [machine for name, machine in self.machines.items() if name != "g0"]
-
     def rng(self, purpose: str) -> random.Random:
         """A stream of its own for every purpose, so that one more draw here changes nothing there."""
         return random.Random(f"{self.seed}/{purpose}")
