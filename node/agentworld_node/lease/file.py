@@ -56,7 +56,7 @@ class FileLeaseStore:
     def _guarded_read(self) -> LeaseRecord | None:
         try:
             return self._read()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise NotAvailable(
                 f"the lease cannot be read: {error}", field="lease.path", value=self._path, remedy="repair the folder"
             ) from error
@@ -83,15 +83,10 @@ class FileLeaseStore:
             if not versions:
                 return None
             try:
-                fields = json.loads(_text(self._file(versions[-1])))
+                text = _text(self._file(versions[-1]))
             except FileNotFoundError:
                 continue  # Much has been written since the names were read, and this one was cleared away.
-            return LeaseRecord(
-                holder=fields["holder"],
-                term=int(fields["term"]),
-                duration_ms=int(fields["duration_ms"]),
-                version=str(versions[-1]),
-            )
+            return _record(text, str(versions[-1]))
         raise FileNotFoundError("the record changes faster than it can be read")
 
     def _link(self, record: LeaseRecord, *, durable: bool) -> bool:
@@ -131,6 +126,18 @@ class FileLeaseStore:
         """Removes old versions."""
         for version in versions[:-VERSIONS_KEPT]:
             self._file(version).unlink(missing_ok=True)
+
+
+def _record(text: str, version: str) -> LeaseRecord:
+    """Returns what a text says; ValueError, KeyError, TypeError or RecursionError for what no node writes."""
+    fields = json.loads(text)
+    holder, term, duration_ms = fields["holder"], fields["term"], fields["duration_ms"]
+    if not (holder is None or type(holder) is str):
+        raise ValueError(f"holder must be the id of a node or null, not {holder!r}")
+    for number in (term, duration_ms):
+        if type(number) is not int or not -(2**63) <= number < 2**63:
+            raise ValueError(f"term and duration_ms must be whole numbers of 64 bits, not {number!r}")
+    return LeaseRecord(holder=holder, term=term, duration_ms=duration_ms, version=version)
 
 
 def _text(path: Path) -> str:

@@ -102,6 +102,26 @@ async def test_what_cannot_be_read_or_written_is_not_available(path: Path, tmp_p
         await FileLeaseStore(path).write(wanted("a", 1, None))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"holder":"a","term":1e999,"duration_ms":1000}',
+        '{"holder":"a","term":1,"duration_ms":Infinity}',
+        '{"holder":"a","term":18446744073709551617,"duration_ms":1000}',
+        '{"holder":"a","term":"1","duration_ms":1000}',
+        '{"holder":"a","term":true,"duration_ms":1000}',
+        '{"holder":["a"],"term":1,"duration_ms":1000}',
+        '{"holder":7,"term":1,"duration_ms":1000}',
+        "[" * 2000,
+        "[]",
+    ],
+)
+async def test_nonsense_in_the_record_ends_no_node(path: Path, text: str) -> None:
+    path.with_name("lease.json.000000000001").symlink_to(text)
+    with pytest.raises(NotAvailable, match="cannot be read"):
+        await FileLeaseStore(path).read()
+
+
 async def test_what_another_writes_is_noticed_once(path: Path) -> None:
     watching = FileLeaseStore(path)
     os.utime(path.parent, ns=(1, 1))  # not a moment ago, which a coarse clock could take for the time of the write
