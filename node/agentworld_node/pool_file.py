@@ -133,11 +133,13 @@ def read_pool(path: Path, *, files: FileSystem = LOCAL_FILES) -> tuple[str, list
 
 def _kept(item: Mapping[str, Any]) -> Kept:
     action = decode(ActionEnvelope, item["action"])
+    source, waited_ms, own = item["source"], item["waited_ms"], item["own"]
     accepted_at_ms = item.get("accepted_at_ms")
-    return Kept(
-        action=action,
-        source=str(item["source"]),
-        waited_ms=int(item["waited_ms"]),
-        own=bool(item["own"]),
-        accepted_at_ms=None if accepted_at_ms is None else int(accepted_at_ms),
-    )
+    if type(source) is not str or type(own) is not bool:
+        raise ValueError("source must be text, and own true or false")
+    # Less than the encoding allows, so that it can be written again when more time has passed.
+    if type(waited_ms) is not int or not 0 <= waited_ms < 2**63:
+        raise ValueError(f"waited_ms must be a time, not {waited_ms!r}")
+    if accepted_at_ms is not None and (type(accepted_at_ms) is not int or not -(2**63) <= accepted_at_ms < 2**63):
+        raise ValueError(f"accepted_at_ms must be a time, not {accepted_at_ms!r}")
+    return Kept(action=action, source=source, waited_ms=waited_ms, own=own, accepted_at_ms=accepted_at_ms)

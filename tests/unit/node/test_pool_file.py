@@ -31,6 +31,10 @@ def document(**changes: object) -> bytes:
     return signed({"format": "agentworld-pool-1", "world": "aurora", "actions": [], **changes})
 
 
+def item(**changes: object) -> dict[str, object]:
+    return {"action": encode(register("ada")), "source": "client 192.0.2.1", "waited_ms": 7, "own": True, **changes}
+
+
 @pytest.mark.box("S5.1", "kept-over-a-stop")
 def test_what_is_written_is_read_back_and_stays_until_it_is_removed(tmp_path: Path) -> None:
     file = PoolFile(tmp_path / "pool.cbor", "aurora")
@@ -48,9 +52,8 @@ def test_what_is_written_is_read_back_and_stays_until_it_is_removed(tmp_path: Pa
 def test_a_file_that_does_not_say_when_its_actions_were_accepted_is_read(
     tmp_path: Path, times: dict[str, object]
 ) -> None:
-    one = {"action": encode(register("ada")), "source": "client 192.0.2.1", "waited_ms": 7, "own": True, **times}
     path = tmp_path / "pool.cbor"
-    path.write_bytes(document(actions=[one]))
+    path.write_bytes(document(actions=[item(**times)]))
     assert PoolFile(path, "aurora").load() == OLD
 
 
@@ -67,6 +70,13 @@ def test_a_file_that_does_not_say_when_its_actions_were_accepted_is_read(
         lambda data: document(format="agentworld-pool-9"),
         lambda data: document(world="mars"),
         lambda data: document(actions=[{"action": b"garbage", "source": "", "waited_ms": 0, "own": True}]),
+        lambda data: document(actions=[item(waited_ms="5")]),
+        lambda data: document(actions=[item(waited_ms=-5)]),
+        lambda data: document(actions=[item(waited_ms=2**64 - 1)]),
+        lambda data: document(actions=[item(accepted_at_ms="5")]),
+        lambda data: document(actions=[item(accepted_at_ms=2**64 - 1)]),
+        lambda data: document(actions=[item(own="no")]),
+        lambda data: document(actions=[item(source=7)]),
         lambda data: document(actions=[7]),
         lambda data: document(actions=7),
     ],
