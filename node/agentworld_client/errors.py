@@ -33,7 +33,7 @@ class GatewayError(AgentWorldError):
 def retry_after_ms(document: Mapping[str, Any]) -> int:
     """Returns when an error of a gateway says that the same may succeed, 0 where it says nothing that makes sense."""
     value = document.get("retry_after_ms")
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value < 2**63 else 0
 
 
 class GatewayUnreachable(NotAvailable):
