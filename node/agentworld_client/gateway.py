@@ -17,7 +17,7 @@ from agentworld_client.errors import GatewayError, GatewayUnreachable, retry_aft
 from agentworld_client.source import Tip
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.evidence import Evidence
-from agentworld_core.errors import HashMismatch, InvalidField
+from agentworld_core.errors import AgentWorldError, HashMismatch, InvalidField
 from agentworld_core.hashing import content_id
 from agentworld_core.messages import (
     ActionEnvelope,
@@ -87,7 +87,7 @@ class GatewayClient:
             except (GatewayError, GatewayUnreachable) as error:
                 if len(later) == len(results):
                     raise
-                again = [{"error": error.as_dict()}] * len(later)
+                again = unanswered([actions[number] for number in later], error)
             for number, result in zip(later, again, strict=True):
                 results[number] = result
             if not all(map(_pause, again)):
@@ -266,6 +266,11 @@ class GatewayClient:
         if self._session is None:
             raise RuntimeError("use GatewayClient as an async context manager")
         return self._session
+
+
+def unanswered(actions: Sequence[ActionEnvelope], error: AgentWorldError) -> list[dict[str, Any]]:
+    """Returns what stands in the place of the receipts of actions that a failed request had, and might have brought."""
+    return [{"action_id": action.action_id, "error": error.as_dict()} for action in actions]
 
 
 def _pause(result: dict[str, Any]) -> float:

@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from agentworld_client.gateway import GatewayClient
+from agentworld_client.errors import GatewayError, GatewayUnreachable
+from agentworld_client.gateway import GatewayClient, unanswered
 from agentworld_core.codec import Value, encode
 from agentworld_core.messages import ActionEnvelope
 from agentworld_core.signing import Ed25519Signer
@@ -53,10 +54,19 @@ class Agent:
 async def submit_all(
     client: GatewayClient, actions: Sequence[ActionEnvelope], *, wait: bool = False
 ) -> list[dict[str, Any]]:
-    """Submits any number of actions in requests that a gateway takes and returns their receipts in order."""
+    """Submits any number of actions in requests that a gateway takes and returns their receipts in order.
+
+    When a request fails as a whole no more is sent, and the error stands in the place of all further receipts; it is
+    raised when there are none before.
+    """
     receipts: list[dict[str, Any]] = []
     for chunk in _chunks(actions):
-        receipts += await client.submit(chunk, wait=wait)
+        try:
+            receipts += await client.submit(chunk, wait=wait)
+        except (GatewayError, GatewayUnreachable) as error:
+            if not receipts:
+                raise
+            return receipts + unanswered(actions[len(receipts) :], error)
     return receipts
 
 

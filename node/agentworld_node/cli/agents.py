@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from agentworld_client import keys as key_files
+from agentworld_client.errors import GatewayUnreachable
 from agentworld_client.gateway import GatewayClient
 from agentworld_client.submit import Agent, submit_all
 from agentworld_core.errors import InvalidField, TimedOut
@@ -39,7 +41,7 @@ def submit(
     """Sign and submit one action, or many, for instance ``agent.move '{"to": [3, 4]}'``.
 
     A receipt says pooled or committed; only committed is a promise. Exit code 1 when an action was refused, 3 when one
-    is not committed in time.
+    is not committed in time, or unknown because no answer came.
     """
 
     async def command() -> list[dict[str, Any]]:
@@ -57,9 +59,10 @@ def submit(
             print_json(receipt)
     else:
         print_rows(["Action", "Status", "Height", "Outcome"], [_receipt_row(receipt) for receipt in receipts])
-    if any("error" in receipt or receipt.get("ok") is False for receipt in receipts):
+    states = [_status(receipt) for receipt in receipts]
+    if "refused" in states or any(receipt.get("ok") is False for receipt in receipts):
         raise typer.Exit(FAILED)
-    if wait and any(receipt["status"] != "committed" for receipt in receipts):
+    if "unknown" in states or (wait and any(state != "committed" for state in states)):
         raise typer.Exit(NO_ANSWER)
 
 
@@ -102,10 +105,17 @@ def _parse_json(text: str, field: str) -> Any:
         raise InvalidField(f"is not JSON: {error}", field=field, value=text) from error
 
 
+def _status(receipt: dict[str, Any]) -> str:
+    """Returns the status of a receipt, refused, or unknown for an action to which no answer came."""
+    if "error" not in receipt:
+        return str(receipt["status"])
+    return "unknown" if receipt["error"]["code"] == GatewayUnreachable.code else "refused"
+
+
 def _receipt_row(receipt: dict[str, Any]) -> list[object]:
     if "error" in receipt:
         error = receipt["error"]
-        return [short(receipt.get("action_id")), "refused", None, f"{error['code']}: {error['message']}"]
+        return [short(receipt.get("action_id")), _status(receipt), None, f"{error['code']}: {error['message']}"]
     outcome = "-"
     if receipt["status"] == "committed":
         outcome = "ok" if receipt["ok"] else f"{receipt['code']}: {receipt['message']}"
@@ -189,10 +199,9 @@ def follow(
                 if target.output is Output.json:
                     print_json(document)
                 else:
-                    console.print(
-                        f"[bold]{document['height']}[/] {short(document['block_hash'])} by {document['proposer_id']}"
-                        f" term {document['term']}: {len(document['events'])} events"
-                    )
+                    says = f" {short(document['block_hash'])} by {document['proposer_id']} term {document['term']}"
+                    events = f": {len(document['events'])} events"
+                    console.print(Text.assemble((str(document["height"]), "bold"), says, events))
                 seen += 1
                 if count is not None and seen >= count:
                     return

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.text import Text
 
 from agentworld_client.archive import ArchiveSource
 from agentworld_client.changes import Changes, KeyChange, changes_between
@@ -200,10 +201,10 @@ def import_(
 
 
 def _change_row(item: KeyChange) -> tuple[object, ...]:
-    sign = {"added": "[green]+[/]", "removed": "[red]-[/]", "changed": "[yellow]~[/]"}[item.change]
+    sign = {"added": Text("+", "green"), "removed": Text("-", "red"), "changed": Text("~", "yellow")}[item.change]
     last = item.last
     action = short(last.action_id) if last.action_id else None
-    return sign, escape(item.key), escape(_what(item)), item.events, last.kind, last.height, action
+    return sign, item.key, _what(item), item.events, last.kind, last.height, action
 
 
 def _what(item: KeyChange) -> str:

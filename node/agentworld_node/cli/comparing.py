@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from agentworld_client.divergence import Comparison, Divergence, Verdict, compare
 from agentworld_node.cli.app import NOT_VERIFIED, Target, app, client_command, run
@@ -71,7 +70,7 @@ def _print(found: Comparison, names: tuple[str, str]) -> None:
         for name, verdict in zip(("one", "the other"), parted.verdicts, strict=False)
     ]
     title = f"They part at height {parted.height} (found by comparing {found.probes} of {found.compared} heights)"
-    print_pairs(title, [(name, escape(str(value))) for name, value in pairs])
+    print_pairs(title, pairs)
 
 
 def _action(parted: Divergence) -> str:

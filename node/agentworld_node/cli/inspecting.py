@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 import typer
@@ -146,7 +146,7 @@ def segment(
         (item["event_id"], item["kind"], item["caused_by"] or None, value_text(item["payload"]))
         for item in found["events"]
     ]
-    print_rows(["Event", "Kind", "Caused by", "Payload"], _escaped(rows))
+    print_rows(["Event", "Kind", "Caused by", "Payload"], rows)
     _print_proof(found)
 
 
@@ -172,12 +172,8 @@ def _show_state(target: Target, genesis_hash: str | None, name: str, height: int
     value = found["value"]
     pairs = list(value.items()) if isinstance(value, dict) else [("value", value)]
     pairs += [("height", found["height"]), ("state root", found["state_root"])]
-    print_pairs(escape(found["key"]), [(escape(str(name)), escape(value_text(item))) for name, item in pairs])
+    print_pairs(escape(found["key"]), [(str(name), value_text(item)) for name, item in pairs])
     _print_proof(found)
-
-
-def _escaped(rows: Sequence[Sequence[object]]) -> list[list[object]]:
-    return [[cell if cell is None else escape(str(cell)) for cell in row] for row in rows]
 
 
 def _print_proof(found: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from agentworld_core.errors import AgentWorldError
 
@@ -39,7 +40,7 @@ def print_pairs(title: str, pairs: Iterable[tuple[str, object]]) -> None:
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(name, "-" if value is None else str(value))
+        table.add_row(_cell(name), _cell(value))
     console.print(table)
 
 
@@ -49,12 +50,12 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
 
 
 def rows_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """Returns a table with a header."""
+    """Returns a table with a header; a cell that is a Text keeps its style."""
     table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in columns:
         table.add_column(column)
     for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+        table.add_row(*map(_cell, row))
     return table
 
 
@@ -63,7 +64,7 @@ def print_error(error: AgentWorldError, output: Output) -> None:
     if output is Output.json:
         sys.stderr.write(json.dumps({"error": error.as_dict()}, separators=(",", ":")) + "\n")
     else:
-        errors.print(f"[bold red]error[/] [dim]({error.code})[/] {_plain(str(error))}")
+        errors.print(Text.assemble(("error", "bold red"), " ", (f"({error.code})", "dim"), f" {error}"))
 
 
 def value_text(value: Any, *, limit: int = 400) -> str:
@@ -77,5 +78,6 @@ def short(hash_text: str | None) -> str:
     return hash_text[:12] if hash_text else "-"
 
 
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+def _cell(value: object) -> Text:
+    """Returns a cell with the text as it is: what agents and nodes say is no markup."""
+    return value if isinstance(value, Text) else Text("-" if value is None else str(value))

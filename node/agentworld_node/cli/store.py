@@ -189,7 +189,7 @@ def list_all(data: DataOption, output: OutputOption = Output.table) -> None:
     elif not pinned:
         console.print("nothing is pinned")
     else:
-        rows = [(_what(item), item.pin.blob_hash, item.blobs, escape(item.pin.note) or None) for item in pinned]
+        rows = [(_what(item), item.pin.blob_hash, item.blobs, item.pin.note or None) for item in pinned]
         print_rows(["What", "Hash", "Blobs", "Note"], rows)
 
 

@@ -117,7 +117,7 @@ def world_table(state: WorldState) -> Group:
             node.epoch or None,
             "writer" if node.node_id == state.writer else "",
             node.restarts,
-            escape(node.message),
+            node.message,
         )
         for node in state.nodes
     ]
@@ -158,9 +158,8 @@ def key_rows(state: WorldState) -> list[tuple[object, ...]]:
     ]
 
 
-def _styled(phase: str) -> str:
-    style = _STYLES.get(phase)
-    return f"[{style}]{phase}[/]" if style else phase
+def _styled(phase: str) -> Text:
+    return Text(phase, style=_STYLES.get(phase, ""))
 
 
 def _stamped(line: str) -> str:

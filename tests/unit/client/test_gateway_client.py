@@ -100,7 +100,7 @@ class TestRetries:
         assert caught.value.as_dict()["retry_after_ms"] == 60_000
         assert len(gateway.requests) == 1
 
-    @pytest.mark.parametrize("value", [-1, 0, True, 1.5, "1", None, {}])
+    @pytest.mark.parametrize("value", [-1, 0, True, 1.5, "1", None, {}, pytest.param(10**400, id="huge")])
     async def test_a_time_to_wait_that_makes_no_sense_is_none(self, value: object) -> None:
         results = web.json_response({"results": [later(value)]})
         async with scripted(results) as gateway, GatewayClient(gateway.url, patience=5) as client:
@@ -255,6 +255,25 @@ class TestSubmitting:
             assert len(gateway.requests) == 6
             assert await submit_all(client, []) == []
 
+    async def test_receipts_are_not_lost_when_a_later_request_gets_no_answer(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(submit_module, "SUBMIT_CHUNK", 2)
+        answers = (results_of(*ACTIONS[:2]), hang_up)
+        async with scripted(*answers) as gateway, GatewayClient(gateway.url, patience=0) as client:
+            receipts = await submit_all(client, ACTIONS)
+        assert receipts[:2] == [pooled(one) for one in ACTIONS[:2]]
+        assert [(one["action_id"], one["error"]["code"]) for one in receipts[2:]] == [
+            (one.action_id, "gateway_unreachable") for one in ACTIONS[2:]
+        ]
+        assert len(gateway.requests) == 2, "nothing more is sent to who does not answer"
+
+    async def test_without_any_receipt_of_many_no_answer_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(submit_module, "SUBMIT_CHUNK", 2)
+        async with scripted(hang_up) as gateway, GatewayClient(gateway.url, patience=0) as client:
+            with pytest.raises(GatewayUnreachable):
+                await submit_all(client, ACTIONS)
+
 
 ACTIONS = [register(name) for name in ("ada", "bob", "cyd", "dan", "eve")]
 
@@ -311,6 +330,7 @@ class TestRateLimit:
             taken, *others = await client.submit(ACTIONS[:3])
         assert taken == pooled(ACTIONS[0])
         assert [other["error"]["code"] for other in others] == [code] * 2
+        assert [other["action_id"] for other in others] == [one.action_id for one in ACTIONS[1:3]]
 
     async def test_without_any_receipt_no_answer_is_an_error(self) -> None:
         first = web.json_response({"results": [later(1)]})

@@ -14,6 +14,7 @@ from aiohttp import web
 from typer.testing import CliRunner, Result
 
 from agentworld_client import gateway as gateway_module
+from agentworld_client import submit as submit_module
 from agentworld_client.keys import save
 from agentworld_core.codec import encode
 from agentworld_core.messages import RevokedKey
@@ -362,6 +363,40 @@ class TestWrongGateways:
             words = ("submit", *ada, "--gateway", gateway.url, "agent.move", '{"to": [1, 1]}')
             assert invoke(*words).exit_code == NO_ANSWER
             assert invoke(*words, "--no-wait").exit_code == 0
+
+    def test_who_got_no_answer_is_unknown_and_the_receipts_of_others_are_shown(
+        self,
+        background: Background,
+        ada: tuple[str, ...],
+        material: Material,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(submit_module, "SUBMIT_CHUNK", 1)
+        genesis = web.Response(body=encode(material.genesis))
+        first = web.json_response({"results": [{"action_id": "a" * 64, "status": "pooled"}]})
+        with background_gateway(background, genesis, first, hang_up) as gateway:
+            words = ("agent.move", '{"to": [1, 1]}', "agent.move", '{"to": [2, 2]}')
+            result = invoke("submit", *ada, "--no-wait", *words, "--gateway", gateway.url)
+        assert result.exit_code == NO_ANSWER, result.output
+        _, taken, lost = result.stdout.splitlines()
+        assert taken.split()[:2] == ["a" * 12, "pooled"]
+        assert lost.split()[1:4] == ["unknown", "-", "gateway_unreachable:"]
+
+    @pytest.mark.parametrize("text", ["[red]x[/red]", "[/x]", "\\\\[/x]"])
+    def test_what_others_say_is_no_markup(
+        self, background: Background, ada: tuple[str, ...], material: Material, text: str
+    ) -> None:
+        results = web.json_response({"results": [{"error": {"code": text, "message": text}}]})
+        words = ("submit", *ada, "agent.move", '{"to": [1, 1]}')
+        with background_gateway(background, web.Response(body=encode(material.genesis)), results) as gateway:
+            result = invoke(*words, "--gateway", gateway.url)
+        assert result.exit_code == FAILED
+        assert f"{text}: {text}" in result.stdout
+        refused = web.json_response({"error": {"code": text, "message": text}}, status=400)
+        with background_gateway(background, refused) as gateway:
+            result = invoke(*words, "--gateway", gateway.url)
+        assert result.exit_code == FAILED
+        assert result.stderr.strip() == f"error ({text}) {text}"
 
 
 class TestNode:
