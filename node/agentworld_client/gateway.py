@@ -71,8 +71,9 @@ class GatewayClient:
         """Submits signed actions and returns a receipt, or ``{"error": ...}``, for each; ``wait`` until committed.
 
         Actions that the gateway has no room for, or that are beyond its rate limit, are sent again when it says, for as
-        long as some of them are taken every ``patience`` seconds. When that fails as a whole, the error stands in the
-        place of their results, so that the others are not lost; it is raised when there are no others.
+        long as some of them are taken every ``patience`` seconds; once some were not committed in time, the others are
+        not waited for. When that fails as a whole, the error stands in the place of their results, so that those of
+        the others are not lost; it is raised when there are no others.
         """
         results = await self._submit(actions, wait)
         deadline = self._deadline()
@@ -83,6 +84,7 @@ class GatewayClient:
                 break
             await asyncio.sleep(max(pauses))  # so that as many as possible go together
             try:
+                wait = wait and not any(result.get("status") == "pooled" for result in results)
                 again = await self._submit([actions[number] for number in later], wait)
             except (GatewayError, GatewayUnreachable) as error:
                 if len(later) == len(results):

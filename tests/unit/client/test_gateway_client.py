@@ -305,6 +305,16 @@ class TestRateLimit:
         assert receipts == [pooled(action) for action in ACTIONS]
         assert sizes == [5, 4, 3, 2, 1]
 
+    async def test_who_waited_for_a_commit_in_vain_does_not_wait_anew_for_each_of_the_others(self) -> None:
+        rows = [pooled(action) for action in ACTIONS[:3]]
+        answers = [
+            web.json_response({"results": found}) for found in ([rows[0], later(1), later(1)], [rows[1], later(1)])
+        ]
+        last = web.json_response({"results": [rows[2]]})
+        async with scripted(*answers, last) as gateway, GatewayClient(gateway.url) as client:
+            assert await client.submit(ACTIONS[:3], wait=True) == rows
+        assert ["wait=committed" in path for _, path, _ in gateway.requests] == [True, False, False]
+
     async def test_when_nothing_is_taken_patience_ends_and_says_why(self) -> None:
         receipts, sizes = await self.submit(takes=0, patience=0.35)
         assert receipts == [later(1)] * 5
