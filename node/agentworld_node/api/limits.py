@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +25,7 @@ class ApiLimits:
     """Counts what is under way at one node."""
 
     def __init__(self) -> None:
-        self._bodies = 0
+        self._bodies: Counter[str] = Counter()
         self._streams = 0
 
     @property
@@ -33,17 +34,23 @@ class ApiLimits:
         return self._streams
 
     async def body(self, request: web.Request) -> bytes:
-        """Returns the body of a request; raises Busy when too many are being read, TimedOut for a slow one."""
-        if self._bodies >= BODIES_AT_ONCE:
-            raise Busy(f"{BODIES_AT_ONCE} requests are being read, the most there may be", remedy="try again")
-        self._bodies += 1
+        """Returns the body of a request; raises TimedOut for a slow one, and Busy when too many are being read.
+
+        One address may have half of them, so that who never ends its bodies does not keep out everybody else.
+        """
+        client = request.remote or ""
+        for under_way, most in ((self._bodies.total(), BODIES_AT_ONCE), (self._bodies[client], BODIES_AT_ONCE // 2)):
+            if under_way >= most:
+                raise Busy(f"{under_way} requests are being read, the most there may be", remedy="try again")
+        self._bodies[client] += 1
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return await request.read()
         except TimeoutError as error:
             raise TimedOut(f"the body did not arrive within {BODY_SECONDS:g} s", field="body") from error
         finally:
-            self._bodies -= 1
+            self._bodies[client] -= 1
+            self._bodies += Counter()  # keeps only who has some
 
     @contextmanager
     def stream(self) -> Iterator[None]:

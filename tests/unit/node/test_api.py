@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import AsyncIterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
@@ -262,6 +263,28 @@ class TestSubmit:
         answer = await http.post("/v1/actions", b"x")
         assert error_of(answer)[:2] == (503, "busy")
         assert answer[1]["error"]["retryable"] is True
+
+    @pytest.mark.box("S7.1", "load")
+    async def test_who_never_ends_its_bodies_holds_up_nobody_but_itself(
+        self, http: Http, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(limits, "BODIES_AT_ONCE", 4)
+        server = urlsplit(http.url)
+        slow = [await asyncio.open_connection(server.hostname, server.port) for _ in range(2)]
+        try:
+            for _, writer in slow:
+                writer.write(b"POST /v1/actions HTTP/1.1\r\nHost: x\r\nContent-Type: application/cbor\r\n")
+                writer.write(b"Content-Length: 9\r\n\r\n")
+            async with asyncio.timeout(10):
+                while error_of(await http.post("/v1/actions", b"x"))[:2] != (503, "busy"):
+                    pass  # until both are being read
+            elsewhere = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+            async with aiohttp.ClientSession(connector=elsewhere) as session:
+                answer = await Http(session, http.url).post("/v1/actions", b"x")
+            assert error_of(answer)[:2] == (400, "malformed_encoding")
+        finally:
+            for _, writer in slow:
+                writer.close()
 
 
 class TestWaiting:
