@@ -101,11 +101,12 @@ class _TimerHandle(asyncio.TimerHandle):
             super()._run()
 
 
-class _Task(asyncio.Task[Any]):
+class SimulatedTask(asyncio.Task[Any]):
     """A task whose place in a set follows from when it was made, not from where it is in memory."""
 
-    def __init__(self, *arguments: Any, number: int, **options: Any):
+    def __init__(self, *arguments: Any, number: int, process: Process | None, **options: Any):
         self._number = number
+        self.process = process
         super().__init__(*arguments, **options)
 
     def __hash__(self) -> int:
@@ -197,9 +198,9 @@ class SimulatedLoop(VirtualLoop):
 
     def _make_task(self, _loop: Any, work: Any, **options: Any) -> asyncio.Task[Any]:
         self._tasks_made += 1
-        task = _Task(work, loop=self, number=self._tasks_made, **options)
         context = options.get("context")
         process = PROCESS.get() if context is None else context.get(PROCESS)
+        task = SimulatedTask(work, loop=self, number=self._tasks_made, process=process, **options)
         if process is not None:
             process.tasks.add(task)
             task.add_done_callback(process.tasks.discard)
