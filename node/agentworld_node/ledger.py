@@ -44,6 +44,7 @@ from agentworld_node.records import (
     StoredVote,
     stored_lock,
 )
+from agentworld_node.shielding import begin
 from agentworld_node.storage.errors import StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
@@ -162,8 +163,7 @@ class Ledger(LedgerRetention):
         certified block does not execute to what it says, this node and a quorum disagree, and the ledger fails.
         A commit that has begun is finished also when the caller is cancelled.
         """
-        commit = asyncio.get_running_loop().create_task(self._apply(bundle, execution), name="commit")
-        return await asyncio.shield(commit)
+        return await asyncio.shield(begin(self._apply(bundle, execution), name="commit"))
 
     async def store_vote(self, vote: Vote, lock: LockedValue | None) -> None:
         """Makes a signed vote durable, with the lock it stands on; only then may it be sent."""

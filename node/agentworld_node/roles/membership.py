@@ -30,6 +30,7 @@ from agentworld_node.network.port import Network
 from agentworld_node.roles.keyring import NodeKeyring
 from agentworld_node.roles.spawning import Spawner
 from agentworld_node.roles.strikes import Strikes
+from agentworld_node.shielding import begin
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ class MembershipRole:
             return False
         task = self._keeping.get(statement.key_id)
         if task is None:
-            task = asyncio.get_running_loop().create_task(self._store(statement), name="keep-revocation")
+            task = begin(self._store(statement), name="keep-revocation")
             self._keeping[statement.key_id] = task
             task.add_done_callback(lambda _done: self._keeping.pop(statement.key_id, None))
         return await asyncio.shield(task)

@@ -25,6 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from agentworld_core.errors import AgentWorldError, InvalidField, NotFound
+from agentworld_node.shielding import begin
 from agentworld_node.storage.errors import (
     CorruptLog,
     FolderLocked,
@@ -183,7 +184,7 @@ class WriteAheadLog:
                     return
                 self._check_usable()
             if self._flight is None or self._flight.done():
-                self._flight = asyncio.get_running_loop().create_task(self._fly(), name="wal-sync")
+                self._flight = begin(self._fly(), name="wal-sync")
             try:
                 # Shielded: a caller that gives up must not take the others' sync with it.
                 await asyncio.shield(self._flight)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
+import gc
 import os
 import shutil
 import sqlite3
@@ -584,6 +585,23 @@ class TestLyingDisk:
 
 
 class TestFailingDisk:
+    async def test_a_commit_that_fails_when_its_caller_is_gone_is_noted_and_no_riddle(
+        self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        riddles: list[dict[str, Any]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, context: riddles.append(context))
+        ledger = Ledger.open(tmp_path, chain.genesis)
+        fail(monkeypatch, WriteAheadLog, "sync_now", StorageFailed("input/output error"))
+        task = asyncio.create_task(ledger.apply(chain.bundles[0]))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        del task
+        await eventually(lambda: ledger.failure is not None)
+        await ledger.settle()
+        gc.collect()
+        assert riddles == []
+
     async def test_a_full_log_is_waited_out(
         self, tmp_path: Path, chain: Chain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
