@@ -39,7 +39,7 @@ JOURNEYS: dict[str, tuple[Journey, ...]] = {
     "action": (Journey(HTTP, "`POST /v1/actions`", "a client", MAX_BODY_BYTES),),
     "proposal_body": (
         Journey(GOSSIP, "`aw.<world>.consensus.proposal`", "the proposer of a round", validator.PROPOSAL_LIMIT),
-        Journey(LOG, "kind 3", "the node itself, before it sends it", RECORD_LIMIT),
+        Journey(LOG, "kind 3 of votes, behind the height", "the node itself, before it sends it", RECORD_LIMIT),
     ),
     "proposal_offer": (
         Journey(GOSSIP, "`aw.<world>.consensus.offer`", "a validator that has a large proposal", OFFER_BYTES),
@@ -103,7 +103,9 @@ JOURNEYS: dict[str, tuple[Journey, ...]] = {
         Journey(STREAM, "`/aw/rr/1.0.0/transfer_writer`, question", "a node that was asked", handover.MESSAGE_LIMIT),
         Journey(HTTP, "`POST /control/v1/writer`", "governance", MAX_BODY_BYTES),
     ),
-    "stored_vote": (Journey(LOG, "kind 1", "the node itself, before it sends the vote", RECORD_LIMIT),),
+    "stored_vote": (
+        Journey(LOG, "kind 1 of votes, behind the height", "the node itself, before it sends the vote", RECORD_LIMIT),
+    ),
     "snapshot_mark": (Journey(LOG, "kind 5", "the node itself", DEFAULT_LIMIT),),
 }
 

@@ -48,6 +48,7 @@ from agentworld_node.shielding import begin
 from agentworld_node.storage.errors import StorageFull
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index_schema import BlockEntry, DirectoryEntry, ReceiptEntry, SnapshotEntry
+from agentworld_node.storage.wal import WriteAheadLog
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Ledger(LedgerRetention):
             if not stores.blobs.has(ledger.genesis_hash):
                 # So that a data folder alone is enough to execute its blocks again.
                 stores.blobs.put(encode(genesis), durable=True)
-            ledger.durable_votes = recovery.votes_above(ledger.chain.height)
+            ledger.durable_votes = recovery.votes_above(ledger.chain.height, stores.votes)
             return ledger
         except BaseException:
             stores.close()
@@ -122,7 +123,7 @@ class Ledger(LedgerRetention):
             await asyncio.wait([self._snapshot])
 
     def close(self) -> None:
-        """Closes log and index; what was acknowledged is durable already."""
+        """Closes logs and index; what was acknowledged is durable already."""
         if self._snapshot is not None:
             self._snapshot.cancel()
         with self._writing:
@@ -167,11 +168,11 @@ class Ledger(LedgerRetention):
 
     async def store_vote(self, vote: Vote, lock: LockedValue | None) -> None:
         """Makes a signed vote durable, with the lock it stands on; only then may it be sent."""
-        await self._append(VOTE, encode(StoredVote(vote, stored_lock(lock))))
+        await self._append_signed(VOTE, encode(StoredVote(vote, stored_lock(lock))), height=vote.height)
 
     async def store_proposal(self, body: ProposalBody) -> None:
         """Makes a signed proposal durable; only then may it be sent."""
-        await self._append(PROPOSAL, encode(body))
+        await self._append_signed(PROPOSAL, encode(body), height=body.proposal.height)
 
     async def store_revocation(self, statement: Revocation) -> None:
         """Makes a revocation statement durable."""
@@ -197,6 +198,10 @@ class Ledger(LedgerRetention):
             self._commits.append(sequence)
             self._remember_receipts(height, execution.receipts)
             self.chain = chain
+            # Not of this height yet: what shows that its record was durable, should it be damaged, is the next one.
+            if self._stores.votes.release(height - 1):
+                # Before the next height is voted on, so that no vote waits for it between its writing and its sync.
+                await self._write(self._stores.votes.prune)
             if bundle.block.snapshot_ref is not None:
                 self._begin_snapshot(bundle.block)
         self._grown.set()
@@ -221,9 +226,14 @@ class Ledger(LedgerRetention):
             self.fail(error)
             raise
 
-    async def _append(self, kind: int, payload: bytes) -> int:
+    async def _append_signed(self, kind: int, message: bytes, *, height: int) -> None:
+        votes = self._stores.votes
+        votes.hold(height)
+        await self._append(kind, votes.payload(height, message), wal=votes.wal)
+
+    async def _append(self, kind: int, payload: bytes, *, wal: WriteAheadLog | None = None) -> int:
         """Writes a record and returns its place when it is durable; waits for room as long as that takes."""
-        wal = self._stores.wal
+        wal = wal or self._stores.wal
         sequence = 0
         while True:
             try:

@@ -21,7 +21,8 @@ from agentworld_core.ledger.restart import chain_from_snapshot
 from agentworld_core.membership.revocation import RevocationSet
 from agentworld_core.messages import BlockBundle, Directory, Equivocation, Genesis, ProposalBody, Revocation, Vote
 from agentworld_core.world.modules.sandbox import Sandbox
-from agentworld_node.ledger_stores import RECORD_LIMIT, LedgerStores, other_world
+from agentworld_node.ledger_stores import RECORD_LIMIT, ChainStores, other_world
+from agentworld_node.ledger_votes import VoteLog
 from agentworld_node.records import (
     COMMIT,
     EVIDENCE,
@@ -33,7 +34,6 @@ from agentworld_node.records import (
     StoredVote,
     locked_value,
 )
-from agentworld_node.storage.wal_format import Record
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +44,14 @@ class Recovery:
     ``commits`` holds for each height, from 1 on, the place of its block in the log.
     """
 
-    def __init__(self, genesis: Genesis, stores: LedgerStores, *, sandbox: Sandbox | None = None):
+    def __init__(self, genesis: Genesis, stores: ChainStores, *, sandbox: Sandbox | None = None):
         self._genesis = genesis
         self._sandbox = sandbox
         self._stores = stores
         self.commits = array.array("Q")
         self.revocations = RevocationSet()
         self.evidence = EvidenceSet()
-        self._open: list[Record] = []
+        self._former: list[tuple[int, bytes]] = []
         self._read_log()
 
     def check_index(self) -> None:
@@ -104,19 +104,24 @@ class Recovery:
                 ) from error
             yield bundle, execution
 
-    def votes_above(self, height: int) -> DurableVotes:
-        """Returns what this node had voted and proposed above the committed height; the rest is history."""
+    def votes_above(self, height: int, log_of_votes: VoteLog) -> DurableVotes:
+        """Returns what this node had voted and proposed above the committed height; the rest is history.
+
+        The log of votes holds it from now on. Raises CorruptLog when the height below one of these is not in the log.
+        """
         votes: list[Vote] = []
         locks: list[LockedValue] = []
         proposals: list[ProposalBody] = []
-        for record in self._open:
-            if record.kind == PROPOSAL:
-                proposals.append(decode(ProposalBody, record.payload, limit=RECORD_LIMIT))
+        for kind, message in (*self._former, *log_of_votes.above(height)):
+            if kind == PROPOSAL:
+                proposals.append(decode(ProposalBody, message, limit=RECORD_LIMIT))
                 continue
-            stored = decode(StoredVote, record.payload, limit=RECORD_LIMIT)
+            stored = decode(StoredVote, message, limit=RECORD_LIMIT)
             votes.append(stored.vote)
             if stored.lock is not None:
                 locks.append(locked_value(stored.lock))
+        if log_of_votes.highest > height + 1:
+            raise self._stores.wal.lost(f"it ends with block {height}, and there are votes on {log_of_votes.highest}")
         return DurableVotes(
             votes=tuple(vote for vote in votes if vote.height > height),
             proposals=tuple(body for body in proposals if body.proposal.height > height),
@@ -127,10 +132,11 @@ class Recovery:
         """Notes where everything is; what is history by the end is never read."""
         wal = self._stores.wal
         self.commits = wal.sequences(COMMIT)
-        # A height is voted on only when the one below it is in the log.
+        # Older versions put votes here. A height is voted on only when the one below it is in the log.
         last = self.commits[-1] if self.commits else 0
         signed = (*wal.sequences(VOTE), *wal.sequences(PROPOSAL))
-        self._open = [wal.record(sequence) for sequence in sorted(signed) if sequence > last]
+        records = (wal.record(sequence) for sequence in sorted(signed) if sequence > last)
+        self._former = [(record.kind, record.payload) for record in records]
         for sequence in wal.sequences(REVOCATION):
             self.revocations.add(decode(Revocation, wal.record(sequence).payload, limit=RECORD_LIMIT))
         for sequence in wal.sequences(EVIDENCE):

@@ -8,8 +8,11 @@ from agentworld_core.codec import U64, Hash, items_up_to, message
 from agentworld_core.consensus.events import LockedValue
 from agentworld_core.messages import MAX_MEMBERS, ProposalBody, Round, Vote
 
-VOTE, COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, EVIDENCE = 1, 2, 3, 4, 5, 70
-"""Kinds of log records: StoredVote, BlockBundle, ProposalBody, Revocation, SnapshotMark, Equivocation."""
+VOTE, COMMIT, PROPOSAL, REVOCATION, SNAPSHOT, VOTE_LOG, EVIDENCE = 1, 2, 3, 4, 5, 6, 70
+"""Kinds of log records: StoredVote, BlockBundle, ProposalBody, Revocation, SnapshotMark, empty, Equivocation.
+
+VOTE and PROPOSAL are in the log of votes, the others in that of blocks, where VOTE_LOG says that there is one of votes.
+"""
 
 
 @message(60, "stored_lock")

@@ -223,9 +223,11 @@ def _show_check(report: CheckReport) -> None:
         console.print(f"[yellow]waiting actions[/] {escape(report.pool_problem)}; the next start sets the file aside")
     if report.log_problem:
         console.print(f"[red]log[/] {escape(report.log_problem)}")
+    if report.votes_problem:
+        console.print(f"[red]votes[/] {escape(report.votes_problem)}")
     if report.is_whole:
         console.print("[green]whole[/]: nothing is damaged, nothing is missing")
-    elif not report.log_problem:
+    elif report.is_mendable and not report.log_problem:
         console.print("mend it with `agentworld store repair`")
 
 

@@ -87,6 +87,23 @@ class CorruptLog(StorageFailed):
         self.sequence = sequence
 
 
+class VotesMissing(StorageFailed):
+    """The log of votes is gone, and nobody knows what this node has signed."""
+
+    code = "votes_missing"
+
+    def __init__(self, folder: Path):
+        super().__init__(
+            "the log of votes that this node has written is not there",
+            field="path",
+            value=folder,
+            remedy=(
+                "put it back as it was; if it is lost, start with an empty data folder and let the node sync from its "
+                "peers, after rotating the key it votes with, because it could vote twice"
+            ),
+        )
+
+
 class InvalidBlobHash(InvalidField):
     """The text is not a content id."""
 

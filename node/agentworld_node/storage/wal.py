@@ -38,7 +38,7 @@ from agentworld_node.storage.errors import (
 )
 from agentworld_node.storage.files import LOCAL_FILES, Closing, FileSystem, make_folders
 from agentworld_node.storage.wal_format import MAX_KIND, RECORD_HEADER_BYTES, Record, TornTail, encode_record
-from agentworld_node.storage.wal_segments import SegmentFolder
+from agentworld_node.storage.wal_segments import SegmentFolder, label_of
 
 logger = logging.getLogger(__name__)
 
@@ -267,20 +267,29 @@ class WriteAheadLog:
     def lost(self, reason: str) -> CorruptLog:
         """Returns the error for records that must come after the last one, and do not."""
         last = self._segments.segments[-1]
-        return CorruptLog(reason, file=last.path.name, offset=last.size, sequence=self._durable + 1)
+        return CorruptLog(reason, file=label_of(last.path), offset=last.size, sequence=self._durable + 1)
 
     def keep_note(self) -> None:
         """Notes what the log holds, so that the next start reads no more than what comes after this."""
         with self._writing:
             self._segments.keep_note()
 
+    def can_prune(self, before_sequence: int) -> bool:
+        """True when ``prune`` would drop something."""
+        return self._segments.can_prune(before_sequence)
+
     def prune(self, before_sequence: int) -> int:
-        """Drops the segments that hold only records before the sequence, never the last; returns how many."""
+        """Drops the segments that hold only records before the sequence, never the last; returns how many.
+
+        Raises StorageFull where the disk needs room to remove a file; then it may be called again.
+        """
         with self._writing:
             with self._state:
                 self._check_usable()
             try:
                 return self._segments.prune(before_sequence)
+            except StorageFull:
+                raise
             except BaseException as error:
                 self._fail(error)
                 raise self._failed() from error

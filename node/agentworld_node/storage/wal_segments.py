@@ -37,6 +37,11 @@ _NAME = re.compile(r"([0-9]{20})\.wal")
 _TEMPORARY = ".new"
 
 
+def label_of(path: Path) -> str:
+    """Returns how errors name a segment: a data folder has more than one log."""
+    return f"{path.parent.name}/{path.name}"
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One file of the log: the sequence it begins with, how many of its bytes are durable, and what they hold."""
@@ -89,7 +94,7 @@ class SegmentFolder:
             else:
                 tail = self._part(path, note.covered, (self._files.size(path) or 0) - note.covered)
                 end = KnownEnd(note.mark, note.link, note.covered)
-                scan = SegmentScan(tail, file=path.name, behind=end)
+                scan = SegmentScan(tail, file=label_of(path), behind=end)
                 scan.check()
             note.add(scan.found, link=scan.link, covered=scan.offset)
             self.torn = scan.torn_tail(last_segment=is_last)
@@ -114,13 +119,13 @@ class SegmentFolder:
         if len(note) == 0 or size < SEGMENT_HEADER_BYTES or (note.covered < size and not is_last):
             return None
         # Its begin must continue the segment before it, and its last record must be the one that was noted.
-        header = SegmentScan(self._part(path, 0, SEGMENT_HEADER_BYTES), file=path.name)
+        header = SegmentScan(self._part(path, 0, SEGMENT_HEADER_BYTES), file=label_of(path))
         self._check_begin(path, header, before=before)
         if (note.mark, note.first) != (header.mark, header.link.sequence + 1):
             return None
         if note.covered > size:
             reason = f"it has {size} bytes, and {note.covered} are noted, bytes that were synced"
-            raise CorruptLog(reason, file=path.name, offset=size, sequence=note.first)
+            raise CorruptLog(reason, file=label_of(path), offset=size, sequence=note.first)
         begin, end = note.span(note.link.sequence)
         if digest(self._part(path, begin, end - begin)) != note.link.record_hash:
             return None
@@ -155,12 +160,12 @@ class SegmentFolder:
     def _first_sequence(self, path: Path) -> int:
         match = _NAME.fullmatch(path.name)
         if match is None:
-            raise CorruptLog("this is not the name of a segment", file=path.name, offset=0, sequence=0)
+            raise CorruptLog("this is not the name of a segment", file=label_of(path), offset=0, sequence=0)
         return int(match.group(1))
 
     def _check(self, path: Path, data: bytes, *, before: tuple[bytes, Link] | None) -> SegmentScan:
         """Returns the scan of a segment, exhausted, after checking that it continues the one before it."""
-        scan = SegmentScan(data, file=path.name)
+        scan = SegmentScan(data, file=label_of(path))
         self._check_begin(path, scan, before=before)
         scan.check()
         return scan
@@ -177,7 +182,7 @@ class SegmentFolder:
         elif first == 1 and scan.link != FIRST_LINK:
             reason = "the segment begins the log but names a record before it"
         if reason is not None:
-            raise CorruptLog(reason, file=path.name, offset=0, sequence=first)
+            raise CorruptLog(reason, file=label_of(path), offset=0, sequence=first)
 
     def _repair(self, scan: SegmentScan) -> None:
         """Cuts what is torn and makes sure that everything read is really on the disk."""
@@ -272,14 +277,26 @@ class SegmentFolder:
         if isinstance(typed, StorageFull):
             raise typed from error
 
+    def can_prune(self, before_sequence: int) -> bool:
+        """True when the oldest segment holds only records before the sequence, and is not the last."""
+        segments = self.segments
+        return len(segments) > 1 and segments[1].first_sequence <= before_sequence
+
     def prune(self, before_sequence: int) -> int:
-        """Drops the oldest segments that hold only records before the sequence; returns how many."""
+        """Drops the oldest segments that hold only records before the sequence; returns how many.
+
+        Raises StorageFull where even that takes room; then what was not dropped is as it was.
+        """
         dropped = 0
-        while len(self._segments) > 1 and self._segments[1].first_sequence <= before_sequence:
+        while self.can_prune(before_sequence):
             note = self._segments[0].path.with_suffix(NOTE_SUFFIX)
-            if self._files.size(note) is not None:
-                self._files.remove(note)
-            self._files.remove(self._segments[0].path)
+            try:
+                if self._files.size(note) is not None:
+                    self._files.remove(note)
+                self._files.remove(self._segments[0].path)
+            except OSError as error:
+                self._raise_if_full(error)
+                raise
             # One at a time: were a later name gone before an earlier one, a crash would leave a hole.
             self._files.sync_folder(self._folder)
             del self._segments[0]
@@ -305,12 +322,12 @@ class SegmentFolder:
         """Returns the scan of what follows a record in a segment, or of all of it."""
         path, note = segment.path, segment.note
         if after < segment.first_sequence:
-            return SegmentScan(self._part(path, 0, segment.size), file=path.name)
+            return SegmentScan(self._part(path, 0, segment.size), file=label_of(path))
         begin, end = note.span(after)
         before = self._part(path, begin, end - begin)
-        decode_record(before, mark=note.mark, sequence=after, file=path.name, offset=begin)
+        decode_record(before, mark=note.mark, sequence=after, file=label_of(path), offset=begin)
         tail = self._part(path, end, max(0, segment.size - end))
-        return SegmentScan(tail, file=path.name, behind=KnownEnd(note.mark, Link(after, digest(before)), end))
+        return SegmentScan(tail, file=label_of(path), behind=KnownEnd(note.mark, Link(after, digest(before)), end))
 
     def record(self, sequence: int) -> Record:
         """Returns one durable record, checked again; raises IndexError for a sequence that is not here."""
@@ -319,7 +336,7 @@ class SegmentFolder:
                 note = segment.note
                 begin, end = note.span(sequence)
                 data = self._part(segment.path, begin, end - begin)
-                return decode_record(data, mark=note.mark, sequence=sequence, file=segment.path.name, offset=begin)
+                return decode_record(data, mark=note.mark, sequence=sequence, file=label_of(segment.path), offset=begin)
         raise IndexError(sequence)
 
     def sequences(self, kind: int) -> array[int]:

@@ -26,9 +26,10 @@ class CheckReport:
     ``damaged`` and ``missing`` count blobs that are needed, ``damaged_unreferenced`` those that are not; ``findings``
     are the first of all these. ``unsettled`` counts those of blocks after the newest snapshot, which the next start of
     the node writes again.
-    ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed. ``waiting`` counts
-    the actions that a clean stop has kept for the next start; ``pool_problem`` says why their file is no use: the next
-    start sets it aside and goes on without it.
+    ``log_problem`` is not empty when the log is damaged; then nothing is known about what is needed.
+    ``votes_problem`` is not empty when the log of votes is damaged or gone; then the node does not start. ``waiting``
+    counts the actions that a clean stop has kept for the next start; ``pool_problem`` says why their file is no use:
+    the next start sets it aside and goes on without it.
     """
 
     height: int
@@ -45,13 +46,19 @@ class CheckReport:
     index_problems: tuple[str, ...]
     index_problem_count: int
     log_problem: str = ""
+    votes_problem: str = ""
     waiting: int = 0
     pool_problem: str = ""
 
     @property
     def is_whole(self) -> bool:
         """True when nothing that is needed is wrong, but for what the next start of the node mends."""
-        return not (self.damaged or self.missing or self.index_problem_count or self.log_problem)
+        return not (self.is_mendable or self.log_problem or self.votes_problem)
+
+    @property
+    def is_mendable(self) -> bool:
+        """True when something is wrong that a repair may mend, unless the log is damaged."""
+        return bool(self.damaged or self.missing or self.index_problem_count)
 
     def as_dict(self) -> dict[str, object]:
         """Returns plain data for JSON."""
@@ -71,6 +78,7 @@ class CheckReport:
             "index_problems": list(self.index_problems),
             "index_problem_count": self.index_problem_count,
             "log_problem": self.log_problem,
+            "votes_problem": self.votes_problem,
             "waiting": self.waiting,
             "pool_problem": self.pool_problem,
         }
@@ -150,4 +158,5 @@ def report_of(blobs: FileBlobStore, inventory: Inventory, found: Survey, *, log_
         index_problems=tuple(found.problems),
         index_problem_count=found.problem_count,
         log_problem=log_problem,
+        votes_problem=found.votes_problem,
     )

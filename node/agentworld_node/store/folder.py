@@ -9,13 +9,15 @@ from types import TracebackType
 from typing import Self
 
 from agentworld_core.errors import NotFound
-from agentworld_node.ledger_stores import BLOBS, INDEX, LOG, PINS
+from agentworld_node.ledger_stores import BLOBS, INDEX, LOG, PINS, VOTES
+from agentworld_node.ledger_votes import check_votes
 from agentworld_node.storage.blobs import FileBlobStore
-from agentworld_node.storage.errors import IndexDamaged, PinsDamaged
+from agentworld_node.storage.errors import CorruptLog, IndexDamaged, PinsDamaged, VotesMissing, typed_errors
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
 from agentworld_node.storage.index import Index
 from agentworld_node.storage.pins import PinStore
 from agentworld_node.storage.wal import WriteAheadLog
+from agentworld_node.storage.wal_segments import SegmentFolder
 
 
 @dataclasses.dataclass
@@ -23,7 +25,7 @@ class DataFolder:
     """Log, blobs, index and pins of one data folder.
 
     Without an index ``index_problem`` says why there is none; without pins there are none, or ``pins_problem`` says why
-    they cannot be read.
+    they cannot be read. ``votes_problem`` says what is wrong with the log of votes, which nothing else here depends on.
     """
 
     path: Path
@@ -33,6 +35,7 @@ class DataFolder:
     index_problem: str
     pins: PinStore | None
     pins_problem: str
+    votes_problem: str = ""
 
     @classmethod
     def open(cls, path: Path, *, files: FileSystem = LOCAL_FILES) -> Self:
@@ -48,6 +51,7 @@ class DataFolder:
             opened.blobs = FileBlobStore.open(path / BLOBS, files=files)
             opened._open_index()
             opened._open_pins()
+            opened._look_at_votes(files)
         except BaseException:
             opened.close()
             raise
@@ -69,6 +73,15 @@ class DataFolder:
                 self.pins = PinStore.open(self.path / PINS)
             except PinsDamaged as error:
                 self.pins_problem = error.message
+
+    def _look_at_votes(self, files: FileSystem) -> None:
+        folder = self.path / VOTES
+        try:
+            if check_votes(folder, self.wal, files=files):
+                with typed_errors("reading the votes", folder):
+                    SegmentFolder(folder, files=files).scan()
+        except (CorruptLog, VotesMissing) as error:
+            self.votes_problem = str(error)
 
     def close(self) -> None:
         """Closes everything and gives the lock back; closing twice does nothing."""

@@ -22,7 +22,7 @@ from agentworld_core.messages import BlockBundle, Genesis
 from agentworld_core.world.modules.sandbox import Sandbox
 from agentworld_core.world.tree import Tree
 from agentworld_node.ledger_recovery import Recovery
-from agentworld_node.ledger_stores import RECORD_LIMIT, LedgerStores
+from agentworld_node.ledger_stores import RECORD_LIMIT, ChainStores
 from agentworld_node.records import COMMIT
 from agentworld_node.storage.blob_store import BlobEntry
 from agentworld_node.storage.files import LOCAL_FILES, FileSystem
@@ -175,7 +175,7 @@ class Repairer:
             return
         cuts = set(inventory.lacking_heights(*_OF_SNAPSHOTS))
         folder = self._folder
-        stores = LedgerStores(folder.path, folder.wal, folder.blobs, index, empty_index=False)
+        stores = ChainStores(folder.path, folder.wal, folder.blobs, index, empty_index=False)
         log.info("executing blocks %d to %d again", gaps[0], gaps[-1])
         try:
             recovery = Recovery(genesis, stores, sandbox=self._sandbox)

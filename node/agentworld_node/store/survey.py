@@ -32,7 +32,8 @@ class Survey:
 
     ``height`` is that of its last block, ``settled`` that of its newest snapshot mark, ``snapshots`` are the heights
     whose snapshots are retained, ``unread`` those of them whose manifests are damaged or gone, so that what else they
-    need is not known. ``problems`` are the first of ``problem_count`` that the index has.
+    need is not known. ``problems`` are the first of ``problem_count`` that the index has. ``votes_problem`` says what
+    is wrong with the log of votes.
     """
 
     genesis_hash: str = ""
@@ -42,6 +43,7 @@ class Survey:
     unread: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     problem_count: int = 0
+    votes_problem: str = ""
 
     def problem(self, text: str) -> None:
         """Notes something that is wrong with the index or the log."""
@@ -52,7 +54,7 @@ class Survey:
 
 def survey(folder: DataFolder, inventory: Inventory) -> Survey:
     """Reads the log of a folder, notes in the inventory what it needs, and returns what else the log says."""
-    found = Survey()
+    found = Survey(votes_problem=folder.votes_problem)
     marks = [decode(SnapshotMark, item.payload) for item in folder.wal.records() if item.kind == SNAPSHOT]
     found.settled = max((mark.height for mark in marks), default=0)
     _look_at_index(folder, found)

@@ -26,6 +26,7 @@ from agentworld_core.messages import PRECOMMIT, PREVOTE, ActionEnvelope, BlockBu
 from agentworld_core.signing import sign
 from agentworld_core.world.modules.artifacts import split_artifact
 from agentworld_core.world.modules.records import read_manifest
+from agentworld_node import ledger_votes
 from agentworld_node.ledger import Ledger
 from agentworld_node.storage.errors import LogFailed, StorageFailed, StorageFull
 from agentworld_node.storage.files import Closing, File, LocalFile, LocalFiles
@@ -38,6 +39,7 @@ from tests.unit.core.world.modules.governed import FakeSandbox, manifest
 
 KILL, FAULT, WHOLE = "kill", "fault", "whole"
 SECONDS = 120
+VOTE_SEGMENT_BYTES = 2_000  # so that they are pruned at every other height
 FAILED = 3
 _T = TypeVar("_T")
 
@@ -244,6 +246,7 @@ def _live(history: History, words: list[str]) -> int:
 
 def main() -> None:
     """Forks a life for each line of the standard input."""
+    ledger_votes.SEGMENT_BYTES = VOTE_SEGMENT_BYTES
     history = History()
     os.write(1, b"ready\n")
     for line in sys.stdin:

@@ -84,7 +84,22 @@ def send_unstored_votes(patch: pytest.MonkeyPatch) -> None:
 
 
 def recover_no_votes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Recovery, "votes_above", lambda _self, _height: DurableVotes())
+    patch.setattr(Recovery, "votes_above", lambda _self, _height, _votes: DurableVotes())
+
+
+def prune_votes_in_use(patch: pytest.MonkeyPatch) -> None:
+    """Prunes everything, whatever is decided, whenever a vote is stored."""
+    append = Ledger._append_signed
+
+    async def pruning(self: Ledger, kind: int, message: bytes, *, height: int) -> None:
+        await append(self, kind, message, height=height)
+        wal = self._stores.votes.wal
+        segments = wal._segments
+        if segments.segments[-1].first_sequence <= segments.link.sequence:
+            segments.begin_segment(segments.link)
+        wal.prune(wal.last_sequence + 1)
+
+    patch.setattr(Ledger, "_append_signed", pruning)
 
 
 def store_no_revocations(patch: pytest.MonkeyPatch) -> None:
@@ -188,6 +203,7 @@ BUGS = (
     Bug("tells before the log is synced", ("DURABLE", "SIGN"), sync_nothing),
     Bug("sends votes that are not stored", ("SIGN",), send_unstored_votes, RESTARTS),
     Bug("recovers no votes", ("SIGN",), recover_no_votes, RESTARTS),
+    Bug("prunes votes that it still needs", ("SIGN",), prune_votes_in_use, RESTARTS),
     Bug("stores no revocations", ("DURABLE", "REVOKED"), store_no_revocations, REVOCATIONS),
     Bug("stores no evidence", ("DURABLE",), store_no_evidence, LIES),
     Bug("says that what waits is committed", ("ACKNOWLEDGED",), tell_before_applying),

@@ -102,6 +102,6 @@ def listening() -> Iterator[Tracebacks]:
 async def _run(world_of: Callable[[], World], patch: pytest.MonkeyPatch, tracebacks: Tracebacks) -> World:
     world = tracebacks.world = world_of()
     patch.setattr(places, "lease_store", lambda config: None if config.kind == "none" else world.lease)
-    install_sizes(patch, in_parts=world.scenario.in_parts)
+    install_sizes(patch, in_parts=world.scenario.in_parts, reach=world.reach)
     await world.run()
     return world

@@ -28,6 +28,7 @@ REACHED = (
     "revoked",
     "rubbish",
     "spoiled blocks",
+    "votes pruned",
     *(f"fault {kind}" for kind in FAULTS),
 )
 

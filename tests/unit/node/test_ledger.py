@@ -28,7 +28,7 @@ from agentworld_core.membership.builder import Changes
 from agentworld_core.messages import PREVOTE, Blocks, Round
 from agentworld_core.world.tree_proof import StateProof, verify_proof
 from agentworld_node.ledger import Ledger
-from agentworld_node.records import COMMIT, SNAPSHOT
+from agentworld_node.records import COMMIT, SNAPSHOT, VOTE_LOG
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import (
     BlobNotFound,
@@ -132,7 +132,7 @@ class TestApply:
         outcomes = await asyncio.gather(*(ledger.apply(chain.bundles[0]) for _ in range(5)))
         assert sorted(outcomes) == [False] * 4 + [True]
         ledger.close()
-        assert log_kinds(tmp_path) == [COMMIT]
+        assert log_kinds(tmp_path) == [VOTE_LOG, COMMIT]
 
     async def test_a_commit_that_has_begun_is_finished_though_its_caller_is_cancelled(
         self, tmp_path: Path, chain: Chain
@@ -177,7 +177,7 @@ class TestApply:
         with pytest.raises(ExecutionMismatch):
             await ledger.apply(chain.bundles[0])
         ledger.close()
-        assert log_kinds(tmp_path) == []
+        assert log_kinds(tmp_path) == [VOTE_LOG]
 
 
 class TestReads:
@@ -615,7 +615,7 @@ class TestFailingDisk:
         assert await task
         assert (ledger.height, ledger.full) == (1, False)
         ledger.close()
-        assert log_kinds(tmp_path) == [COMMIT]
+        assert log_kinds(tmp_path) == [VOTE_LOG, COMMIT]
 
     @pytest.mark.parametrize(("owner", "method"), [(FileBlobStore, "put_owed"), (Index, "put_block")])
     async def test_a_full_disk_behind_the_log_is_waited_out(
@@ -631,7 +631,7 @@ class TestFailingDisk:
         assert not ledger.full
         assert ledger.bundle(1) == chain.bundles[0]
         ledger.close()
-        assert log_kinds(tmp_path) == [COMMIT]
+        assert log_kinds(tmp_path) == [VOTE_LOG, COMMIT]
 
     async def test_a_limit_on_blobs_makes_the_ledger_full_and_holds_no_commit_up(
         self, tmp_path: Path, chain: Chain

@@ -72,7 +72,7 @@ class TestStart:
             note.unlink()  # a start reads only what no note tells of
         (segment,) = log_folder.glob("*.wal")
         data = bytearray(segment.read_bytes())
-        data[200] ^= 1
+        data[100] ^= 1
         segment.write_bytes(data)
         with pytest.raises(CorruptLog):
             self.node(material)

@@ -54,8 +54,8 @@ async def test_what_was_decided_stays_and_the_quorum_is_that_of_the_new_members(
 
 
 def log_of(folder: Path) -> bytes:
-    """All bytes of the log, segment after segment."""
-    return b"".join(path.read_bytes() for path in sorted((folder / "log").glob("*.wal")))
+    """All bytes of the log of votes, segment after segment."""
+    return b"".join(path.read_bytes() for path in sorted((folder / "votes").glob("*.wal")))
 
 
 @pytest.mark.box("S26.1", "records")

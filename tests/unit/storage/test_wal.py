@@ -1,6 +1,8 @@
 """What the log promises while nothing is damaged: order, durability, group commit, limits, refusals."""
 
 import asyncio
+import errno
+import os
 import threading
 
 import pytest
@@ -267,6 +269,43 @@ def test_prune_drops_whole_segments_of_old_records_only(disk, folder):
     log.prune(10_000)
     assert log.segment_count == 1
     assert log.append(1, b"") == 21
+
+
+def test_prune_says_beforehand_whether_it_would_drop_anything(disk, folder):
+    log = WriteAheadLog.open(folder, files=disk, segment_bytes=200)
+    assert not log.can_prune(10_000)
+    for _ in range(20):
+        log.append(1, b"")
+        log.sync_now()
+    for before in range(22):
+        expected = log.can_prune(before)
+        assert (log.prune(before) > 0) == expected
+    assert log.segment_count == 1
+
+
+@pytest.mark.parametrize("suffix", [".wal", ".note"])
+def test_where_removing_needs_room_nothing_is_lost_and_prune_may_try_again(disk, folder, suffix, monkeypatch):
+    log = WriteAheadLog.open(folder, files=disk, segment_bytes=200)
+    for number in range(20):
+        log.append(1, b"%d" % number)
+        log.sync_now()
+    remove = disk.remove
+
+    def refusing(path):
+        if path.suffix == suffix:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        remove(path)
+
+    monkeypatch.setattr(disk, "remove", refusing)
+    before = contents(log)
+    with pytest.raises(StorageFull):
+        log.prune(15)
+    assert contents(log) == before
+    log.append(1, b"more")
+    log.sync_now()
+    monkeypatch.undo()
+    assert log.prune(15) > 0
+    assert contents(log)[-1] == (21, 1, b"more")
 
 
 def test_a_reader_goes_on_when_what_it_has_not_read_is_pruned(disk, folder):

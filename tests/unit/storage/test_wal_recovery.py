@@ -89,7 +89,7 @@ def test_every_cut_keeps_the_whole_records_before_it(disk, folder, batches):
             assert torn is None
         else:
             assert torn is not None
-            assert (torn.file, torn.offset, torn.sequence) == (FIRST, begin, whole + 1)
+            assert (torn.file, torn.offset, torn.sequence) == (f"wal/{FIRST}", begin, whole + 1)
             assert (torn.cut_bytes, torn.later_records) == (cut - begin, 0)
 
 
@@ -112,7 +112,7 @@ def test_every_flipped_byte_is_told_apart(disk, folder, batches, flip):
         begin = ([SEGMENT_HEADER_BYTES, *ends])[index]
         if index < proven:
             error = refused(disk, folder)
-            assert (error.file, error.offset, error.sequence) == (FIRST, begin, index + 1)
+            assert (error.file, error.offset, error.sequence) == (f"wal/{FIRST}", begin, index + 1)
         else:
             payloads, torn = recovered(disk, folder)
             assert payloads == PAYLOADS[:index]
@@ -131,7 +131,7 @@ def test_every_flip_and_every_cut_of_an_earlier_segment_is_damage(disk, folder):
             broken = bytearray(data)
             broken[position] ^= 0x10
             disk.put(path, bytes(broken))
-            assert refused(disk, folder).file == path.name
+            assert refused(disk, folder).file == f"wal/{path.name}"
             disk.put(path, data[:position])
             # A cut between two records is seen where the next segment does not continue.
             refused(disk, folder)
@@ -145,7 +145,7 @@ def test_a_segment_that_is_gone_from_the_middle_is_damage(disk, folder):
     assert len(paths) > 2
     disk.remove(paths[1])
     error = refused(disk, folder)
-    assert error.file == paths[2].name
+    assert error.file == f"wal/{paths[2].name}"
     assert "does not continue" in error.reason
 
 
@@ -167,7 +167,7 @@ def test_a_segment_under_the_name_of_another_is_damage(disk, folder):
 def test_a_file_with_a_foreign_name_is_refused(disk, folder):
     written(disk, folder, [1])
     disk.put(folder / "1.wal", b"")
-    assert refused(disk, folder).file == "1.wal"
+    assert refused(disk, folder).file == "wal/1.wal"
 
 
 @pytest.mark.box("S8.2", "format")

@@ -11,6 +11,7 @@ import pytest
 
 from agentworld_core.errors import NotFound
 from agentworld_node.ledger import Ledger
+from agentworld_node.records import VOTE
 from agentworld_node.storage.blobs import FileBlobStore
 from agentworld_node.storage.errors import FolderLocked
 from agentworld_node.storage.index import Index
@@ -173,6 +174,31 @@ class TestIndexAndLog:
         assert "log is corrupt" in report.log_problem
         assert [item.blob_hash for item in report.findings] == [bad]
         assert report.unreferenced.blobs == 0
+
+
+class TestVotes:
+    def test_votes_that_are_gone_are_told_and_nothing_is_made_in_their_place(self, folder: Path) -> None:
+        shutil.rmtree(folder / "votes")
+        before = files_below(folder)
+        report = check(folder)
+        assert str(folder / "votes") in report.votes_problem
+        assert report.as_dict()["votes_problem"] == report.votes_problem
+        assert (report.is_whole, report.is_mendable, report.height) == (False, False, 13)
+        assert files_below(folder) == before
+
+    def test_damaged_votes_are_told(self, folder: Path) -> None:
+        (segment,) = (folder / "votes").glob("*.wal")
+        segment.write_bytes(b"garbage" * 100)
+        report = check(folder)
+        assert "log is corrupt in file votes/" in report.votes_problem
+        assert not report.is_whole
+
+    def test_an_older_folder_has_none(self, folder: Path) -> None:
+        shutil.rmtree(folder)
+        with WriteAheadLog.open(folder / "log") as log:
+            log.append(VOTE, b"of an older version")
+        report = check(folder)
+        assert (report.is_whole, report.votes_problem) == (True, "")
 
 
 class TestRefusals:

@@ -73,8 +73,9 @@ class Machine:
                 if ledger._snapshot is not None and ledger._snapshot.done():
                     ledger._snapshot.exception()
                 ledger._stores.index.close()
-                with contextlib.suppress(PowerCut, AgentWorldError):
-                    ledger._stores.wal.close()
+                for log in (ledger._stores.votes, ledger._stores.wal):
+                    with contextlib.suppress(PowerCut, AgentWorldError):
+                        log.close()
 
     async def commit(self, ledger: Ledger, count: int) -> None:
         for bundle in self.chain.bundles[ledger.height :][:count]:

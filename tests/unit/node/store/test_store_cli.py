@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,17 @@ def test_what_cannot_be_mended_is_listed(folder: Path, chain: Chain, tmp_path: P
     assert result.exit_code == NOT_VERIFIED
     assert lost in result.output
     assert "--genesis" in result.output
+
+
+def test_votes_that_are_gone_are_told_and_cannot_be_mended(folder: Path) -> None:
+    shutil.rmtree(folder / "votes")
+    for command in ("check", "repair"):
+        result = invoke(command, "--data", folder)
+        assert result.exit_code == NOT_VERIFIED
+        assert "the log of votes" in result.output
+        assert "whole" not in result.output
+        assert "mend it" not in result.output
+    assert invoke("gc", "--data", folder).exit_code == 0
 
 
 @pytest.mark.box("S2.4", "prune")
