@@ -48,7 +48,7 @@ test: setup ## Everything: check, simulation, integration, chart, cluster and en
 	  lint types unit "simulation PROCESSES=auto SEEDS=$(SEEDS)" cluster-build integration chart cluster e2e
 
 .PHONY: check
-check: setup ## Lint, types, unit tests and a short simulation, in under three minutes
+check: setup ## Lint, types, unit tests and a short simulation, in some three minutes
 	@hack/stages lint types "unit PROCESSES=auto" "simulation PROCESSES=auto SEEDS=$(SEEDS)"
 
 .PHONY: lint
