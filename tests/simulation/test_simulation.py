@@ -5,13 +5,9 @@ A failure names one number; `make simulate SEED=<number> TRACE=1` shows that wor
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
+from tests.simulation.hash_seeds import outputs
 from tests.simulation.runner import again, run_seed
 from tests.simulation.scenario import FAULTS, LIES, Scenario
 from tests.simulation.storms import (
@@ -22,7 +18,6 @@ from tests.simulation.storms import (
 )
 from tests.simulation.world import Setup, World, as_drawn
 
-ROOT = Path(__file__).parents[2]
 WORLDS_PER_SEED = 4
 REACHED = (
     "lost records",
@@ -65,17 +60,7 @@ def test_a_seed_is_a_world_whatever_the_hash_seed_of_python() -> None:
         "for seed in (3, 8, 21):\n"
         "    world = World(seed); world.run(); print(world.kernel.digest)\n"
     )
-    path = os.pathsep.join([str(ROOT), str(ROOT / "node")])
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
+    digests = outputs(code)
     assert len(digests) == 1
     assert len(digests.pop().split()) == 3
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from agentworld_core.codec import decode, encode
 from agentworld_core.consensus.engine import ConsensusEngine
@@ -152,9 +151,6 @@ class ValidatorRole:
         members = [member.peer_id for directory in directories for member in directory.members]
         return peer_id in members or "" in members
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._spawner.spawn(work, name=name)
-
     async def _run(self, durable: DurableVotes) -> None:
         self._do(self._engine.start(self._now(), durable))
         self._do(self._engine.step(self._now(), self._next_height()))
@@ -282,13 +278,13 @@ class ValidatorRole:
                 case CancelTimer(name):
                     self._cancel(name)
                 case BroadcastVote(vote):
-                    self._spawn(self._send(self._vote_topic, encode(vote)), "send-vote")
+                    self._spawner.spawn(self._send(self._vote_topic, encode(vote)), name="send-vote")
                 case BroadcastProposal(body):
                     data = encode(body)
                     self._remember(data, body)
                     offer = self._parts.offer_of(body, size=len(data))
                     name, sent = (self._proposal_topic, data) if offer is None else (self._offer_topic, offer)
-                    self._spawn(self._send(name, sent), "send-proposal")
+                    self._spawner.spawn(self._send(name, sent), name="send-proposal")
                 case RequestSync(height):
                     self.on_decided(height)
                 case RecordEvidence(evidence):
@@ -300,7 +296,7 @@ class ValidatorRole:
                         "a vote of ours at %d (%d.%d) is not on our disk, which has lost it, or our key leaked", *place
                     )
                 case _:
-                    self._spawn(self._perform(effect), type(effect).__name__)
+                    self._spawner.spawn(self._perform(effect), name=type(effect).__name__)
 
     async def _perform(self, effect: Effect) -> None:
         match effect:

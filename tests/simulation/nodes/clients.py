@@ -26,16 +26,23 @@ class Client:
         self.name = name
         self.rng = world.rng(f"client/{name}")
         self.agent = Agent(signer(name), world_id=WORLD, actor_id=name, clock=lambda: 1_000_000)
-        self.refusals: list[str] = []
 
     async def run(self) -> None:
-        """Acts until the chaos is over, and once more after it."""
+        """Acts until the chaos is over."""
         await self.settle(self.agent.act("agent.register", {"position": [0, 0]}))
         step = 0
         while not self.world.calm:
             await asyncio.sleep(self.rng.uniform(*self.world.scenario.pauses))
             step += 1
-            await self.settle(self.agent.act("agent.move", {"to": [step, self.rng.randrange(100)]}))
+            await self.hand_in(step)
+        await self.end()
+
+    async def hand_in(self, step: int) -> None:
+        """Has the next action committed."""
+        await self.settle(self.agent.act("agent.move", {"to": [step, self.rng.randrange(100)]}))
+
+    async def end(self) -> None:
+        """Acts once more, now that all is healed."""
         await self.settle(self.agent.act("agent.move", {"to": [0, 0]}))
 
     async def settle(self, action: ActionEnvelope) -> None:
@@ -51,7 +58,6 @@ class Client:
                 self.world.acknowledge(self.name, machine, action, answer)
                 return
             if isinstance(answer, AgentWorldError):
-                self.refusals.append(answer.code)
                 self.world.reach(f"refused {answer.code}")
             await asyncio.sleep(self.rng.uniform(0.05, 0.5))
 
@@ -59,20 +65,18 @@ class Client:
 class TrustingClient(Client):
     """An agent that hands each action in once, and relies on the node that took it."""
 
-    async def run(self) -> None:
-        await self.settle(self.agent.act("agent.register", {"position": [0, 0]}))
-        step = 0
-        while not self.world.calm:
-            await asyncio.sleep(self.rng.uniform(*self.world.scenario.pauses))
-            step += 1
-            machine = self.rng.choice(list(self.world.machines.values()))
-            action, losses = self.agent.act("agent.move", {"to": [step, 0]}), machine.losses
-            try:
-                (result,) = await machine.ask(lambda node: node.gateway.submit([action]), seconds=ANSWER_SECONDS)  # noqa: B023
-            except AgentWorldError:
-                continue
-            if isinstance(result, dict) and losses == machine.losses:
-                self.world.promised[action.action_id] = (machine, losses)
+    async def hand_in(self, step: int) -> None:
+        machine = self.rng.choice(list(self.world.machines.values()))
+        action, losses = self.agent.act("agent.move", {"to": [step, 0]}), machine.losses
+        try:
+            (result,) = await machine.ask(lambda node: node.gateway.submit([action]), seconds=ANSWER_SECONDS)
+        except AgentWorldError:
+            return  # nobody has promised anything
+        if isinstance(result, dict) and losses == machine.losses:
+            self.world.promised[action.action_id] = (machine, losses)
+
+    async def end(self) -> None:
+        """Leaves it at that."""
 
 
 async def _submit(node: Node, action: ActionEnvelope) -> dict[str, Any] | AgentWorldError:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from tests.simulation.hash_seeds import outputs
 from tests.simulation.nodes.__main__ import again
 from tests.simulation.nodes.bugs import BUDGET, BUGS, Bug, search
 from tests.simulation.nodes.faults import FAULTS
@@ -50,17 +48,7 @@ def test_the_chaos_reaches_what_only_whole_nodes_do() -> None:
 
 def test_a_seed_is_a_world_whatever_the_hash_seed_of_python() -> None:
     code = "from tests.simulation.nodes.runner import run_seed\nfor seed in (3, 5, 8): print(run_seed(seed).digest)\n"
-    path = os.pathsep.join([str(ROOT), str(ROOT / "node")])
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path},
-            capture_output=True,
-            check=True,
-            text=True,
-        ).stdout
-        for hash_seed in ("1", "2")
-    }
+    digests = outputs(code)
     assert len(digests) == 1
     assert len(digests.pop().split()) == 3
 

@@ -26,6 +26,7 @@ from agentworld_node.storage.wal import WriteAheadLog
 from tests.unit.core.consensus.bench import proposal, vote
 from tests.unit.core.ledger.chains import Chain
 from tests.unit.core.membership.worlds import statement
+from tests.unit.node.crashed import let_go
 from tests.unit.node.running import eventually
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
@@ -400,14 +401,7 @@ class Validator:
         finally:
             if ledger is not None:
                 self.pruned += ledger._stores.votes.wal.first_sequence > 1
-                with contextlib.suppress(PowerCut, AgentWorldError):
-                    await ledger.settle()
-                if ledger._snapshot is not None and ledger._snapshot.done():
-                    ledger._snapshot.exception()
-                ledger._stores.index.close()
-                for log in (ledger._stores.votes, ledger._stores.wal):
-                    with contextlib.suppress(PowerCut, AgentWorldError):
-                        log.close()
+                await let_go(ledger)
 
     async def sign(self, ledger: Ledger, height: int) -> None:
         self.round += 1

@@ -8,7 +8,6 @@ without crashes has. ``CRASH_SEEDS=200`` runs more of them, ``CRASH_SEED=7`` tha
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import random
@@ -27,6 +26,7 @@ from agentworld_node.store.collect import collect
 from agentworld_node.store.pinning import add_pin
 from agentworld_node.store.repair import repair
 from tests.unit.core.ledger.chains import Chain
+from tests.unit.node.crashed import let_go
 from tests.unit.node.store.folders import long_chain
 from tests.unit.storage.faults import CrashDisk, PowerCut
 
@@ -68,14 +68,7 @@ class Machine:
                 await self.look_after()
         finally:
             if ledger is not None:
-                with contextlib.suppress(PowerCut, AgentWorldError):
-                    await ledger.settle()
-                if ledger._snapshot is not None and ledger._snapshot.done():
-                    ledger._snapshot.exception()
-                ledger._stores.index.close()
-                for log in (ledger._stores.votes, ledger._stores.wal):
-                    with contextlib.suppress(PowerCut, AgentWorldError):
-                        log.close()
+                await let_go(ledger)
 
     async def commit(self, ledger: Ledger, count: int) -> None:
         for bundle in self.chain.bundles[ledger.height :][:count]:
